@@ -1,0 +1,37 @@
+//! What userspace tells the kernel side once, at load: kernel structure offsets from BTF, and the filter.
+
+/// Which processes are traced; userspace narrows with it and never enables.
+pub mod filter {
+    /// Every process that maps a known image.
+    pub const ALL: u32 = 0;
+    /// Only the processes in the target table, and their children.
+    pub const LISTED: u32 = 1;
+}
+
+/// The single entry of the `CONFIG` map. Offsets in bytes, from the running kernel's BTF.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Config {
+    /// `task_struct.thread.fsbase`.
+    pub task_fs_base: u32,
+    /// `task_struct.group_leader`.
+    pub task_group_leader: u32,
+    /// `task_struct.start_boottime`.
+    pub task_start: u32,
+    /// `task_struct.real_parent`.
+    pub task_real_parent: u32,
+    /// `task_struct.tgid`.
+    pub task_tgid: u32,
+    /// `task_struct.pid`.
+    pub task_pid: u32,
+    /// `task_struct.mm`.
+    pub task_mm: u32,
+    /// `mm_struct.arg_start`; `arg_end` is the word behind it.
+    pub mm_arg_start: u32,
+    /// One of [`filter`]'s constants.
+    pub filter: u32,
+    /// Bytes of unread data in a ring past which userspace is woken.
+    pub wake_at: u32,
+}
+
+const _: () = assert!(size_of::<Config>() == 40);

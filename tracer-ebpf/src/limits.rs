@@ -1,0 +1,36 @@
+//! Bounds shared by both sides: how deep, how long, how many. Each is a limit that a report can name.
+
+/// Python frames kept per stack, counted from the leaf; deeper stacks are marked truncated.
+pub const MAX_FRAMES: usize = 256;
+/// Frames a record of the smallest, middle and largest size class can hold.
+pub const STACK_CLASSES: [usize; 3] = [16, 64, MAX_FRAMES];
+/// Steps of one walk, frames without a code object (C entry shims) included.
+pub const MAX_WALK: u32 = 320;
+/// Bytes of a file name that a [`crate::record::Code`] record carries; the tail is kept when it is longer.
+pub const MAX_FILE_NAME: usize = 256;
+/// Bytes of a qualified name that a [`crate::record::Code`] record carries.
+pub const MAX_QUALNAME: usize = 128;
+/// Bytes of a line table in one [`crate::record::LineTable`] record.
+pub const LINE_TABLE_CHUNK: usize = 512;
+/// Most line table records for one code object (64 KiB in all).
+pub const MAX_LINE_TABLE_CHUNKS: usize = 128;
+/// Bytes of a command line that a [`crate::record::Process`] record carries.
+pub const MAX_COMMAND_LINE: usize = 256;
+/// Images (ELF files with a CPython runtime) known at one time.
+pub const MAX_IMAGES: usize = 256;
+/// Probe sites of all images together.
+pub const MAX_SITES: usize = 65_536;
+/// Python images that one process can map at one time.
+pub const IMAGES_PER_PROCESS: usize = 2;
+/// Processes traced at one time.
+pub const MAX_PROCESSES: usize = 16_384;
+/// Ring buffers; all records of a process go through one of them, so they stay in order.
+pub const RINGS: usize = 4;
+/// Bytes of one ring unless the user says otherwise.
+pub const DEFAULT_RING_BYTES: u32 = 16 << 20;
+/// Bytes of the window that one read fetches of an interpreter frame.
+pub const FRAME_WINDOW: usize = 88;
+/// Threads looked at, per interpreter, when a thread state is searched for in the interpreter's list.
+pub const MAX_THREADS_SEARCHED: u32 = 64;
+/// Interpreters looked at in the same search.
+pub const MAX_INTERPRETERS_SEARCHED: u32 = 16;

@@ -1,0 +1,42 @@
+//! Per-process state that the kernel side keeps while a process is traced, read by userspace for its counters.
+//!
+//! The kernel side creates it at a process's first hit: userspace enables nothing (no set-up race).
+
+use crate::{limits::IMAGES_PER_PROCESS, reason::REASONS};
+
+/// One image as a process maps it. `id_plus_one` is 0 for a free place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Mapped {
+    /// Index into the image table, plus one.
+    pub id_plus_one: u32,
+    /// Always 0.
+    pub reserved: u32,
+    /// Load bias: run-time address minus link-time address, bytes.
+    pub bias: u64,
+}
+
+/// Value of the process table; the key is the process id (`tgid`, initial pid namespace).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct ProcessState {
+    /// Start time of the process, nanoseconds since boot (`task_struct.start_boottime`).
+    pub start_ns: u64,
+    /// Images with their load bias.
+    pub images: [Mapped; IMAGES_PER_PROCESS],
+    /// Changes whenever a code object dies, so that stack ids of a reused address differ.
+    pub epoch: u64,
+    /// Allocations that happened (delivered or lost).
+    pub allocs: u64,
+    /// Frees that happened.
+    pub frees: u64,
+    /// Reallocations that happened.
+    pub reallocs: u64,
+    /// Probe hits, whatever came of them (both halves of a session count).
+    pub hits: u64,
+    /// What was lost, by [`crate::reason::Reason`].
+    pub losses: [u64; REASONS],
+}
+
+const _: () = assert!(size_of::<Mapped>() == 16);
+const _: () = assert!(size_of::<ProcessState>() == 8 + 32 + 8 * 5 + 8 * REASONS);

@@ -1,0 +1,1 @@
+//! What is needed of an ELF file, read defensively: segments, symbols, relocations, build id.

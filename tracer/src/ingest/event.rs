@@ -1,0 +1,283 @@
+//! Events: the kernel side's records, decoded. Borrow from the bytes they were decoded from.
+//!
+//! One variant per record kind of `tracer_ebpf::record`; see there for what each field means.
+
+use tracer_ebpf::reason::REASONS;
+
+use crate::units::{BootNs, ByteCount, ImageId, MonotonicNs, Pid, ProcAddr, StackId, Tid};
+
+/// One thing that happened. Every event belongs to a process.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event<'a> {
+    /// A process was first seen (again, after an exec).
+    Process(Process<'a>),
+    /// A process became another program, or exited.
+    Gone(Gone),
+    /// A code object, before the first stack that names it.
+    Code(Code<'a>),
+    /// A piece of a code object's line table.
+    LineTable(LineTable<'a>),
+    /// A stack, before the first event that names it.
+    Stack(Stack<'a>),
+    /// A block was allocated.
+    Alloc(Alloc),
+    /// A block was freed.
+    Free(Free),
+    /// A block was reallocated.
+    Realloc(Realloc),
+}
+
+/// A process was first seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process<'a> {
+    /// Process id.
+    pub pid: Pid,
+    /// When it was seen.
+    pub time: MonotonicNs,
+    /// When it started; with the pid it names the process.
+    pub start: BootNs,
+    /// Parent's process id.
+    pub parent: Pid,
+    /// Image whose site was hit.
+    pub image: ImageId,
+    /// Load bias of that image.
+    pub bias: u64,
+    /// Effective user id.
+    pub uid: u32,
+    /// Control group id (v2).
+    pub cgroup: u64,
+    /// Task name without the padding. Any bytes.
+    pub comm: &'a [u8],
+    /// `argv`, each argument ended by a NUL, perhaps cut. Any bytes.
+    pub command_line: &'a [u8],
+}
+
+/// Why a process is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GoneReason {
+    /// It called `execve`.
+    Exec,
+    /// Its last thread exited.
+    Exit,
+}
+
+/// A process is gone; the counters are its last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// Process id.
+    pub pid: Pid,
+    /// Exec or exit.
+    pub reason: GoneReason,
+    /// When.
+    pub time: MonotonicNs,
+    /// What the kernel side counted for it.
+    pub counters: Counters,
+}
+
+/// What the kernel side counted for one process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Allocations that happened, delivered or lost.
+    pub allocs: u64,
+    /// Frees that happened.
+    pub frees: u64,
+    /// Reallocations that happened.
+    pub reallocs: u64,
+    /// Probe hits.
+    pub hits: u64,
+    /// Losses, by the number of the `tracer_ebpf::reason::Reason`.
+    pub losses: [u64; REASONS],
+}
+
+/// A string of the target, in its own representation. Hostile: any bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Text<'a> {
+    /// The bytes.
+    pub bytes: &'a [u8],
+    /// Width of a character.
+    pub kind: TextKind,
+    /// Whether it is only a part.
+    pub cut: bool,
+}
+
+/// Width of a character in a [`Text`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextKind {
+    /// One byte, below 128.
+    Ascii,
+    /// One byte.
+    Latin1,
+    /// Two bytes.
+    Ucs2,
+    /// Four bytes.
+    Ucs4,
+    /// The kernel side could not read it.
+    Unreadable,
+}
+
+/// A code object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Code<'a> {
+    /// Process id.
+    pub pid: Pid,
+    /// Address of the code object; another `Code` with the same address replaces it.
+    pub code: ProcAddr,
+    /// `co_firstlineno`.
+    pub first_line: i32,
+    /// Bytes of the line table that follow in pieces; `None` if it could not be read.
+    pub line_table_len: Option<u32>,
+    /// Address of the line table's first byte in the process.
+    pub line_table: ProcAddr,
+    /// `PY_VERSION_HEX`.
+    pub version_hex: u32,
+    /// `co_filename`.
+    pub filename: Text<'a>,
+    /// `co_qualname`, or `co_name` before 3.11.
+    pub qualname: Text<'a>,
+}
+
+/// A piece of a line table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LineTable<'a> {
+    /// Process id.
+    pub pid: Pid,
+    /// Address of the code object.
+    pub code: ProcAddr,
+    /// Where the piece starts.
+    pub offset: u32,
+    /// The piece.
+    pub data: &'a [u8],
+}
+
+/// How a stack ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StackEnd {
+    /// At the outermost frame.
+    Complete,
+    /// At the limit; frames near the root are missing.
+    Truncated,
+    /// At a frame that could not be read.
+    Unreadable,
+}
+
+/// A stack's frames, unresolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stack<'a> {
+    /// Process id.
+    pub pid: Pid,
+    /// Its id.
+    pub id: StackId,
+    /// How it ended.
+    pub end: StackEnd,
+    /// Thread that was first seen with it.
+    pub tid: Tid,
+    /// Frames, leaf first; 16 bytes each, see [`Stack::frames`].
+    pub raw_frames: &'a [u8],
+}
+
+/// A frame: a code object and a place in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RawFrame {
+    /// Address of the code object.
+    pub code: ProcAddr,
+    /// Byte offset of the instruction; negative if the frame has not begun.
+    pub instr: i32,
+}
+
+/// Which allocator a block came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockKind {
+    /// pymalloc.
+    Pool,
+    /// libc's malloc.
+    Raw,
+    /// Either (of a free or a realloc).
+    Any,
+}
+
+/// A block was allocated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alloc {
+    /// Process id.
+    pub pid: Pid,
+    /// Thread.
+    pub tid: Tid,
+    /// When.
+    pub time: MonotonicNs,
+    /// Whose block it is; never `Any`.
+    pub kind: BlockKind,
+    /// Its address.
+    pub addr: ProcAddr,
+    /// Bytes it occupies.
+    pub size: ByteCount,
+    /// Its stack.
+    pub stack: StackId,
+}
+
+/// A block was freed (if it is live and the kinds agree).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Free {
+    /// Process id.
+    pub pid: Pid,
+    /// Thread.
+    pub tid: Tid,
+    /// When.
+    pub time: MonotonicNs,
+    /// Whose block this can free.
+    pub kind: BlockKind,
+    /// Its address.
+    pub addr: ProcAddr,
+}
+
+/// A block was reallocated; see `tracer_ebpf::record::Realloc` for how its kind and size follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Realloc {
+    /// Process id.
+    pub pid: Pid,
+    /// Thread.
+    pub tid: Tid,
+    /// When.
+    pub time: MonotonicNs,
+    /// `Raw` or `Any`.
+    pub kind: BlockKind,
+    /// The old block, if there was one.
+    pub old: Option<ProcAddr>,
+    /// The new block.
+    pub addr: ProcAddr,
+    /// Bytes asked for.
+    pub requested: ByteCount,
+    /// Bytes it occupies if it is a raw block.
+    pub raw_size: ByteCount,
+    /// Its stack.
+    pub stack: StackId,
+}
+
+impl Event<'_> {
+    /// The process it belongs to.
+    pub fn pid(&self) -> Pid {
+        match self {
+            Self::Process(e) => e.pid,
+            Self::Gone(e) => e.pid,
+            Self::Code(e) => e.pid,
+            Self::LineTable(e) => e.pid,
+            Self::Stack(e) => e.pid,
+            Self::Alloc(e) => e.pid,
+            Self::Free(e) => e.pid,
+            Self::Realloc(e) => e.pid,
+        }
+    }
+}
+
+impl Stack<'_> {
+    /// The frames, leaf first. A trailing piece shorter than a frame is ignored.
+    pub fn frames(&self) -> impl ExactSizeIterator<Item = RawFrame> + '_ {
+        let (frames, _) = self.raw_frames.as_chunks::<16>();
+        frames.iter().map(|bytes| {
+            let [c0, c1, c2, c3, c4, c5, c6, c7, i0, i1, i2, i3, ..] = *bytes;
+            RawFrame {
+                code: ProcAddr(u64::from_le_bytes([c0, c1, c2, c3, c4, c5, c6, c7])),
+                instr: i32::from_le_bytes([i0, i1, i2, i3]),
+            }
+        })
+    }
+}

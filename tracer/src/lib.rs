@@ -1,0 +1,18 @@
+//! pyrobe: what every Python process on a Linux host allocates, keeps and leaks, from outside.
+//!
+//! The stages, in the order in which data flows: `discover` -> `elf`, `python` -> `plan` -> `bpf` -> (kernel)
+//! -> `ingest` -> `symbolize` -> `profile` -> `report`. A stage never reaches back. `cli` wires them.
+
+pub mod bpf;
+pub mod capture;
+pub mod cli;
+pub mod discover;
+pub mod elf;
+pub mod error;
+pub mod ingest;
+pub mod plan;
+pub mod profile;
+pub mod python;
+pub mod report;
+pub mod symbolize;
+pub mod units;

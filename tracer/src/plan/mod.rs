@@ -1,0 +1,1 @@
+//! Pure: image facts and settings to probe sites, and reasons for what cannot be probed.

@@ -1,0 +1,1 @@
+//! Image facts: version, layout, thread state access and allocator functions of a CPython runtime.

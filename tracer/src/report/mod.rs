@@ -1,0 +1,1 @@
+//! Renders a Snapshot: stats, table, flame graph, collapsed stacks. Never sees an event.

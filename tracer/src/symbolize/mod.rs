@@ -1,0 +1,1 @@
+//! Code object and instruction to function, file and line.

@@ -1,0 +1,3 @@
+//! `cargo xtask COMMAND`: everything a maintainer runs.
+
+fn main() {}
