@@ -32,6 +32,14 @@ pub struct Config {
     pub filter: u32,
     /// Bytes of unread data in a ring past which userspace is woken.
     pub wake_at: u32,
+    /// `task_struct.signal`.
+    pub task_signal: u32,
+    /// `signal_struct.live`, the number of threads that have not begun to exit.
+    pub signal_live: u32,
+    /// Always 0. A zero that the verifier cannot know: it merges states that differ only in a counter.
+    pub zero: u32,
+    /// Process id of pyrobe itself, never traced.
+    pub own_pid: u32,
 }
 
-const _: () = assert!(size_of::<Config>() == 40);
+const _: () = assert!(size_of::<Config>() == 56);

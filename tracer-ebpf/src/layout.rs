@@ -87,10 +87,14 @@ pub struct ImageLayout {
     pub str_ascii_data: u32,
     /// First character of a compact `str` that is not ASCII.
     pub str_compact_data: u32,
+    /// Bit of `PyASCIIObject.state` that says ASCII.
+    pub str_ascii_bit: u32,
+    /// First of the three bits of `PyASCIIObject.state` that say the width of a character.
+    pub str_kind_shift: u32,
     /// Bytes in a pool (4 KiB up to 3.9, 16 KiB with the radix tree).
     pub pool_bytes: u32,
     /// `PY_VERSION_HEX`.
     pub version_hex: u32,
 }
 
-const _: () = assert!(size_of::<ImageLayout>() == 16 + 4 * 24);
+const _: () = assert!(size_of::<ImageLayout>() == 16 + 4 * 26);

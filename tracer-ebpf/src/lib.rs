@@ -6,6 +6,7 @@
 #![no_std]
 
 pub mod config;
+pub mod kfunc;
 pub mod layout;
 pub mod limits;
 pub mod process;

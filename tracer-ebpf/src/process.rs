@@ -32,6 +32,8 @@ pub struct ProcessState {
     pub frees: u64,
     /// Reallocations that happened.
     pub reallocs: u64,
+    /// Reallocations that have not returned: while it is not 0, nested calls are looked for.
+    pub reallocs_open: u64,
     /// Probe hits, whatever came of them (both halves of a session count).
     pub hits: u64,
     /// What was lost, by [`crate::reason::Reason`].
@@ -39,4 +41,4 @@ pub struct ProcessState {
 }
 
 const _: () = assert!(size_of::<Mapped>() == 16);
-const _: () = assert!(size_of::<ProcessState>() == 8 + 32 + 8 * 5 + 8 * REASONS);
+const _: () = assert!(size_of::<ProcessState>() == 8 + 32 + 8 * 6 + 8 * REASONS);

@@ -1,0 +1,114 @@
+//! Fork, exec and exit: state is passed on, replaced, taken away, and the last counters are sent.
+
+use aya_ebpf::{
+    EbpfContext as _, helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
+use aya_log_ebpf::debug;
+use tracer_ebpf::{
+    config::filter,
+    process::ProcessState,
+    reason::Reason,
+    record::{Gone, Head, kind},
+};
+
+use crate::{
+    emit::{lose, lose_unattributed, reserve, submit},
+    maps::{PROCESSES, TARGETS, config},
+    read,
+};
+
+/// `sched_process_fork(parent, child)`.
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+fn on_fork(ctx: RawTracePointContext) -> i32 {
+    let _ = fork(&ctx);
+    0
+}
+
+fn fork(ctx: &RawTracePointContext) -> Option<()> {
+    let config = config()?;
+    let (parent, child): (u64, u64) = (ctx.arg(0), ctx.arg(1));
+    let tgid: u32 = read::kernel(child + u64::from(config.task_tgid))?;
+    let pid: u32 = read::kernel(child + u64::from(config.task_pid))?;
+    if tgid != pid {
+        return None;
+    }
+    if PROCESSES.get_ptr(tgid).is_some() {
+        // The end of an earlier process of this number could not be told: its ring was full.
+        lose_unattributed(Reason::RingFullLifecycle);
+        let _ = PROCESSES.remove(tgid);
+    }
+    if config.filter == filter::LISTED {
+        let parent: u32 = read::kernel(parent + u64::from(config.task_tgid))?;
+        // SAFETY: a lookup; the value is not kept.
+        if unsafe { TARGETS.get(parent) }.is_some() {
+            let _ = TARGETS.insert(tgid, 1, 0);
+            debug!(ctx, "following process {}, a child of {}", tgid, parent);
+        }
+    }
+    None
+}
+
+/// `sched_process_exec(task, old_pid, binprm)`: in the context of the process.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+fn on_exec(ctx: RawTracePointContext) -> i32 {
+    gone(&ctx, kind::EXEC);
+    0
+}
+
+/// `sched_process_exit(task, ...)`: for every thread; the last one counts.
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+fn on_exit(ctx: RawTracePointContext) -> i32 {
+    if last_thread().unwrap_or(false) {
+        gone(&ctx, kind::EXIT);
+        let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+        let _ = TARGETS.remove(pid);
+    }
+    0
+}
+
+/// Whether no other thread of the current process is alive. The count is taken down before the tracepoint.
+fn last_thread() -> Option<bool> {
+    let config = config()?;
+    let signal: u64 = read::kernel(read::task() + u64::from(config.task_signal))?;
+    let live: u32 = read::kernel(signal + u64::from(config.signal_live))?;
+    Some(live == 0)
+}
+
+fn gone(ctx: &RawTracePointContext, kind: u8) {
+    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let Some(state) = PROCESSES.get_ptr_mut(pid) else {
+        return;
+    };
+    let Some(mut entry) = reserve::<Gone>(pid) else {
+        // The state stays, so that userspace finds the counters.
+        lose(state, Reason::RingFullLifecycle);
+        return;
+    };
+    let record = entry.as_mut_ptr();
+    // SAFETY: `record` is ring memory of this type, `state` a map value.
+    unsafe { fill(record, state, kind, pid) };
+    submit(entry, pid);
+    let _ = PROCESSES.remove(pid);
+    debug!(ctx, "process {} is gone, record kind {}", pid, kind);
+    let _ = ctx.as_ptr();
+}
+
+#[inline(always)]
+unsafe fn fill(record: *mut Gone, state: *mut ProcessState, kind: u8, pid: u32) {
+    // SAFETY: by contract of the only caller.
+    unsafe {
+        (*record).head = Head {
+            kind,
+            flags: 0,
+            len: size_of::<Gone>() as u16,
+            pid,
+        };
+        (*record).time_ns = read::now();
+        (*record).allocs = (*state).allocs;
+        (*record).frees = (*state).frees;
+        (*record).reallocs = (*state).reallocs;
+        (*record).hits = (*state).hits;
+        (*record).losses = (*state).losses;
+    }
+}

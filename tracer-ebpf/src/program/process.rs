@@ -1,0 +1,194 @@
+//! Per-process state: found at every hit, made at the first, by the kernel side alone.
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::{bpf_get_current_comm, bpf_get_current_uid_gid, generated::bpf_get_current_cgroup_id},
+};
+use tracer_ebpf::{
+    config::{Config, filter},
+    limits::{IMAGES_PER_PROCESS, MAX_COMMAND_LINE},
+    process::{Mapped, ProcessState},
+    reason::{REASONS, Reason},
+    record::{Head, Process, kind},
+    site::Site,
+};
+
+use crate::{
+    emit::{add, lose, lose_unattributed, reserve, submit},
+    maps::{PROCESSES, TARGETS, config},
+    read,
+};
+
+/// The state of the current process, with the site's image mapped in it; `None` if the process is not traced.
+/// `ip` is the run-time address of the site.
+#[inline(always)]
+pub(crate) fn at_site(pid: u32, site: &Site, ip: u64) -> Option<*mut ProcessState> {
+    let bias = ip.wrapping_sub(site.address);
+    let state = match PROCESSES.get_ptr_mut(pid) {
+        Some(state) => state,
+        None => create(pid, site.image, bias)?,
+    };
+    // SAFETY: a map value.
+    add(unsafe { &raw mut (*state).hits }, 1);
+    // SAFETY: a map value.
+    let first = unsafe { (*state).images[0] };
+    if first.id_plus_one != site.image + 1 || first.bias != bias {
+        map_image(state, site.image, bias);
+    }
+    Some(state)
+}
+
+/// The state of the current process if it has one (the second half of a call).
+#[inline(always)]
+pub(crate) fn known(pid: u32) -> Option<*mut ProcessState> {
+    let state = PROCESSES.get_ptr_mut(pid)?;
+    // SAFETY: a map value.
+    add(unsafe { &raw mut (*state).hits }, 1);
+    Some(state)
+}
+
+/// Load bias of an image in a process.
+#[inline(always)]
+pub(crate) fn bias_of(state: *mut ProcessState, image: u32) -> u64 {
+    // SAFETY: a map value.
+    let images = unsafe { &(*state).images };
+    if images[1].id_plus_one == image + 1 {
+        images[1].bias
+    } else {
+        images[0].bias
+    }
+}
+
+/// Notes where an image is mapped. A second image at most: an embedding program, or a static python that
+/// loads libpython too.
+#[inline(always)]
+fn map_image(state: *mut ProcessState, image: u32, bias: u64) {
+    // SAFETY: a map value.
+    let images = unsafe { &mut (*state).images };
+    let mapped = Mapped {
+        id_plus_one: image + 1,
+        reserved: 0,
+        bias,
+    };
+    if images[0].id_plus_one == 0 || images[0].id_plus_one == image + 1 {
+        images[0] = mapped;
+    } else if images[1].id_plus_one == 0 || images[1].id_plus_one == image + 1 {
+        images[1] = mapped;
+    } else {
+        lose(state, Reason::TooManyImages);
+    }
+}
+
+#[inline(always)]
+fn wanted(config: &Config, pid: u32) -> bool {
+    if pid == config.own_pid {
+        return false;
+    }
+    // SAFETY: a lookup; the value is not kept.
+    config.filter == filter::ALL || unsafe { TARGETS.get(pid) }.is_some()
+}
+
+/// Start time of the current process.
+#[inline(always)]
+fn start_ns(config: &Config) -> Option<u64> {
+    let leader: u64 = read::kernel(read::task() + u64::from(config.task_group_leader))?;
+    read::kernel(leader + u64::from(config.task_start))
+}
+
+#[inline(never)]
+fn create(pid: u32, image: u32, bias: u64) -> Option<*mut ProcessState> {
+    let config = config()?;
+    if !wanted(config, pid) {
+        return None;
+    }
+    let start = start_ns(config)?;
+    // The record goes first, so that no event of the process can precede it. Two threads may both send one:
+    // they are equal.
+    if !announce(config, pid, image, bias, start) {
+        lose_unattributed(Reason::RingFullLifecycle);
+        return None;
+    }
+    let state = ProcessState {
+        start_ns: start,
+        images: [
+            Mapped {
+                id_plus_one: image + 1,
+                reserved: 0,
+                bias,
+            },
+            Mapped {
+                id_plus_one: 0,
+                reserved: 0,
+                bias: 0,
+            },
+        ],
+        epoch: start,
+        allocs: 0,
+        frees: 0,
+        reallocs: 0,
+        reallocs_open: 0,
+        hits: 0,
+        losses: [0; REASONS],
+    };
+    const { assert!(IMAGES_PER_PROCESS == 2) };
+    if PROCESSES.insert(pid, state, u64::from(BPF_NOEXIST)).is_err() && PROCESSES.get_ptr(pid).is_none() {
+        lose_unattributed(Reason::ProcessTableFull);
+    }
+    PROCESSES.get_ptr_mut(pid)
+}
+
+/// Sends the record of a new process.
+#[inline(always)]
+fn announce(config: &Config, pid: u32, image: u32, bias: u64, start: u64) -> bool {
+    let Some(mut entry) = reserve::<Process>(pid) else {
+        return false;
+    };
+    let record = entry.as_mut_ptr();
+    let task = read::task();
+    let parent = read::kernel::<u64>(task + u64::from(config.task_real_parent))
+        .and_then(|parent| read::kernel::<u32>(parent + u64::from(config.task_tgid)))
+        .unwrap_or(0);
+    // SAFETY: `record` is reserved ring memory of exactly this type; every byte is written below.
+    unsafe {
+        (*record).head = Head {
+            kind: kind::PROCESS,
+            flags: 0,
+            len: size_of::<Process>() as u16,
+            pid,
+        };
+        (*record).time_ns = read::now();
+        (*record).start_ns = start;
+        (*record).parent = parent;
+        (*record).image = image;
+        (*record).bias = bias;
+        (*record).uid = bpf_get_current_uid_gid() as u32;
+        (*record).cgroup = bpf_get_current_cgroup_id();
+        (*record).comm = bpf_get_current_comm().unwrap_or([0; 16]);
+        (*record).command_line_len = command_line(config, task, &raw mut (*record).command_line);
+    }
+    submit(entry, pid);
+    true
+}
+
+/// Copies the process's arguments; bytes copied. What is not copied is zero.
+#[inline(always)]
+unsafe fn command_line(config: &Config, task: u64, to: *mut [u8; MAX_COMMAND_LINE]) -> u32 {
+    // SAFETY: `to` is valid for writes of its size.
+    unsafe { *to = [0; MAX_COMMAND_LINE] };
+    let Some(mm) = read::kernel::<u64>(task + u64::from(config.task_mm)) else {
+        return 0;
+    };
+    let Some([start, end]) = read::kernel::<[u64; 2]>(mm + u64::from(config.mm_arg_start)) else {
+        return 0;
+    };
+    let mut len = end.wrapping_sub(start);
+    if len > MAX_COMMAND_LINE as u64 {
+        len = MAX_COMMAND_LINE as u64;
+    }
+    // SAFETY: `len` is at most the size of `to`.
+    if unsafe { read::user_bytes(to.cast(), len as u32, start) } {
+        len as u32
+    } else {
+        0
+    }
+}

@@ -1,0 +1,148 @@
+//! The current thread's Python thread state.
+//!
+//! The fast ways are in `tracer_ebpf::layout::tstate`. A thread that does not hold the GIL has none of them
+//! (3.12 and newer clear the TLS variable, older versions show another thread's state): then the
+//! interpreters' thread lists are searched for a state with our thread id, in a bounded number of steps.
+
+use tracer_ebpf::{
+    config::Config,
+    layout::{ImageLayout, flag, tstate},
+    limits::{MAX_INTERPRETERS_SEARCHED, MAX_THREADS_SEARCHED},
+};
+
+use crate::read;
+
+/// Offset of the DTV pointer in the thread control block, x86-64.
+/// <https://sourceware.org/git/?p=glibc.git;a=blob;f=sysdeps/x86_64/nptl/tls.h>
+const TCB_DTV: u64 = 8;
+/// Bytes of one DTV entry.
+const DTV_ENTRY: u64 = 16;
+
+/// What a thread has of Python.
+pub(crate) enum Found {
+    /// Its innermost frame.
+    Frame(u64),
+    /// No thread state, or one without a frame.
+    Nothing,
+    /// A thread state that could not be read.
+    Unreadable,
+}
+
+/// The innermost frame of the current thread.
+#[inline(always)]
+pub(crate) fn innermost_frame(config: &Config, layout: &ImageLayout, bias: u64) -> Found {
+    let Some(fs) = read::kernel::<u64>(read::task() + u64::from(config.task_fs_base)) else {
+        return Found::Unreadable;
+    };
+    let state = match fast(layout, bias, fs) {
+        0 => search(layout, bias, fs),
+        state => state,
+    };
+    if state == 0 {
+        return Found::Nothing;
+    }
+    let Some(mut frame) = read::user::<u64>(state + u64::from(layout.tstate_frame)) else {
+        return Found::Unreadable;
+    };
+    if layout.flags & flag::FRAME_VIA_CFRAME != 0 && frame != 0 {
+        let Some(current) = read::user::<u64>(frame + u64::from(layout.cframe_current)) else {
+            return Found::Unreadable;
+        };
+        frame = current;
+    }
+    if frame == 0 {
+        Found::Nothing
+    } else {
+        Found::Frame(frame)
+    }
+}
+
+/// The state the interpreter itself would use, or 0.
+#[inline(always)]
+fn fast(layout: &ImageLayout, bias: u64, fs: u64) -> u64 {
+    let slot = (layout.tstate_arg as u64).wrapping_add(bias);
+    match layout.tstate_access {
+        tstate::FS_OFFSET => read::user(fs.wrapping_add(layout.tstate_arg as u64)).unwrap_or(0),
+        tstate::GOT_OFFSET => at_fs_offset(fs, read::user(slot).unwrap_or(0)),
+        tstate::DTV => {
+            let [module, offset] = read::user::<[u64; 2]>(slot).unwrap_or([0; 2]);
+            in_module(fs, module, offset)
+        }
+        tstate::DESCRIPTOR => descriptor(fs, read::user(slot + 8).unwrap_or(0)),
+        tstate::RUNTIME => {
+            let current = layout
+                .runtime
+                .wrapping_add(bias)
+                .wrapping_add(layout.tstate_arg as u64);
+            let state: u64 = read::user(current).unwrap_or(0);
+            let owner: u64 = read::user(state + u64::from(layout.tstate_thread_id)).unwrap_or(0);
+            if owner == fs { state } else { 0 }
+        }
+        _ => 0,
+    }
+}
+
+#[inline(always)]
+fn at_fs_offset(fs: u64, offset: u64) -> u64 {
+    if offset == 0 {
+        0
+    } else {
+        read::user(fs.wrapping_add(offset)).unwrap_or(0)
+    }
+}
+
+/// The argument of a TLS descriptor is the FS offset where the variable is in the static block (negative), or
+/// points to `{module, offset}` where it is not.
+#[inline(always)]
+fn descriptor(fs: u64, argument: u64) -> u64 {
+    if (argument as i64) < 0 {
+        return at_fs_offset(fs, argument);
+    }
+    let [module, offset] = read::user::<[u64; 2]>(argument).unwrap_or([0; 2]);
+    in_module(fs, module, offset)
+}
+
+#[inline(always)]
+fn in_module(fs: u64, module: u64, offset: u64) -> u64 {
+    if module == 0 || module > 4096 {
+        return 0;
+    }
+    let dtv: u64 = read::user(fs + TCB_DTV).unwrap_or(0);
+    let block: u64 = read::user(dtv.wrapping_add(module * DTV_ENTRY)).unwrap_or(0);
+    // A block that this thread has not touched is marked with all ones.
+    if block == 0 || block == u64::MAX {
+        0
+    } else {
+        read::user(block.wrapping_add(offset)).unwrap_or(0)
+    }
+}
+
+/// The state whose thread id is `fs`, or 0.
+#[inline(never)]
+fn search(layout: &ImageLayout, bias: u64, fs: u64) -> u64 {
+    let head = layout
+        .runtime
+        .wrapping_add(bias)
+        .wrapping_add(u64::from(layout.runtime_interp_head));
+    let mut interpreter: u64 = read::user(head).unwrap_or(0);
+    let mut state: u64 = 0;
+    // One loop for both lists: a step goes to the next thread, or to the next interpreter.
+    for _ in 0..MAX_INTERPRETERS_SEARCHED + MAX_THREADS_SEARCHED {
+        if state == 0 {
+            if interpreter == 0 {
+                return 0;
+            }
+            state = read::user(interpreter + u64::from(layout.interp_threads)).unwrap_or(0);
+            interpreter = read::user(interpreter + u64::from(layout.interp_next)).unwrap_or(0);
+            continue;
+        }
+        let Some(owner) = read::user::<u64>(state + u64::from(layout.tstate_thread_id)) else {
+            return 0;
+        };
+        if owner == fs {
+            return state;
+        }
+        state = read::user(state + u64::from(layout.tstate_next)).unwrap_or(0);
+    }
+    0
+}
