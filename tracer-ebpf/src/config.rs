@@ -30,7 +30,7 @@ pub struct Config {
     pub mm_arg_start: u32,
     /// One of [`filter`]'s constants.
     pub filter: u32,
-    /// Bytes of unread data in a ring past which userspace is woken.
+    /// Bytes of unread data in the ring past which userspace is woken.
     pub wake_at: u32,
     /// `task_struct.signal`.
     pub task_signal: u32,

@@ -26,12 +26,6 @@ pub mod tstate {
 pub mod flag {
     /// The thread state points to a `_PyCFrame` whose word at `cframe_current` is the frame (3.11, 3.12).
     pub const FRAME_VIA_CFRAME: u32 = 1;
-    /// The frame holds an instruction index (`int f_lasti`), not a pointer (3.9, 3.10).
-    pub const LASTI_INDEX: u32 = 2;
-    /// That index counts two-byte instructions (3.10), not bytes (3.9).
-    pub const LASTI_CODE_UNITS: u32 = 4;
-    /// Frames have an owner byte; `frame_owner_skip` and above have no Python code (3.12+).
-    pub const FRAME_HAS_OWNER: u32 = 8;
 }
 
 /// Offsets of one image. Frame offsets are relative to `frame_window`, so that one read of
@@ -69,11 +63,15 @@ pub struct ImageLayout {
     pub frame_back: u32,
     /// Instruction pointer or index, in the window.
     pub frame_instr: u32,
-    /// Owner byte, in the window, if [`flag::FRAME_HAS_OWNER`].
+    /// Bits to shift that left by to have bytes: 1 for an index that counts code units (3.10), otherwise 0.
+    pub frame_instr_shift: u32,
+    /// `u32::MAX` if it is a pointer, 0 if it is an index (`int f_lasti`, 3.9 and 3.10).
+    pub frame_instr_is_pointer: u32,
+    /// Owner byte, in the window; 0 if frames have none.
     pub frame_owner: u32,
-    /// Owner values from here on are C stubs.
+    /// Owner values from here on are C stubs (3.12+); 256 if there are none.
     pub frame_owner_skip: u32,
-    /// First instruction in a code object (`co_code_adaptive`), unless [`flag::LASTI_INDEX`].
+    /// First instruction in a code object (`co_code_adaptive`); 0 if frames hold an index.
     pub code_first_instr: u32,
     /// `co_filename`.
     pub code_filename: u32,
@@ -97,4 +95,4 @@ pub struct ImageLayout {
     pub version_hex: u32,
 }
 
-const _: () = assert!(size_of::<ImageLayout>() == 16 + 4 * 26);
+const _: () = assert!(size_of::<ImageLayout>() == 16 + 4 * 28);

@@ -2,17 +2,17 @@
 
 /// Python frames kept per stack, counted from the leaf; deeper stacks are marked truncated.
 pub const MAX_FRAMES: usize = 256;
-/// Frames a record of the smallest, middle and largest size class can hold.
-pub const STACK_CLASSES: [usize; 3] = [16, 64, MAX_FRAMES];
-/// Steps of one walk, frames without a code object (C entry shims) included.
-pub const MAX_WALK: u32 = 320;
-/// Bytes of a file name that a [`crate::record::Code`] record carries; the tail is kept when it is longer.
+/// Bytes of room for a file name in a [`crate::record::Code`] record, one more than it carries (see
+/// [`LINE_TABLE_CHUNK`]); the tail is kept when it is longer.
 pub const MAX_FILE_NAME: usize = 256;
-/// Bytes of a qualified name that a [`crate::record::Code`] record carries.
+/// Bytes of room for a qualified name, one more than is carried; the start is kept when it is longer.
 pub const MAX_QUALNAME: usize = 128;
-/// Bytes of a line table in one [`crate::record::LineTable`] record.
-pub const LINE_TABLE_CHUNK: usize = 512;
-/// Most line table records for one code object (64 KiB in all).
+/// Bytes of a line table in one [`crate::record::LineTable`] record; a multiple of 8 below the room for it,
+/// which is a power of two so that a bound can be shown to the verifier with a mask.
+pub const LINE_TABLE_CHUNK: usize = LINE_TABLE_ROOM - 8;
+/// Bytes of room in that record.
+pub const LINE_TABLE_ROOM: usize = 512;
+/// Most line table records for one code object (63 KiB in all).
 pub const MAX_LINE_TABLE_CHUNKS: usize = 128;
 /// Bytes of a command line that a [`crate::record::Process`] record carries.
 pub const MAX_COMMAND_LINE: usize = 256;
@@ -24,10 +24,8 @@ pub const MAX_SITES: usize = 65_536;
 pub const IMAGES_PER_PROCESS: usize = 2;
 /// Processes traced at one time.
 pub const MAX_PROCESSES: usize = 16_384;
-/// Ring buffers; all records of a process go through one of them, so they stay in order.
-pub const RINGS: usize = 4;
-/// Bytes of one ring unless the user says otherwise.
-pub const DEFAULT_RING_BYTES: u32 = 16 << 20;
+/// Bytes of the ring unless the user says otherwise.
+pub const DEFAULT_RING_BYTES: u32 = 32 << 20;
 /// Bytes of the window that one read fetches of an interpreter frame.
 pub const FRAME_WINDOW: usize = 88;
 /// Threads looked at, per interpreter, when a thread state is searched for in the interpreter's list.

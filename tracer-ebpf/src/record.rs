@@ -1,10 +1,10 @@
 //! The records of a ring buffer, which are also the records of a capture's event blocks.
 //!
 //! Every record starts with a [`Head`] that names its kind and length, so a block of bytes is
-//! self-delimiting. All integers are little endian; times are nanoseconds of `CLOCK_MONOTONIC_COARSE`.
+//! self-delimiting. All integers are little endian; times are nanoseconds of `CLOCK_MONOTONIC`.
 
 use crate::{
-    limits::{LINE_TABLE_CHUNK, MAX_COMMAND_LINE, MAX_FILE_NAME, MAX_QUALNAME},
+    limits::{LINE_TABLE_ROOM, MAX_COMMAND_LINE, MAX_FILE_NAME, MAX_QUALNAME},
     reason::REASONS,
 };
 
@@ -189,7 +189,7 @@ pub struct LineTable {
     /// Bytes used of `data`.
     pub used: u32,
     /// The bytes.
-    pub data: [u8; LINE_TABLE_CHUNK],
+    pub data: [u8; LINE_TABLE_ROOM],
 }
 
 /// A Python frame, unresolved.
@@ -290,7 +290,7 @@ const _: () = assert!(size_of::<Head>() == 8);
 const _: () = assert!(size_of::<Process>() == 8 + 8 + 8 + 8 + 8 + 8 + 8 + 16 + MAX_COMMAND_LINE);
 const _: () = assert!(size_of::<Gone>() == 48 + 8 * REASONS);
 const _: () = assert!(size_of::<Code>() == 56 + MAX_FILE_NAME + MAX_QUALNAME);
-const _: () = assert!(size_of::<LineTable>() == 24 + LINE_TABLE_CHUNK);
+const _: () = assert!(size_of::<LineTable>() == 24 + LINE_TABLE_ROOM);
 const _: () = assert!(size_of::<Frame>() == 16);
 const _: () = assert!(size_of::<StackHead>() == 24);
 const _: () = assert!(size_of::<Alloc>() == 48);

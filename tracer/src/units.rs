@@ -51,7 +51,7 @@ newtype!(
     ByteCount(u64), "{}"
 );
 newtype!(
-    /// Nanoseconds of the monotonic clock (coarse, since boot without suspend).
+    /// Nanoseconds of the monotonic clock (since boot, without suspend).
     MonotonicNs(u64), "{}"
 );
 newtype!(

@@ -1,95 +1,120 @@
 //! Code objects: sent once per process, before the first stack that names them, with their line tables, so
 //! that a process that is gone can still be symbolized.
 //!
-//! Frames and pieces of line tables share one loop with one bound: nested loops would multiply what the
-//! verifier has to follow.
+//! Code objects and pieces of line tables share one loop with one bound: nested loops would multiply what
+//! the verifier has to follow.
 
 use tracer_ebpf::{
     layout::ImageLayout,
-    limits::{LINE_TABLE_CHUNK, MAX_FILE_NAME, MAX_FRAMES, MAX_LINE_TABLE_CHUNKS, MAX_QUALNAME},
+    limits::{
+        LINE_TABLE_CHUNK, LINE_TABLE_ROOM, MAX_FILE_NAME, MAX_FRAMES, MAX_LINE_TABLE_CHUNKS, MAX_QUALNAME,
+    },
     process::ProcessState,
     reason::Reason,
-    record::{Code, Head, LineTable, Text, kind, text},
+    record::{Code, Frame, Head, LineTable, Text, kind},
 };
 
 use crate::{
-    emit::{add, lose, reserve, submit},
+    emit::{add, lose, reserve, submit_quietly},
     maps::{CODES, CodeKey},
+    opaque::{at_most, less, low_bits},
     read,
-    walk::{Step, WINDOW_WORDS, Walker, step},
+    walk::{Scratch, Walker},
 };
 
-/// Most steps of the loop: frames, stubs and line table pieces together. What is left comes with the next
-/// occurrence of the stack.
-const MAX_STEPS: u32 = 640;
+/// Most records sent for one stack, code objects and pieces of line tables together. What is left comes with
+/// the next occurrence of the stack.
+const MAX_STEPS: u32 = 64;
 
 /// `PyBytesObject`: `ob_size`, then (behind the hash) the bytes; the same in every supported version.
 /// <https://github.com/python/cpython/blob/3.13/Include/cpython/bytesobject.h>
 const BYTES_SIZE: u64 = 16;
 const BYTES_DATA: u64 = 32;
 
+/// Mask for a length that a hostile process may have made up: no sum of it with an address overflows.
+const SANE: u64 = (1 << 40) - 1;
+
 /// `PyASCIIObject`: `length`, `hash`, `state`.
 /// <https://github.com/python/cpython/blob/3.13/Include/cpython/unicodeobject.h>
 const STR_LENGTH: u64 = 16;
 const STR_STATE: u64 = 32;
 
-/// A line table that is being sent.
-#[derive(Clone, Copy)]
-struct Table {
+/// How far the loop below is. In ring memory: the verifier keeps no account of what that holds, so that the
+/// iterations look alike to it. Hence every access is volatile.
+#[repr(C)]
+pub(crate) struct Progress {
+    /// Index of the next frame.
+    next: u32,
+    /// Bytes of the line table that are still to be sent.
+    left: u32,
+    /// The code object whose line table is being sent.
     code: u64,
+    /// Address of the next piece of the table.
     data: u64,
-    len: u32,
+    /// Where the next piece starts in the table.
     offset: u32,
+    reserved: u32,
 }
 
-/// Sends the code objects of a stack that were not sent before. Whether all that the stack names is sent.
-#[inline(never)]
-pub(crate) fn send_unknown(walker: Walker, top: u64) -> bool {
-    let mut window = [0; WINDOW_WORDS];
-    let mut at = top;
-    let mut depth = walker.config.zero;
-    let mut table = Table {
-        code: 0,
-        data: 0,
-        len: 0,
-        offset: 0,
-    };
-    let mut complete = true;
+/// Sends the code objects of `depth` frames that were not sent before, with line tables, in at most
+/// [`MAX_STEPS`] records. Whether that was enough.
+#[inline(always)]
+pub(crate) fn send_unknown(walker: &Walker, scratch: *mut Scratch, depth: u32) -> bool {
+    // SAFETY: here and below, `scratch` is reserved ring memory.
+    let progress = unsafe { &raw mut (*scratch).codes };
+    // SAFETY: see above.
+    unsafe {
+        (&raw mut (*progress).next).write_volatile(0);
+        (&raw mut (*progress).left).write_volatile(0);
+    }
     for _ in 0..MAX_STEPS {
-        if table.offset < table.len {
-            if !send_piece(walker, &mut table) {
-                complete = false;
-            }
-            if table.offset >= table.len && complete {
-                sent(walker, table.code);
+        // SAFETY: see above.
+        if unsafe { (&raw mut (*progress).left).read_volatile() } != 0 {
+            if !send_piece(walker, progress) {
+                return false;
             }
             continue;
         }
-        if depth >= MAX_FRAMES as u32 {
-            return complete;
-        }
-        match step(walker.layout, &mut at, &mut window) {
-            Step::Frame(frame) => {
-                depth = (depth + 1) & 511;
-                let key = CodeKey {
-                    pid: u64::from(walker.pid),
-                    code: frame.code,
-                };
-                // SAFETY: a lookup; the value is not kept.
-                if unsafe { CODES.get(key) }.is_some() {
-                    continue;
-                }
-                if !send_code(walker, frame.code, &mut table) {
-                    complete = false;
-                } else if table.len == 0 {
-                    sent(walker, frame.code);
-                }
+        // SAFETY: see above; the index is below MAX_FRAMES.
+        let code = unsafe {
+            let next = (&raw mut (*progress).next).read_volatile();
+            if next >= low_bits::<511>(depth) {
+                return true;
             }
-            Step::Stub => {}
-            Step::End | Step::Unreadable => return complete,
+            (&raw mut (*progress).next).write_volatile(next + 1);
+            let index = (next & (MAX_FRAMES as u32 - 1)) as usize;
+            (&raw mut (*(&raw mut (*scratch).frames).cast::<Frame>().add(index)).code).read_volatile()
+        };
+        let key = CodeKey {
+            pid: u64::from(walker.pid),
+            code,
+        };
+        // SAFETY: a lookup; the value is not kept.
+        if unsafe { CODES.get(key) }.is_some() {
+            continue;
         }
+        if !send_code(walker, code, progress) {
+            return false;
+        }
+        // Before its pieces are out: if one fails, this is taken back.
+        let _ = CODES.insert(key, 1, 0);
+    }
+    // SAFETY: see above.
+    if unsafe { (&raw mut (*progress).left).read_volatile() } != 0 {
+        not_sent(walker, progress);
     }
     false
+}
+
+/// Takes it back that the current code object was sent.
+#[inline(always)]
+fn not_sent(walker: &Walker, progress: *mut Progress) {
+    // SAFETY: `progress` is reserved ring memory.
+    let code = unsafe { (&raw mut (*progress).code).read_volatile() };
+    let _ = CODES.remove(CodeKey {
+        pid: u64::from(walker.pid),
+        code,
+    });
 }
 
 /// A code object died: its address may come to name another one, so every stack is sent anew from here on.
@@ -103,39 +128,22 @@ pub(crate) fn forget(state: *mut ProcessState, pid: u32, code: u64) {
     add(unsafe { &raw mut (*state).epoch }, 1);
 }
 
+/// Sends a code object without its line table, and notes what is to follow.
 #[inline(always)]
-fn sent(walker: Walker, code: u64) {
-    let key = CodeKey {
-        pid: u64::from(walker.pid),
-        code,
-    };
-    let _ = CODES.insert(key, 1, 0);
-}
-
-/// Sends a code object without its line table, and says in `table` what is to follow.
-#[inline(always)]
-fn send_code(walker: Walker, code: u64, table: &mut Table) -> bool {
-    let Some(mut entry) = reserve::<Code>(walker.pid) else {
+fn send_code(walker: &Walker, code: u64, progress: *mut Progress) -> bool {
+    let Some(mut entry) = reserve::<Code>() else {
         lose(walker.state, Reason::RingFullCode);
         return false;
     };
     let layout = walker.layout;
     let record = entry.as_mut_ptr();
-    let first_line: Option<i32> = read::user(code + u64::from(layout.code_first_line));
-    let line_table: u64 = read::user(code + u64::from(layout.code_line_table)).unwrap_or(0);
-    let line_table_len = read::user::<u64>(line_table + BYTES_SIZE);
-    if first_line.is_none() || line_table_len.is_none() {
-        lose(walker.state, Reason::CodeUnreadable);
-    }
+    let first_line: i32 = read::user_or_zero(code + u64::from(layout.code_first_line));
+    let line_table: u64 = read::user_or_zero(code + u64::from(layout.code_line_table));
     const MOST: u64 = (LINE_TABLE_CHUNK * MAX_LINE_TABLE_CHUNKS) as u64;
-    let wanted = match line_table_len {
-        Some(len) if len > MOST => MOST as u32,
-        Some(len) => len as u32,
-        None => 0,
-    };
-    let filename: u64 = read::user(code + u64::from(layout.code_filename)).unwrap_or(0);
-    let qualname: u64 = read::user(code + u64::from(layout.code_qualname)).unwrap_or(0);
-    // SAFETY: `record` is reserved ring memory of this type; every byte is written.
+    let len = at_most(read::user_or_zero::<u64>(line_table + BYTES_SIZE) & SANE, MOST);
+    let filename: u64 = read::user_or_zero(code + u64::from(layout.code_filename));
+    let qualname: u64 = read::user_or_zero(code + u64::from(layout.code_qualname));
+    // SAFETY: `record` is reserved ring memory of this type.
     unsafe {
         (*record).head = Head {
             kind: kind::CODE,
@@ -144,12 +152,8 @@ fn send_code(walker: Walker, code: u64, table: &mut Table) -> bool {
             pid: walker.pid,
         };
         (*record).code = code;
-        (*record).first_line = first_line.unwrap_or(0);
-        (*record).line_table_len = if line_table_len.is_some() {
-            wanted
-        } else {
-            u32::MAX
-        };
+        (*record).first_line = first_line;
+        (*record).line_table_len = len as u32;
         (*record).version_hex = layout.version_hex;
         (*record).line_table = line_table + BYTES_DATA;
         (*record).reserved = 0;
@@ -158,13 +162,14 @@ fn send_code(walker: Walker, code: u64, table: &mut Table) -> bool {
         (*record).qualname_text =
             send_text::<MAX_QUALNAME>(layout, qualname, Keep::Start, &raw mut (*record).qualname);
     }
-    submit(entry, walker.pid);
-    *table = Table {
-        code,
-        data: line_table + BYTES_DATA,
-        len: wanted,
-        offset: walker.config.zero,
-    };
+    submit_quietly(entry);
+    // SAFETY: `progress` is reserved ring memory.
+    unsafe {
+        (&raw mut (*progress).code).write_volatile(code);
+        (&raw mut (*progress).data).write_volatile(line_table + BYTES_DATA);
+        (&raw mut (*progress).left).write_volatile(len as u32);
+        (&raw mut (*progress).offset).write_volatile(0);
+    }
     true
 }
 
@@ -175,86 +180,71 @@ enum Keep {
     End,
 }
 
-/// Copies the characters of a `str` object. Only compact strings exist in code objects.
+/// Copies the characters of a `str` object; what is behind them in `to` is left as it is. Only compact strings exist in code objects.
 ///
 /// # Safety
 /// `to` must be valid for writes of `N` bytes.
 #[inline(always)]
 unsafe fn send_text<const N: usize>(layout: &ImageLayout, string: u64, keep: Keep, to: *mut [u8; N]) -> Text {
-    // SAFETY: by contract.
-    unsafe { *to = [0; N] };
-    let unreadable = Text {
-        len: 0,
-        kind: text::UNREADABLE,
-        cut: 0,
-    };
-    let (Some(length), Some(state)) = (
-        read::user::<u64>(string + STR_LENGTH),
-        read::user::<u32>(string + STR_STATE),
-    ) else {
-        return unreadable;
-    };
-    let ascii = state >> layout.str_ascii_bit & 1 != 0;
+    let length: u64 = read::user_or_zero(string + STR_LENGTH);
+    let state: u32 = read::user_or_zero(string + STR_STATE);
+    // No match on the width: each arm would be another path through all that follows. A width that does not
+    // exist is refused by the reader.
+    let ascii = state >> layout.str_ascii_bit & 1;
     let width = state >> layout.str_kind_shift & 7;
-    let (kind, data) = match (ascii, width) {
-        (true, _) => (text::ASCII, layout.str_ascii_data),
-        (false, 1) => (text::LATIN1, layout.str_compact_data),
-        (false, 2) => (text::UCS2, layout.str_compact_data),
-        (false, 4) => (text::UCS4, layout.str_compact_data),
-        _ => return unreadable,
+    let kind = width.wrapping_mul(ascii ^ 1);
+    let data = layout.str_compact_data.wrapping_sub(
+        layout
+            .str_compact_data
+            .wrapping_sub(layout.str_ascii_data)
+            .wrapping_mul(ascii),
+    );
+    let bytes = (length & SANE).wrapping_mul(u64::from(width));
+    let kept = at_most(bytes, N as u64 - 1);
+    let from = match keep {
+        Keep::Start => string + u64::from(data),
+        Keep::End => string + u64::from(data) + bytes - kept,
     };
-    let bytes = length.wrapping_mul(u64::from(width)).min(1 << 40);
-    let mut len = bytes;
-    let mut from = string + u64::from(data);
-    if len > N as u64 {
-        len = N as u64;
-        if keep == Keep::End {
-            from += bytes - N as u64;
-        }
-    }
-    // SAFETY: `len` is at most N.
-    if unsafe { read::user_bytes(to.cast(), len as u32, from) } {
-        Text {
-            len: len as u16,
-            kind,
-            cut: u8::from(bytes > N as u64),
-        }
-    } else {
-        unreadable
+    let kept = match N {
+        MAX_FILE_NAME => low_bits::<{ MAX_FILE_NAME as i32 - 1 }>(kept as u32),
+        _ => low_bits::<{ MAX_QUALNAME as i32 - 1 }>(kept as u32),
+    };
+    const { assert!(N == MAX_FILE_NAME || N == MAX_QUALNAME) };
+    // SAFETY: `kept` is less than N.
+    let len = unsafe { read::user_bytes(to.cast(), kept, from) };
+    Text {
+        len: len as u16,
+        kind: kind as u8,
+        cut: less(kept.into(), bytes) as u8,
     }
 }
 
-/// Sends the next piece of a line table. After a failure the rest is given up, until the next time.
+/// Sends the next piece of a line table. After a failure the code object counts as not sent.
 #[inline(always)]
-fn send_piece(walker: Walker, table: &mut Table) -> bool {
-    let Some(mut entry) = reserve::<LineTable>(walker.pid) else {
+fn send_piece(walker: &Walker, progress: *mut Progress) -> bool {
+    let Some(mut entry) = reserve::<LineTable>() else {
         lose(walker.state, Reason::RingFullCode);
-        table.offset = table.len;
+        not_sent(walker, progress);
         return false;
     };
     let record = entry.as_mut_ptr();
-    let mut used = table.len.wrapping_sub(table.offset);
-    if used > LINE_TABLE_CHUNK as u32 {
-        used = LINE_TABLE_CHUNK as u32;
-    }
-    // SAFETY: ring memory of this type; `used` is at most the size of `data`.
-    let read = unsafe {
-        read::user_bytes(
-            (&raw mut (*record).data).cast(),
-            used,
-            table.data + u64::from(table.offset),
+    // SAFETY: `progress` is reserved ring memory.
+    let (left, data, offset, code) = unsafe {
+        (
+            (&raw mut (*progress).left).read_volatile(),
+            (&raw mut (*progress).data).read_volatile(),
+            (&raw mut (*progress).offset).read_volatile(),
+            (&raw mut (*progress).code).read_volatile(),
         )
     };
-    if !read {
-        lose(walker.state, Reason::CodeUnreadable);
-        entry.discard(0);
-        table.offset = table.len;
-        // Nothing is owed: userspace can still try.
-        return true;
-    }
-    const HEAD: u32 = (size_of::<LineTable>() - LINE_TABLE_CHUNK) as u32;
+    let size = at_most(left.into(), LINE_TABLE_CHUNK as u64) as u32;
+    let size = low_bits::<{ LINE_TABLE_ROOM as i32 - 1 }>(size);
+    // A piece that cannot be read is sent empty: nothing is owed, and userspace can still try.
+    // SAFETY: ring memory of this type; `size` is less than the size of `data`.
+    let used = unsafe { read::user_bytes((&raw mut (*record).data).cast(), size, data) };
+    const HEAD: u32 = (size_of::<LineTable>() - LINE_TABLE_ROOM) as u32;
     let len = (HEAD + ((used + 7) & !7)) as u16;
-    // SAFETY: ring memory of this type; what is behind `len` is left out by the reader.
+    // SAFETY: ring memory of these types; what is behind `len` is left out by the reader.
     unsafe {
         (*record).head = Head {
             kind: kind::LINE_TABLE,
@@ -262,11 +252,13 @@ fn send_piece(walker: Walker, table: &mut Table) -> bool {
             len,
             pid: walker.pid,
         };
-        (*record).code = table.code;
-        (*record).offset = table.offset;
+        (*record).code = code;
+        (*record).offset = offset;
         (*record).used = used;
+        (&raw mut (*progress).left).write_volatile(left - size);
+        (&raw mut (*progress).offset).write_volatile(offset + size);
+        (&raw mut (*progress).data).write_volatile(data + u64::from(size));
     }
-    submit(entry, walker.pid);
-    table.offset += used;
+    submit_quietly(entry);
     true
 }

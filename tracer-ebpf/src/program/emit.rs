@@ -1,14 +1,13 @@
-//! Records into rings, and counts of what could not be written.
+//! Records into the ring, and counts of what could not be written.
 //!
-//! A process always uses the same ring, so its records stay in order. Userspace polls; it is woken only when
-//! a ring fills past the configured mark.
+//! Userspace polls; it is woken only when the ring fills past the configured mark.
 
 use core::arch::asm;
 
-use aya_ebpf::maps::ring_buf::RingBufEntry;
+use aya_ebpf::{helpers::generated::bpf_ringbuf_output, maps::ring_buf::RingBufEntry};
 use tracer_ebpf::{process::ProcessState, reason::Reason};
 
-use crate::maps::{RING0, RING1, RING2, RING3, UNATTRIBUTED, config};
+use crate::maps::{RING, UNATTRIBUTED, config};
 
 const NO_WAKEUP: u64 = 1;
 const FORCE_WAKEUP: u64 = 2;
@@ -38,26 +37,32 @@ pub(crate) fn lose_unattributed(reason: Reason) {
     }
 }
 
-/// Room for a record in the ring of `pid`.
+/// Room for a record.
 #[inline(always)]
-pub(crate) fn reserve<T: 'static>(pid: u32) -> Option<RingBufEntry<T>> {
-    match pid & 3 {
-        0 => RING0.reserve::<T>(0),
-        1 => RING1.reserve::<T>(0),
-        2 => RING2.reserve::<T>(0),
-        _ => RING3.reserve::<T>(0),
-    }
+pub(crate) fn reserve<T: 'static>() -> Option<RingBufEntry<T>> {
+    RING.reserve::<T>(0)
 }
 
 /// Hands a record over.
 #[inline(always)]
-pub(crate) fn submit<T>(entry: RingBufEntry<T>, pid: u32) {
-    let waiting = match pid & 3 {
-        0 => RING0.query(AVAILABLE_DATA),
-        1 => RING1.query(AVAILABLE_DATA),
-        2 => RING2.query(AVAILABLE_DATA),
-        _ => RING3.query(AVAILABLE_DATA),
-    };
-    let wake = config().is_some_and(|config| waiting >= u64::from(config.wake_at));
+pub(crate) fn submit<T>(entry: RingBufEntry<T>) {
+    let wake = config().is_some_and(|config| RING.query(AVAILABLE_DATA) >= u64::from(config.wake_at));
     entry.submit(if wake { FORCE_WAKEUP } else { NO_WAKEUP });
+}
+
+/// Hands a record over that others follow at once: whether to wake is decided with those.
+#[inline(always)]
+pub(crate) fn submit_quietly<T>(entry: RingBufEntry<T>) {
+    entry.submit(NO_WAKEUP);
+}
+
+/// Copies `len` bytes into the ring, without waking anyone. Whether there was room.
+///
+/// # Safety
+/// `from` must be valid for reads of `len` bytes; the verifier checks it too.
+#[inline(always)]
+pub(crate) unsafe fn output(from: *const u8, len: u32) -> bool {
+    let ring = (&raw const RING).cast_mut().cast();
+    // SAFETY: a map, and memory that is the caller's promise.
+    unsafe { bpf_ringbuf_output(ring, from.cast_mut().cast(), u64::from(len), NO_WAKEUP) == 0 }
 }

@@ -15,7 +15,7 @@ use tracer_ebpf::{
     config::Config,
     process::ProcessState,
     reason::Reason,
-    record::{Alloc, Free, Head, Realloc, block, kind},
+    record::{Alloc, Free, Head, Realloc, block, kind, stack_id::UNREADABLE},
     site::{Role, Site, flag},
 };
 
@@ -94,7 +94,7 @@ impl Hit {
     fn stack(&self, state: *mut ProcessState) -> u64 {
         let Some(layout) = IMAGES.get(self.site.image) else {
             lose(state, Reason::SiteUnknown);
-            return tracer_ebpf::record::stack_id::UNREADABLE;
+            return UNREADABLE;
         };
         let walker = Walker {
             config: self.config,
@@ -103,17 +103,8 @@ impl Hit {
             pid: self.pid,
             tid: self.thread as u32,
         };
-        walk::stack(walker, process::bias_of(state, self.site.image))
+        walk::stack(&walker, process::bias_of(state, self.site.image))
     }
-}
-
-/// What the second half of a call needs of the first.
-#[derive(Clone, Copy)]
-struct Call {
-    /// Bytes asked for.
-    requested: u64,
-    /// The old block of a realloc.
-    old: u64,
 }
 
 /// First half: how many bytes are asked for. `None` if the second half is not wanted.
@@ -154,29 +145,25 @@ fn enter(hit: &Hit, regs: &pt_regs) -> Option<u64> {
 #[inline(always)]
 fn leave(hit: &Hit, requested: u64, block: u64) -> Option<()> {
     let state = process::known(hit.pid)?;
-    if hit.is_realloc() {
-        // SAFETY: a map value.
-        add(unsafe { &raw mut (*state).reallocs_open }, u64::MAX);
-        // SAFETY: a lookup; the value is copied at once.
-        let Some(open) = unsafe { REALLOCS.get(hit.thread) }.copied() else {
-            lose(state, Reason::CallUnseen);
-            return None;
-        };
-        let _ = REALLOCS.remove(hit.thread);
+    // The stack first, whatever is to be reported: one walk for the verifier to follow.
+    let stack = if block == 0 { UNREADABLE } else { hit.stack(state) };
+    if !hit.is_realloc() {
         if block != 0 {
-            send_realloc(
-                hit,
-                state,
-                Call {
-                    requested: open.requested,
-                    old: open.old,
-                },
-                block,
-            );
+            let obj = hit.is(Role::ObjMalloc) || hit.is(Role::ObjCalloc);
+            send_alloc(hit, state, requested, block, stack, obj && is_small(requested));
         }
-    } else if block != 0 {
-        let obj = hit.is(Role::ObjMalloc) || hit.is(Role::ObjCalloc);
-        send_alloc(hit, state, requested, block, obj && is_small(requested));
+        return None;
+    }
+    // SAFETY: a map value.
+    add(unsafe { &raw mut (*state).reallocs_open }, u64::MAX);
+    // SAFETY: a lookup; the value is copied at once.
+    let Some(open) = unsafe { REALLOCS.get(hit.thread) }.copied() else {
+        lose(state, Reason::CallUnseen);
+        return None;
+    };
+    let _ = REALLOCS.remove(hit.thread);
+    if block != 0 {
+        send_realloc(hit, state, open, block, stack);
     }
     None
 }
@@ -190,7 +177,8 @@ fn nested(hit: &Hit, state: *mut ProcessState, sp: u64) -> bool {
     }
     // SAFETY: a lookup; the value is copied at once.
     match unsafe { REALLOCS.get(hit.thread) } {
-        Some(outer) => sp < outer.sp && outer.sp - sp < REALLOC_REACH,
+        // Equal: it may end in a jump to the raw function.
+        Some(outer) => sp <= outer.sp && outer.sp - sp < REALLOC_REACH,
         None => false,
     }
 }
@@ -229,16 +217,15 @@ fn usable_size(state: *mut ProcessState, block: u64, requested: u64) -> u64 {
 }
 
 #[inline(always)]
-fn send_alloc(hit: &Hit, state: *mut ProcessState, requested: u64, block: u64, pool: bool) {
+fn send_alloc(hit: &Hit, state: *mut ProcessState, requested: u64, block: u64, stack: u64, pool: bool) {
     // SAFETY: a map value.
     add(unsafe { &raw mut (*state).allocs }, 1);
-    let stack = hit.stack(state);
     let (flags, size) = if pool {
         (block::POOL, class_size(requested))
     } else {
         (block::RAW, usable_size(state, block, requested))
     };
-    let Some(mut entry) = reserve::<Alloc>(hit.pid) else {
+    let Some(mut entry) = reserve::<Alloc>() else {
         lose(state, Reason::RingFullAlloc);
         return;
     };
@@ -251,16 +238,15 @@ fn send_alloc(hit: &Hit, state: *mut ProcessState, requested: u64, block: u64, p
         size,
         stack,
     });
-    submit(entry, hit.pid);
+    submit(entry);
 }
 
 #[inline(always)]
-fn send_realloc(hit: &Hit, state: *mut ProcessState, call: Call, block: u64) {
+fn send_realloc(hit: &Hit, state: *mut ProcessState, open: OpenRealloc, block: u64, stack: u64) {
     // SAFETY: a map value.
     add(unsafe { &raw mut (*state).reallocs }, 1);
-    let stack = hit.stack(state);
-    let raw_size = usable_size(state, block, call.requested);
-    let Some(mut entry) = reserve::<Realloc>(hit.pid) else {
+    let raw_size = usable_size(state, block, open.requested);
+    let Some(mut entry) = reserve::<Realloc>() else {
         lose(state, Reason::RingFullRealloc);
         return;
     };
@@ -274,13 +260,13 @@ fn send_realloc(hit: &Hit, state: *mut ProcessState, call: Call, block: u64) {
         tid: hit.thread as u32,
         reserved: 0,
         time_ns: read::now(),
-        old: call.old,
+        old: open.old,
         addr: block,
-        requested: call.requested,
+        requested: open.requested,
         raw_size,
         stack,
     });
-    submit(entry, hit.pid);
+    submit(entry);
 }
 
 /// A free, or the death of a code object: nothing but the entry counts.
@@ -297,7 +283,7 @@ fn entry_only(hit: &Hit, regs: &pt_regs) -> Option<()> {
     }
     // SAFETY: a map value.
     add(unsafe { &raw mut (*state).frees }, 1);
-    let Some(mut entry) = reserve::<Free>(hit.pid) else {
+    let Some(mut entry) = reserve::<Free>() else {
         lose(state, Reason::RingFullFree);
         return None;
     };
@@ -315,7 +301,7 @@ fn entry_only(hit: &Hit, regs: &pt_regs) -> Option<()> {
         time_ns: read::now(),
         addr: block,
     });
-    submit(entry, hit.pid);
+    submit(entry);
     None
 }
 

@@ -80,7 +80,7 @@ fn gone(ctx: &RawTracePointContext, kind: u8) {
     let Some(state) = PROCESSES.get_ptr_mut(pid) else {
         return;
     };
-    let Some(mut entry) = reserve::<Gone>(pid) else {
+    let Some(mut entry) = reserve::<Gone>() else {
         // The state stays, so that userspace finds the counters.
         lose(state, Reason::RingFullLifecycle);
         return;
@@ -88,7 +88,7 @@ fn gone(ctx: &RawTracePointContext, kind: u8) {
     let record = entry.as_mut_ptr();
     // SAFETY: `record` is ring memory of this type, `state` a map value.
     unsafe { fill(record, state, kind, pid) };
-    submit(entry, pid);
+    submit(entry);
     let _ = PROCESSES.remove(pid);
     debug!(ctx, "process {} is gone, record kind {}", pid, kind);
     let _ = ctx.as_ptr();

@@ -83,17 +83,10 @@ pub(crate) static PENDING: LruHashMap<CallKey, u64> = LruHashMap::with_max_entri
 #[map]
 pub(crate) static UNATTRIBUTED: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASONS as u32, 0);
 
+/// All records of all processes: one ring, so that they are in order. Its lock is held for the length of a
+/// few instructions; the reader's side is what limits a host long before that.
 #[map]
-pub(crate) static RING0: RingBuf = RingBuf::with_byte_size(DEFAULT_RING_BYTES, 0);
-
-#[map]
-pub(crate) static RING1: RingBuf = RingBuf::with_byte_size(DEFAULT_RING_BYTES, 0);
-
-#[map]
-pub(crate) static RING2: RingBuf = RingBuf::with_byte_size(DEFAULT_RING_BYTES, 0);
-
-#[map]
-pub(crate) static RING3: RingBuf = RingBuf::with_byte_size(DEFAULT_RING_BYTES, 0);
+pub(crate) static RING: RingBuf = RingBuf::with_byte_size(DEFAULT_RING_BYTES, 0);
 
 /// The settings; always there, the verifier wants the check.
 #[inline(always)]

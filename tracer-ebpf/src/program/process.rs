@@ -140,7 +140,7 @@ fn create(pid: u32, image: u32, bias: u64) -> Option<*mut ProcessState> {
 /// Sends the record of a new process.
 #[inline(always)]
 fn announce(config: &Config, pid: u32, image: u32, bias: u64, start: u64) -> bool {
-    let Some(mut entry) = reserve::<Process>(pid) else {
+    let Some(mut entry) = reserve::<Process>() else {
         return false;
     };
     let record = entry.as_mut_ptr();
@@ -148,7 +148,7 @@ fn announce(config: &Config, pid: u32, image: u32, bias: u64, start: u64) -> boo
     let parent = read::kernel::<u64>(task + u64::from(config.task_real_parent))
         .and_then(|parent| read::kernel::<u32>(parent + u64::from(config.task_tgid)))
         .unwrap_or(0);
-    // SAFETY: `record` is reserved ring memory of exactly this type; every byte is written below.
+    // SAFETY: `record` is reserved ring memory of exactly this type.
     unsafe {
         (*record).head = Head {
             kind: kind::PROCESS,
@@ -166,15 +166,13 @@ fn announce(config: &Config, pid: u32, image: u32, bias: u64, start: u64) -> boo
         (*record).comm = bpf_get_current_comm().unwrap_or([0; 16]);
         (*record).command_line_len = command_line(config, task, &raw mut (*record).command_line);
     }
-    submit(entry, pid);
+    submit(entry);
     true
 }
 
-/// Copies the process's arguments; bytes copied. What is not copied is zero.
+/// Copies the process's arguments; bytes copied. What is behind them is left as it is.
 #[inline(always)]
 unsafe fn command_line(config: &Config, task: u64, to: *mut [u8; MAX_COMMAND_LINE]) -> u32 {
-    // SAFETY: `to` is valid for writes of its size.
-    unsafe { *to = [0; MAX_COMMAND_LINE] };
     let Some(mm) = read::kernel::<u64>(task + u64::from(config.task_mm)) else {
         return 0;
     };
@@ -186,9 +184,5 @@ unsafe fn command_line(config: &Config, task: u64, to: *mut [u8; MAX_COMMAND_LIN
         len = MAX_COMMAND_LINE as u64;
     }
     // SAFETY: `len` is at most the size of `to`.
-    if unsafe { read::user_bytes(to.cast(), len as u32, start) } {
-        len as u32
-    } else {
-        0
-    }
+    unsafe { read::user_bytes(to.cast(), len as u32, start) }
 }

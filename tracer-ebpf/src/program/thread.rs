@@ -18,43 +18,32 @@ const TCB_DTV: u64 = 8;
 /// Bytes of one DTV entry.
 const DTV_ENTRY: u64 = 16;
 
-/// What a thread has of Python.
-pub(crate) enum Found {
-    /// Its innermost frame.
-    Frame(u64),
-    /// No thread state, or one without a frame.
-    Nothing,
-    /// A thread state that could not be read.
-    Unreadable,
-}
+/// No thread state, or one without a frame.
+pub(crate) const NOTHING: u64 = 0;
+/// A thread state that could not be read.
+pub(crate) const UNREADABLE: u64 = 1;
 
-/// The innermost frame of the current thread.
-#[inline(always)]
-pub(crate) fn innermost_frame(config: &Config, layout: &ImageLayout, bias: u64) -> Found {
+/// The innermost frame of the current thread, or one of the two values above. Plain numbers, because an enum
+/// would be a path of its own, through all that follows, for each variant.
+#[inline(never)]
+pub(crate) fn innermost_frame(config: &Config, layout: &ImageLayout, bias: u64) -> u64 {
     let Some(fs) = read::kernel::<u64>(read::task() + u64::from(config.task_fs_base)) else {
-        return Found::Unreadable;
+        return UNREADABLE;
     };
-    let state = match fast(layout, bias, fs) {
-        0 => search(layout, bias, fs),
-        state => state,
-    };
+    let mut state = fast(layout, bias, fs);
     if state == 0 {
-        return Found::Nothing;
+        state = search(layout, bias, fs);
     }
-    let Some(mut frame) = read::user::<u64>(state + u64::from(layout.tstate_frame)) else {
-        return Found::Unreadable;
+    if state == 0 {
+        return NOTHING;
+    }
+    let Some(frame) = read::user::<u64>(state + u64::from(layout.tstate_frame)) else {
+        return UNREADABLE;
     };
-    if layout.flags & flag::FRAME_VIA_CFRAME != 0 && frame != 0 {
-        let Some(current) = read::user::<u64>(frame + u64::from(layout.cframe_current)) else {
-            return Found::Unreadable;
-        };
-        frame = current;
+    if layout.flags & flag::FRAME_VIA_CFRAME == 0 || frame == 0 {
+        return frame;
     }
-    if frame == 0 {
-        Found::Nothing
-    } else {
-        Found::Frame(frame)
-    }
+    read::user(frame + u64::from(layout.cframe_current)).unwrap_or(UNREADABLE)
 }
 
 /// The state the interpreter itself would use, or 0.
@@ -62,20 +51,20 @@ pub(crate) fn innermost_frame(config: &Config, layout: &ImageLayout, bias: u64) 
 fn fast(layout: &ImageLayout, bias: u64, fs: u64) -> u64 {
     let slot = (layout.tstate_arg as u64).wrapping_add(bias);
     match layout.tstate_access {
-        tstate::FS_OFFSET => read::user(fs.wrapping_add(layout.tstate_arg as u64)).unwrap_or(0),
-        tstate::GOT_OFFSET => at_fs_offset(fs, read::user(slot).unwrap_or(0)),
+        tstate::FS_OFFSET => read::user_or_zero(fs.wrapping_add(layout.tstate_arg as u64)),
+        tstate::GOT_OFFSET => at_fs_offset(fs, read::user_or_zero(slot)),
         tstate::DTV => {
-            let [module, offset] = read::user::<[u64; 2]>(slot).unwrap_or([0; 2]);
+            let [module, offset] = read::user_or_zero::<[u64; 2]>(slot);
             in_module(fs, module, offset)
         }
-        tstate::DESCRIPTOR => descriptor(fs, read::user(slot + 8).unwrap_or(0)),
+        tstate::DESCRIPTOR => descriptor(fs, read::user_or_zero(slot + 8)),
         tstate::RUNTIME => {
             let current = layout
                 .runtime
                 .wrapping_add(bias)
                 .wrapping_add(layout.tstate_arg as u64);
-            let state: u64 = read::user(current).unwrap_or(0);
-            let owner: u64 = read::user(state + u64::from(layout.tstate_thread_id)).unwrap_or(0);
+            let state: u64 = read::user_or_zero(current);
+            let owner: u64 = read::user_or_zero(state + u64::from(layout.tstate_thread_id));
             if owner == fs { state } else { 0 }
         }
         _ => 0,
@@ -87,7 +76,7 @@ fn at_fs_offset(fs: u64, offset: u64) -> u64 {
     if offset == 0 {
         0
     } else {
-        read::user(fs.wrapping_add(offset)).unwrap_or(0)
+        read::user_or_zero(fs.wrapping_add(offset))
     }
 }
 
@@ -98,7 +87,7 @@ fn descriptor(fs: u64, argument: u64) -> u64 {
     if (argument as i64) < 0 {
         return at_fs_offset(fs, argument);
     }
-    let [module, offset] = read::user::<[u64; 2]>(argument).unwrap_or([0; 2]);
+    let [module, offset] = read::user_or_zero::<[u64; 2]>(argument);
     in_module(fs, module, offset)
 }
 
@@ -107,13 +96,13 @@ fn in_module(fs: u64, module: u64, offset: u64) -> u64 {
     if module == 0 || module > 4096 {
         return 0;
     }
-    let dtv: u64 = read::user(fs + TCB_DTV).unwrap_or(0);
-    let block: u64 = read::user(dtv.wrapping_add(module * DTV_ENTRY)).unwrap_or(0);
+    let dtv: u64 = read::user_or_zero(fs + TCB_DTV);
+    let block: u64 = read::user_or_zero(dtv.wrapping_add(module * DTV_ENTRY));
     // A block that this thread has not touched is marked with all ones.
     if block == 0 || block == u64::MAX {
         0
     } else {
-        read::user(block.wrapping_add(offset)).unwrap_or(0)
+        read::user_or_zero(block.wrapping_add(offset))
     }
 }
 
@@ -124,7 +113,7 @@ fn search(layout: &ImageLayout, bias: u64, fs: u64) -> u64 {
         .runtime
         .wrapping_add(bias)
         .wrapping_add(u64::from(layout.runtime_interp_head));
-    let mut interpreter: u64 = read::user(head).unwrap_or(0);
+    let mut interpreter: u64 = read::user_or_zero(head);
     let mut state: u64 = 0;
     // One loop for both lists: a step goes to the next thread, or to the next interpreter.
     for _ in 0..MAX_INTERPRETERS_SEARCHED + MAX_THREADS_SEARCHED {
@@ -132,8 +121,8 @@ fn search(layout: &ImageLayout, bias: u64, fs: u64) -> u64 {
             if interpreter == 0 {
                 return 0;
             }
-            state = read::user(interpreter + u64::from(layout.interp_threads)).unwrap_or(0);
-            interpreter = read::user(interpreter + u64::from(layout.interp_next)).unwrap_or(0);
+            state = read::user_or_zero(interpreter + u64::from(layout.interp_threads));
+            interpreter = read::user_or_zero(interpreter + u64::from(layout.interp_next));
             continue;
         }
         let Some(owner) = read::user::<u64>(state + u64::from(layout.tstate_thread_id)) else {
@@ -142,7 +131,7 @@ fn search(layout: &ImageLayout, bias: u64, fs: u64) -> u64 {
         if owner == fs {
             return state;
         }
-        state = read::user(state + u64::from(layout.tstate_next)).unwrap_or(0);
+        state = read::user_or_zero(state + u64::from(layout.tstate_next));
     }
     0
 }

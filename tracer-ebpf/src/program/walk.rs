@@ -2,11 +2,14 @@
 //! process, the others send the code objects and write the frames straight into a ring record.
 //!
 //! A thread that is in a probe does not run, so every pass sees the same frames.
+//!
+//! Counters of loops go through [`low_bits`]: the verifier follows every iteration, and states that differ only
+//! in what it knows of a counter would multiply.
 
 use tracer_ebpf::{
     config::Config,
-    layout::{ImageLayout, flag},
-    limits::{FRAME_WINDOW, MAX_FRAMES, MAX_WALK, STACK_CLASSES},
+    layout::ImageLayout,
+    limits::{FRAME_WINDOW, MAX_FRAMES},
     process::ProcessState,
     reason::Reason,
     record::{Frame, Head, StackHead, end, kind, stack_id},
@@ -14,14 +17,14 @@ use tracer_ebpf::{
 
 use crate::{
     code,
-    emit::{lose, reserve, submit},
+    emit::{lose, output, reserve},
     maps::STACKS,
-    read,
-    thread::{self, Found},
+    opaque::{less, low_bits},
+    read, thread,
 };
 
 /// Words of a frame window, rounded up to a power of two so that an index can be masked.
-pub(crate) const WINDOW_WORDS: usize = 16;
+const WINDOW_WORDS: usize = 16;
 const _: () = assert!(FRAME_WINDOW <= WINDOW_WORDS * 8);
 
 /// The low bits of a code pointer are a tag in 3.14 and newer; code objects are aligned in all versions.
@@ -43,85 +46,83 @@ pub(crate) struct Walker {
 /// A frame as the walk meets it.
 #[derive(Clone, Copy)]
 pub(crate) struct Raw {
-    pub(crate) code: u64,
-    pub(crate) instr: u64,
-}
-
-/// How one step of a walk went.
-pub(crate) enum Step {
-    Frame(Raw),
-    /// A C stub without Python code.
-    Stub,
-    End,
-    Unreadable,
+    code: u64,
+    instr: u64,
+    /// 1 for a Python frame, 0 for a C stub. A number and no `bool`: what hangs on it is computed, not
+    /// branched on, so that the verifier follows one path through an iteration.
+    counts: u64,
 }
 
 /// What the first pass found.
 struct Summary {
     hash: u64,
+    /// Python frames.
     depth: u32,
-    end: u8,
+    /// The frame at which the walk stopped, or 0 at the end.
+    rest: u64,
+}
+
+impl Summary {
+    #[inline(always)]
+    fn end(&self) -> u8 {
+        if self.rest == 0 {
+            end::COMPLETE
+        } else if self.depth as usize == MAX_FRAMES {
+            end::TRUNCATED
+        } else {
+            end::UNREADABLE
+        }
+    }
 }
 
 /// Id of the current thread's stack; sends it if the process has not sent it before.
-#[inline(always)]
-pub(crate) fn stack(walker: Walker, bias: u64) -> u64 {
-    let top = match thread::innermost_frame(walker.config, walker.layout, bias) {
-        Found::Frame(top) => top,
-        Found::Nothing => return stack_id::NO_PYTHON,
-        Found::Unreadable => {
+///
+/// One call in each program: every call is a walk of its own for the verifier.
+#[inline(never)]
+pub(crate) fn stack(walker: &Walker, bias: u64) -> u64 {
+    let top = thread::innermost_frame(walker.config, walker.layout, bias);
+    if top <= thread::UNREADABLE {
+        if top == thread::UNREADABLE {
             lose(walker.state, Reason::ThreadStateUnreadable);
             return stack_id::UNREADABLE;
         }
-    };
+        return stack_id::NO_PYTHON;
+    }
     let summary = summarize(walker, top);
     if summary.depth == 0 {
-        return if summary.end == end::UNREADABLE {
-            stack_id::UNREADABLE
-        } else {
+        return if summary.rest == 0 {
             stack_id::NO_PYTHON
+        } else {
+            stack_id::UNREADABLE
         };
     }
-    let id = summary.hash | stack_id::FIRST_HASH;
+    let end = summary.end();
+    let id = mix(summary.hash, u64::from(end)) | stack_id::FIRST_HASH;
     let key = id ^ u64::from(walker.pid).wrapping_mul(MIX);
     // SAFETY: a lookup; the value is not kept.
     if unsafe { STACKS.get(key) }.is_none() {
-        send(walker, top, id, key, &summary);
+        send(walker, top, id, key, end);
     }
     id
 }
 
-/// Reads the frame at `at` and moves `at` to the one that called it.
+/// Reads the frame at `at` and moves `at` to the one that called it. `None` at the end (`at` is 0) and where
+/// memory cannot be read.
 #[inline(always)]
-pub(crate) fn step(layout: &ImageLayout, at: &mut u64, window: &mut [u64; WINDOW_WORDS]) -> Step {
-    if *at == 0 {
-        return Step::End;
-    }
+fn step(layout: &ImageLayout, at: &mut u64, window: &mut [u64; WINDOW_WORDS]) -> Option<Raw> {
+    let from = *at + u64::from(layout.frame_window);
     // SAFETY: the window is larger than FRAME_WINDOW.
-    let read = unsafe {
-        read::user_bytes(
-            window.as_mut_ptr().cast(),
-            FRAME_WINDOW as u32,
-            *at + u64::from(layout.frame_window),
-        )
-    };
-    if !read {
-        return Step::Unreadable;
+    if unsafe { read::user_bytes(window.as_mut_ptr().cast(), FRAME_WINDOW as u32, from) } == 0 {
+        return None;
     }
     *at = word(window, layout.frame_back);
     let code = word(window, layout.frame_code) & !TAG_MASK;
-    if layout.flags & flag::FRAME_HAS_OWNER != 0 {
-        let owner = word(window, layout.frame_owner) >> ((layout.frame_owner & 7) * 8);
-        if owner as u8 >= layout.frame_owner_skip as u8 {
-            return Step::Stub;
-        }
-    }
-    if code == 0 {
-        return Step::Stub;
-    }
-    Step::Frame(Raw {
+    let owner = (word(window, layout.frame_owner) >> ((layout.frame_owner & 7) * 8)) & 0xff;
+    let counts = less(owner, u64::from(layout.frame_owner_skip));
+    Some(Raw {
         code,
         instr: word(window, layout.frame_instr),
+        counts,
     })
 }
 
@@ -131,39 +132,25 @@ fn word(window: &[u64; WINDOW_WORDS], offset: u32) -> u64 {
 }
 
 /// First pass.
-#[inline(always)]
-fn summarize(walker: Walker, top: u64) -> Summary {
+#[inline(never)]
+fn summarize(walker: &Walker, top: u64) -> Summary {
     let mut window = [0; WINDOW_WORDS];
     let mut at = top;
     // SAFETY: a map value.
     let mut hash = unsafe { (*walker.state).epoch };
-    let mut depth = walker.config.zero;
-    let mut end = end::TRUNCATED;
-    for _ in 0..MAX_WALK {
-        if depth >= MAX_FRAMES as u32 {
+    let mut depth = low_bits::<511>(walker.config.zero);
+    for _ in 0..MAX_FRAMES {
+        let Some(frame) = step(walker.layout, &mut at, &mut window) else {
             break;
-        }
-        match step(walker.layout, &mut at, &mut window) {
-            Step::Frame(frame) => {
-                hash = mix(mix(hash, frame.code), frame.instr);
-                depth = (depth + 1) & 511;
-            }
-            Step::Stub => {}
-            Step::End => {
-                end = end::COMPLETE;
-                break;
-            }
-            Step::Unreadable => {
-                end = end::UNREADABLE;
-                lose(walker.state, Reason::FrameUnreadable);
-                break;
-            }
-        }
+        };
+        let mixed = mix(mix(hash, frame.code), frame.instr);
+        hash ^= (hash ^ mixed) & frame.counts.wrapping_neg();
+        depth = low_bits::<511>(depth + frame.counts as u32);
     }
     Summary {
-        hash: mix(hash, u64::from(end)),
+        hash,
         depth,
-        end,
+        rest: at,
     }
 }
 
@@ -173,17 +160,48 @@ fn mix(hash: u64, value: u64) -> u64 {
     mixed ^ (mixed >> 29)
 }
 
-/// Later passes: code objects, then the frames.
+/// A stack in ring memory that is given back: there is no other memory that a preemptible program could use.
+#[repr(C)]
+pub(crate) struct Scratch {
+    pub(crate) head: StackHead,
+    pub(crate) frames: [Frame; MAX_FRAMES],
+    pub(crate) codes: code::Progress,
+}
+
+/// Second pass: the frames into scratch memory, from there the code objects that are new, and the stack.
 #[inline(never)]
-fn send(walker: Walker, top: u64, id: u64, key: u64, summary: &Summary) {
-    let codes_sent = code::send_unknown(walker, top);
-    let sent = if summary.depth <= STACK_CLASSES[0] as u32 {
-        write::<{ STACK_CLASSES[0] }>(walker, top, id, summary)
-    } else if summary.depth <= STACK_CLASSES[1] as u32 {
-        write::<{ STACK_CLASSES[1] }>(walker, top, id, summary)
-    } else {
-        write::<{ STACK_CLASSES[2] }>(walker, top, id, summary)
+fn send(walker: &Walker, top: u64, id: u64, key: u64, end: u8) {
+    let Some(mut entry) = reserve::<Scratch>() else {
+        lose(walker.state, Reason::RingFullStack);
+        return;
     };
+    let scratch = entry.as_mut_ptr();
+    let depth = collect(walker, top, scratch);
+    let codes_sent = code::send_unknown(walker, scratch, depth);
+    let mut frames = low_bits::<511>(depth);
+    if frames > MAX_FRAMES as u32 {
+        frames = MAX_FRAMES as u32;
+    }
+    let len = size_of::<StackHead>() as u32 + frames * size_of::<Frame>() as u32;
+    // SAFETY: `scratch` is reserved ring memory.
+    unsafe {
+        (*scratch).head = StackHead {
+            head: Head {
+                kind: kind::STACK,
+                flags: 0,
+                len: len as u16,
+                pid: walker.pid,
+            },
+            id,
+            depth: depth as u16,
+            end,
+            reserved: 0,
+            tid: walker.tid,
+        };
+    }
+    // SAFETY: `len` is at most the size of the head and all frames.
+    let sent = unsafe { output(scratch.cast(), len) };
+    entry.discard(0);
     if !sent {
         lose(walker.state, Reason::RingFullStack);
     } else if codes_sent {
@@ -192,75 +210,34 @@ fn send(walker: Walker, top: u64, id: u64, key: u64, summary: &Summary) {
     }
 }
 
-#[repr(C)]
-struct StackRecord<const N: usize> {
-    head: StackHead,
-    frames: [Frame; N],
-}
-
+/// Writes the frames to `scratch`; how many.
 #[inline(always)]
-fn write<const N: usize>(walker: Walker, top: u64, id: u64, summary: &Summary) -> bool {
-    let Some(mut entry) = reserve::<StackRecord<N>>(walker.pid) else {
-        return false;
-    };
-    let record = entry.as_mut_ptr();
+fn collect(walker: &Walker, top: u64, scratch: *mut Scratch) -> u32 {
     let mut window = [0; WINDOW_WORDS];
     let mut at = top;
-    let mut depth = walker.config.zero as usize;
-    for _ in 0..MAX_WALK {
-        match step(walker.layout, &mut at, &mut window) {
-            Step::Frame(frame) => {
-                if depth >= N {
-                    break;
-                }
-                // SAFETY: ring memory of this type, index checked.
-                unsafe {
-                    (*record).frames[depth] = Frame {
-                        code: frame.code,
-                        instr: offset(walker.layout, frame),
-                        reserved: 0,
-                    };
-                }
-                depth = (depth + 1) & 511;
-            }
-            Step::Stub => {}
-            Step::End | Step::Unreadable => break,
-        }
-    }
-    // Frames past `depth` stay unwritten: the record's length leaves them out.
-    let len = (size_of::<StackHead>() + depth * size_of::<Frame>()) as u16;
-    // SAFETY: ring memory of this type.
-    unsafe {
-        (*record).head = StackHead {
-            head: Head {
-                kind: kind::STACK,
-                flags: 0,
-                len,
-                pid: walker.pid,
-            },
-            id,
-            depth: depth as u16,
-            end: summary.end,
-            reserved: 0,
-            tid: walker.tid,
+    let mut depth = low_bits::<511>(walker.config.zero);
+    for _ in 0..MAX_FRAMES {
+        let Some(frame) = step(walker.layout, &mut at, &mut window) else {
+            break;
         };
+        let to = low_bits::<511>(depth) & (MAX_FRAMES as u32 - 1);
+        // SAFETY: `scratch` is reserved ring memory, the index is below MAX_FRAMES. A stub is overwritten by
+        // the frame after it.
+        unsafe {
+            let to = (&raw mut (*scratch).frames).cast::<Frame>().add(to as usize);
+            (*to).code = frame.code;
+            (*to).instr = offset(walker.layout, frame);
+            (*to).reserved = 0;
+        }
+        depth = low_bits::<511>(depth + frame.counts as u32);
     }
-    submit(entry, walker.pid);
-    true
+    depth
 }
 
-/// Byte offset of a frame's instruction from the first one of its code.
+/// Byte offset of a frame's instruction from the first one of its code. Computed without a branch.
 #[inline(always)]
 fn offset(layout: &ImageLayout, frame: Raw) -> i32 {
-    if layout.flags & flag::LASTI_INDEX == 0 {
-        return frame
-            .instr
-            .wrapping_sub(frame.code + u64::from(layout.code_first_instr)) as i32;
-    }
-    let index = frame.instr as i32;
-    if layout.flags & flag::LASTI_CODE_UNITS != 0 {
-        index.wrapping_mul(2)
-    } else {
-        index
-    }
+    let instr = (frame.instr as u32) << (layout.frame_instr_shift & 1);
+    let first = (frame.code as u32).wrapping_add(layout.code_first_instr);
+    instr.wrapping_sub(first & layout.frame_instr_is_pointer) as i32
 }

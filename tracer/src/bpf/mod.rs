@@ -1,1 +1,21 @@
 //! Loads, attaches and detaches the eBPF programs; the only module that names aya.
+//!
+//! aya owns the maps, the tracepoint programs and the per-point links. What it cannot do yet (multi and
+//! session links) is in `raw`. Invariant: a probe stands only while its [`Tracer`] lives; the kernel takes
+//! everything down if the process dies in any way.
+
+mod error;
+mod features;
+mod kernel;
+mod links;
+mod object;
+mod raw;
+mod ring;
+mod tracer;
+
+pub use error::BpfError;
+pub use features::{Features, LinkKind};
+pub use kernel::KernelFacts;
+pub use object::object_sha;
+pub use ring::RingReader;
+pub use tracer::{LiveCounters, Settings, Target, Tracer};

@@ -1,0 +1,100 @@
+//! What the programs must know of the running kernel, from its own type information (BTF).
+//!
+//! Rust eBPF has no CO-RE relocations, so offsets are looked up here and handed over in a map.
+
+use btf_rs::{Btf, BtfType as _, Type};
+use tracer_ebpf::{config::Config, kfunc};
+
+use super::BpfError;
+
+const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// Offsets of kernel structures, and the ids of kernel functions.
+#[derive(Clone, Debug)]
+pub struct KernelFacts {
+    /// The offsets, in the form the programs take; filter and marks are not filled in.
+    pub offsets: Config,
+    /// BTF id of each of `tracer_ebpf::kfunc::ALL`, where the kernel has it.
+    pub kfuncs: Vec<(u32, Option<u32>)>,
+}
+
+impl KernelFacts {
+    /// Reads the running kernel's BTF. About 50 ms.
+    pub fn read() -> Result<Self, BpfError> {
+        let btf = Btf::from_file(VMLINUX).map_err(|error| BpfError::NoBtf {
+            path: VMLINUX,
+            source: error.into(),
+        })?;
+        let thread = member(&btf, "task_struct", "thread", "task_struct.thread")?;
+        let fs_base = member(&btf, "thread_struct", "fsbase", "thread_struct.fsbase")?;
+        let task = |name, field| member(&btf, "task_struct", name, field);
+        let offsets = Config {
+            task_fs_base: thread + fs_base,
+            task_group_leader: task("group_leader", "task_struct.group_leader")?,
+            // Named real_start_time before 5.5.
+            task_start: task("start_boottime", "task_struct.start_boottime")?,
+            task_real_parent: task("real_parent", "task_struct.real_parent")?,
+            task_tgid: task("tgid", "task_struct.tgid")?,
+            task_pid: task("pid", "task_struct.pid")?,
+            task_mm: task("mm", "task_struct.mm")?,
+            task_signal: task("signal", "task_struct.signal")?,
+            signal_live: member(&btf, "signal_struct", "live", "signal_struct.live")?,
+            mm_arg_start: member(&btf, "mm_struct", "arg_start", "mm_struct.arg_start")?,
+            ..Config::default()
+        };
+        let kfuncs = kfunc::ALL
+            .iter()
+            .map(|&(number, name)| (number, function(&btf, name)))
+            .collect();
+        Ok(Self { offsets, kfuncs })
+    }
+
+    /// Whether session programs can be loaded: the kernel has all that they call.
+    pub fn has_session_functions(&self) -> bool {
+        self.kfuncs.iter().all(|(_, id)| id.is_some())
+    }
+}
+
+/// BTF id of a kernel function.
+fn function(btf: &Btf, name: &str) -> Option<u32> {
+    let ids = btf.resolve_ids_by_name(name).ok()?;
+    ids.into_iter()
+        .find(|&id| matches!(btf.resolve_type_by_id(id), Ok(Type::Func(_))))
+}
+
+/// Byte offset of a member of a structure, members of anonymous structures and unions included.
+fn member(btf: &Btf, structure: &str, name: &str, field: &'static str) -> Result<u32, BpfError> {
+    let missing = BpfError::NoField { field };
+    let Ok(types) = btf.resolve_types_by_name(structure) else {
+        return Err(missing);
+    };
+    types
+        .iter()
+        .find_map(|found| match found {
+            Type::Struct(found) if !found.members.is_empty() => member_of(btf, &found.members, name, 0, 0),
+            _ => None,
+        })
+        .ok_or(missing)
+}
+
+/// Anonymous members nest a few levels at most.
+const MAX_NESTING: u32 = 8;
+
+fn member_of(btf: &Btf, members: &[btf_rs::Member], name: &str, base: u32, nesting: u32) -> Option<u32> {
+    if nesting > MAX_NESTING {
+        return None;
+    }
+    members.iter().find_map(|member| {
+        let offset = base + member.bit_offset() / 8;
+        match btf.resolve_name(member) {
+            Ok(found) if found == name => Some(offset),
+            Ok(found) if !found.is_empty() => None,
+            _ => match btf.resolve_type_by_id(member.get_type_id()?) {
+                Ok(Type::Struct(inner) | Type::Union(inner)) => {
+                    member_of(btf, &inner.members, name, offset, nesting + 1)
+                }
+                _ => None,
+            },
+        }
+    })
+}

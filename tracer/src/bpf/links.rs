@@ -1,0 +1,184 @@
+//! One image's probes, in as few links as the kernel allows, and the way down again.
+//!
+//! Closing a multi link costs one grace period for all its points; closing per-point links costs one each,
+//! one after the other (0.1 s and more), so those are closed on many threads at once.
+
+use std::{
+    os::fd::{AsFd as _, OwnedFd},
+    thread,
+};
+
+use aya::{
+    Ebpf,
+    programs::{
+        Program, UProbe,
+        uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope},
+    },
+};
+
+use super::{
+    BpfError, KernelFacts, LinkKind, object,
+    raw::{self, Attach},
+};
+
+/// One probe: where in the file, and the cookie that names its site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Point {
+    pub(super) offset: u64,
+    pub(super) cookie: u64,
+    pub(super) half: Half,
+}
+
+/// Which halves of a call are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Half {
+    Entry,
+    Both,
+}
+
+/// Something that holds probes in place until it is dropped.
+pub(super) enum Link {
+    Multi { _fd: OwnedFd },
+    Point { _link: UProbeLink },
+}
+
+/// The probe programs, loaded in the best way that this kernel has.
+pub(super) enum Programs {
+    Session {
+        entry: OwnedFd,
+        session: OwnedFd,
+    },
+    Multi {
+        entry: OwnedFd,
+        call: OwnedFd,
+        back: OwnedFd,
+    },
+    PerPoint,
+}
+
+impl Programs {
+    /// Loads the programs for `kind`.
+    pub(super) fn load(ebpf: &mut Ebpf, kernel: &KernelFacts, kind: LinkKind) -> Result<Self, BpfError> {
+        match kind {
+            LinkKind::Session => Ok(Self::Session {
+                entry: object::load_program(ebpf, kernel, "on_entry", Attach::Multi)?,
+                session: object::load_program(ebpf, kernel, "on_session", Attach::Session)?,
+            }),
+            LinkKind::Multi => Ok(Self::Multi {
+                entry: object::load_program(ebpf, kernel, "on_entry", Attach::Multi)?,
+                call: object::load_program(ebpf, kernel, "on_call", Attach::Multi)?,
+                back: object::load_program(ebpf, kernel, "on_return", Attach::Multi)?,
+            }),
+            LinkKind::PerPoint => {
+                for name in ["on_entry", "on_call", "on_return"] {
+                    uprobe(ebpf, name)?
+                        .load()
+                        .map_err(|error| BpfError::Object { source: error.into() })?;
+                }
+                Ok(Self::PerPoint)
+            }
+        }
+    }
+
+    /// Attaches `points` of the file that `path` leads to, in every process.
+    pub(super) fn attach(
+        &self,
+        ebpf: &mut Ebpf,
+        path: &str,
+        points: &[Point],
+    ) -> Result<Vec<Link>, BpfError> {
+        let entries: Vec<Point> = points
+            .iter()
+            .copied()
+            .filter(|point| point.half == Half::Entry)
+            .collect();
+        let calls: Vec<Point> = points
+            .iter()
+            .copied()
+            .filter(|point| point.half == Half::Both)
+            .collect();
+        let mut links = Vec::new();
+        match self {
+            Self::Session { entry, session } => {
+                links.extend(multi(entry, Attach::Multi, raw::Return::No, path, &entries)?);
+                links.extend(multi(session, Attach::Session, raw::Return::No, path, &calls)?);
+            }
+            Self::Multi { entry, call, back } => {
+                links.extend(multi(entry, Attach::Multi, raw::Return::No, path, &entries)?);
+                // The second halves first: a call whose first half is seen has its second half seen too.
+                links.extend(multi(back, Attach::Multi, raw::Return::Yes, path, &calls)?);
+                links.extend(multi(call, Attach::Multi, raw::Return::No, path, &calls)?);
+            }
+            Self::PerPoint => {
+                for (name, points) in [("on_entry", &entries), ("on_return", &calls), ("on_call", &calls)] {
+                    for point in points {
+                        links.push(single(ebpf, name, path, *point)?);
+                    }
+                }
+            }
+        }
+        Ok(links)
+    }
+}
+
+fn multi(
+    program: &OwnedFd,
+    attach: Attach,
+    half: raw::Return,
+    path: &str,
+    points: &[Point],
+) -> Result<Option<Link>, BpfError> {
+    if points.is_empty() {
+        return Ok(None);
+    }
+    let offsets: Vec<u64> = points.iter().map(|point| point.offset).collect();
+    let cookies: Vec<u64> = points.iter().map(|point| point.cookie).collect();
+    raw::link(program.as_fd(), attach, half, path, &offsets, &cookies)
+        .map(|fd| Some(Link::Multi { _fd: fd }))
+        .map_err(|error| BpfError::Attach {
+            path: path.to_owned(),
+            points: points.len(),
+            source: error.into(),
+        })
+}
+
+fn uprobe<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut UProbe, BpfError> {
+    match ebpf.program_mut(name) {
+        Some(Program::UProbe(program)) => Ok(program),
+        _ => Err(BpfError::Missing {
+            what: "program",
+            name,
+        }),
+    }
+}
+
+fn single(ebpf: &mut Ebpf, name: &'static str, path: &str, point: Point) -> Result<Link, BpfError> {
+    let program = uprobe(ebpf, name)?;
+    let at = UProbeAttachPoint {
+        location: UProbeAttachLocation::AbsoluteOffset(point.offset),
+        cookie: Some(point.cookie),
+    };
+    program
+        .attach(at, path, UProbeScope::AllProcesses)
+        .and_then(|id| program.take_link(id))
+        .map(|link| Link::Point { _link: link })
+        .map_err(|error| BpfError::Attach {
+            path: path.to_owned(),
+            points: 1,
+            source: error.into(),
+        })
+}
+
+/// Most threads that close links at the same time: grace periods overlap, so more threads mean less waiting.
+const CLOSERS: usize = 64;
+
+/// Takes the probes of `links` down and returns when all are.
+pub(super) fn close(mut links: Vec<Link>) {
+    let share = links.len().div_ceil(CLOSERS).max(1);
+    thread::scope(|scope| {
+        while !links.is_empty() {
+            let part = links.split_off(links.len().saturating_sub(share));
+            scope.spawn(move || drop(part));
+        }
+    });
+}

@@ -1,0 +1,300 @@
+//! A tracer: the loaded programs, the images they are attached to, the tables and counters.
+
+use aya::{
+    Ebpf, Pod,
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
+    programs::{Program, RawTracePoint},
+};
+use aya_log::EbpfLogger;
+use tracer_ebpf::{
+    config::{Config, filter},
+    layout::ImageLayout,
+    limits::{MAX_IMAGES, MAX_SITES},
+    process::ProcessState,
+    reason::{REASONS, Reason},
+    site::Site,
+};
+
+use super::{
+    BpfError, Features, KernelFacts, LinkKind, RingReader,
+    links::{self, Half, Link, Point, Programs},
+    object::{self, RING},
+};
+use crate::{
+    ingest::event::Counters,
+    plan::{Half as PlannedHalf, PlannedSite},
+    units::{BootNs, ImageId, Pid},
+};
+
+/// Which processes are traced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// All that map a known image.
+    WholeHost,
+    /// These and their children.
+    Processes(Vec<Pid>),
+}
+
+/// How a tracer is set up.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Who is traced.
+    pub target: Target,
+    /// Bytes of the ring; a power of two, at least a page.
+    pub ring_bytes: u32,
+    /// Level of the programs' own log lines, `log::LevelFilter` as a number; 0 is off.
+    pub log_level: u8,
+    /// A way to attach other than the best one.
+    pub links: Option<LinkKind>,
+}
+
+/// Counters of a process that still runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LiveCounters {
+    /// The process.
+    pub pid: Pid,
+    /// Its start time.
+    pub start: BootNs,
+    /// The counters.
+    pub counters: Counters,
+}
+
+/// The kernel's structures as values of maps.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Plain<T>(T);
+
+// SAFETY: the types are `#[repr(C)]`, made of integers without padding (their sizes are asserted in the ABI).
+unsafe impl Pod for Plain<Config> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<ImageLayout> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Site> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<ProcessState> {}
+
+/// Loaded programs and what they are attached to. Dropping it takes every probe down.
+pub struct Tracer {
+    ebpf: Ebpf,
+    programs: Programs,
+    kind: LinkKind,
+    links: Vec<Link>,
+    images: usize,
+    sites: usize,
+}
+
+impl Tracer {
+    /// Loads everything and follows forks, execs and exits. Nothing is probed yet.
+    pub fn load(kernel: &KernelFacts, settings: &Settings) -> Result<Self, BpfError> {
+        let mut ebpf = object::load_maps(settings.ring_bytes, settings.log_level)?;
+        let kind = settings
+            .links
+            .unwrap_or_else(|| Features::probe(&ebpf, kernel).links);
+        let filter = match settings.target {
+            Target::WholeHost => filter::ALL,
+            Target::Processes(_) => filter::LISTED,
+        };
+        let config = Config {
+            filter,
+            wake_at: settings.ring_bytes / 4,
+            own_pid: std::process::id(),
+            ..kernel.offsets
+        };
+        array::<Config>(&mut ebpf, "CONFIG", 0, config)?;
+        let programs = Programs::load(&mut ebpf, kernel, kind)?;
+        let mut tracer = Self {
+            ebpf,
+            programs,
+            kind,
+            links: Vec::new(),
+            images: 0,
+            sites: 0,
+        };
+        if let Target::Processes(pids) = &settings.target {
+            for &pid in pids {
+                tracer.add_target(pid)?;
+            }
+        }
+        for (name, tracepoint) in [
+            ("on_fork", "sched_process_fork"),
+            ("on_exec", "sched_process_exec"),
+            ("on_exit", "sched_process_exit"),
+        ] {
+            tracer.follow(name, tracepoint)?;
+        }
+        Ok(tracer)
+    }
+
+    /// How probes are attached.
+    pub fn links(&self) -> LinkKind {
+        self.kind
+    }
+
+    /// Traces one more process and its children to come.
+    pub fn add_target(&mut self, pid: Pid) -> Result<(), BpfError> {
+        let name = "TARGETS";
+        let map = self
+            .ebpf
+            .map_mut(name)
+            .ok_or(BpfError::Missing { what: "map", name })?;
+        HashMap::<_, u32, u32>::try_from(map)
+            .and_then(|mut map| map.insert(pid.get(), 1, 0))
+            .map_err(|source| BpfError::Map { name, source })
+    }
+
+    /// Attaches the sites of an image to the file that `path` leads to. When this returns, every process that
+    /// maps the file is traced, those to come too.
+    pub fn attach(
+        &mut self,
+        path: &str,
+        layout: &ImageLayout,
+        sites: &[PlannedSite],
+    ) -> Result<ImageId, BpfError> {
+        if self.images >= MAX_IMAGES {
+            return Err(BpfError::Full {
+                what: "images",
+                limit: MAX_IMAGES,
+            });
+        }
+        if self.sites + sites.len() > MAX_SITES {
+            return Err(BpfError::Full {
+                what: "sites",
+                limit: MAX_SITES,
+            });
+        }
+        let image = number(self.images);
+        array(&mut self.ebpf, "IMAGES", image, *layout)?;
+        let mut points = Vec::with_capacity(sites.len());
+        for (index, planned) in (self.sites..).zip(sites) {
+            let site = Site {
+                address: planned.address.get(),
+                image,
+                role: planned.role as u32,
+                flags: planned.flags,
+                reserved: 0,
+            };
+            array(&mut self.ebpf, "SITES", number(index), site)?;
+            let half = match planned.half {
+                PlannedHalf::EntryOnly => Half::Entry,
+                PlannedHalf::EntryAndReturn => Half::Both,
+            };
+            points.push(Point {
+                offset: planned.offset.get(),
+                cookie: index as u64,
+                half,
+            });
+        }
+        // The numbers are used up even if the links fail: a part of them may have been hit.
+        self.images += 1;
+        self.sites += sites.len();
+        self.links
+            .extend(self.programs.attach(&mut self.ebpf, path, &points)?);
+        Ok(ImageId(image))
+    }
+
+    /// The ring; can be taken once.
+    pub fn take_ring(&mut self) -> Result<RingReader, BpfError> {
+        let map = self.ebpf.take_map(RING).ok_or(BpfError::Missing {
+            what: "map",
+            name: RING,
+        })?;
+        RingBuf::<MapData>::try_from(map)
+            .map(RingReader::new)
+            .map_err(|source| BpfError::Map { name: RING, source })
+    }
+
+    /// The programs' log lines; can be taken once.
+    pub fn take_log(&mut self) -> Option<EbpfLogger<&'static dyn log::Log>> {
+        EbpfLogger::init(&mut self.ebpf).ok()
+    }
+
+    /// Counters of the processes that run, and of those whose end could not be told.
+    pub fn counters(&self) -> Result<Vec<LiveCounters>, BpfError> {
+        let name = "PROCESSES";
+        let map = self
+            .ebpf
+            .map(name)
+            .ok_or(BpfError::Missing { what: "map", name })?;
+        let map = HashMap::<_, u32, Plain<ProcessState>>::try_from(map)
+            .map_err(|source| BpfError::Map { name, source })?;
+        // An entry can go while the map is read: its process has sent its last counters by itself.
+        Ok(map
+            .iter()
+            .flatten()
+            .map(|(pid, Plain(state))| LiveCounters {
+                pid: Pid(pid),
+                start: BootNs(state.start_ns),
+                counters: Counters {
+                    allocs: state.allocs,
+                    frees: state.frees,
+                    reallocs: state.reallocs,
+                    hits: state.hits,
+                    losses: state.losses,
+                },
+            })
+            .collect())
+    }
+
+    /// Losses that no process could be charged with, by reason.
+    pub fn unattributed(&self) -> Result<[u64; REASONS], BpfError> {
+        let name = "UNATTRIBUTED";
+        let map = self
+            .ebpf
+            .map(name)
+            .ok_or(BpfError::Missing { what: "map", name })?;
+        let map = PerCpuArray::<_, u64>::try_from(map).map_err(|source| BpfError::Map { name, source })?;
+        let mut sums = [0; REASONS];
+        for (reason, sum) in Reason::ALL.into_iter().zip(&mut sums) {
+            let values = map
+                .get(&(reason as u32), 0)
+                .map_err(|source| BpfError::Map { name, source })?;
+            *sum = values.iter().sum();
+        }
+        Ok(sums)
+    }
+
+    /// Takes every probe down. The counters and the ring can still be read.
+    pub fn detach(&mut self) {
+        links::close(std::mem::take(&mut self.links));
+    }
+
+    fn follow(&mut self, name: &'static str, tracepoint: &str) -> Result<(), BpfError> {
+        let program: &mut RawTracePoint = match self.ebpf.program_mut(name) {
+            Some(Program::RawTracePoint(program)) => program,
+            _ => {
+                return Err(BpfError::Missing {
+                    what: "program",
+                    name,
+                });
+            }
+        };
+        program
+            .load()
+            .and_then(|()| program.attach(tracepoint))
+            .map(drop)
+            .map_err(|error| BpfError::Object { source: error.into() })
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        self.detach();
+    }
+}
+
+/// Table sizes fit 32 bits; a number that does not is refused by the map.
+fn number(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
+}
+
+fn array<T: Copy + 'static>(ebpf: &mut Ebpf, name: &'static str, index: u32, value: T) -> Result<(), BpfError>
+where
+    Plain<T>: Pod,
+{
+    let map: &mut Map = ebpf
+        .map_mut(name)
+        .ok_or(BpfError::Missing { what: "map", name })?;
+    Array::<_, Plain<T>>::try_from(map)
+        .and_then(|mut map| map.set(index, Plain(value), 0))
+        .map_err(|source| BpfError::Map { name, source })
+}
