@@ -45,7 +45,7 @@ pub struct Meta {
     pub settings: BTreeMap<String, String>,
 }
 
-/// An ELF file that holds a CPython runtime, as it was attached to.
+/// An ELF file that holds a Python runtime, as it was attached to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ImageRecord {
@@ -53,7 +53,7 @@ pub struct ImageRecord {
     pub id: ImageId,
     /// Path, as the first process that mapped it saw it.
     pub path: String,
-    /// CPython version, such as `3.12.1`.
+    /// Version of Python, such as `3.12.1`.
     pub version: String,
     /// `PY_VERSION_HEX`.
     pub version_hex: u32,
@@ -103,7 +103,7 @@ pub struct ProcessRecord {
     pub cgroup: String,
     /// Container id, 64 hexadecimal digits; empty if it is in none.
     pub container: String,
-    /// CPython version it runs.
+    /// Version of Python it runs.
     pub python: String,
     /// Allocator in use: `pymalloc`, `malloc`, `debug` or `mimalloc`; empty if unknown.
     pub allocator: String,

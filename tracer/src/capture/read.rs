@@ -201,7 +201,7 @@ impl<R: Read> Reader<R> {
     /// The next block; `None` for one that this version does not know.
     fn block(&mut self) -> Result<Option<Block>, Stop> {
         let mut head = [0; HEAD_BYTES];
-        match read_up_to(&mut self.from, &mut head).map_err(broken)? {
+        match read_up_to(&mut self.from, &mut head).map_err(|error| broken(&error))? {
             0 => return Err(Stop::Cut("it has no end block")),
             HEAD_BYTES => {}
             _ => return Err(Stop::Cut("it stops in the middle of a block")),
@@ -212,7 +212,7 @@ impl<R: Read> Reader<R> {
         let len = (&mut self.from)
             .take(u64::from(frame.stored_len))
             .read_to_end(&mut stored)
-            .map_err(broken)?;
+            .map_err(|error| broken(&error))?;
         if len < frame.stored_len as usize {
             return Err(Stop::Cut("it stops in the middle of a block"));
         }
@@ -274,7 +274,7 @@ impl<R: Read> Iterator for Reader<R> {
     }
 }
 
-fn broken(error: io::Error) -> Stop {
+fn broken(error: &io::Error) -> Stop {
     Stop::Corrupt(format!("it cannot be read: {error}"))
 }
 

@@ -14,7 +14,7 @@ use super::{
     event::{BlockKind, Code, Event, Gone, GoneReason, LineTable, Process, Stack, StackEnd, Text, TextKind},
     field::put,
 };
-use crate::units::Pid;
+use crate::units::{Pid, ProcAddr};
 
 /// Appends the record of `event` to `out`.
 pub fn encode(event: &Event<'_>, out: &mut Vec<u8>) {
@@ -45,7 +45,7 @@ pub fn encode(event: &Event<'_>, out: &mut Vec<u8>) {
             let r = start(out, size_of::<R>(), kind::REALLOC, flags(e.kind), e.pid);
             put!(r, R, tid, e.tid.get());
             put!(r, R, time_ns, e.time.get());
-            put!(r, R, old, e.old.map_or(0, |old| old.get()));
+            put!(r, R, old, e.old.map_or(0, ProcAddr::get));
             put!(r, R, addr, e.addr.get());
             put!(r, R, requested, e.requested.get());
             put!(r, R, raw_size, e.raw_size.get());

@@ -58,6 +58,7 @@ fn text(bytes: &[u8], small: u8) -> Text<'_> {
 }
 
 impl Material {
+    #[expect(clippy::many_single_char_names, reason = "numbers without a meaning")]
     fn event(&self) -> Event<'_> {
         let [a, b, c, d, e, f, g, h] = self.numbers;
         let pid = Pid(low(a));
@@ -98,7 +99,7 @@ impl Material {
                 pid,
                 code: ProcAddr(b),
                 first_line: low(c).cast_signed(),
-                line_table_len: (self.small % 3 != 0).then_some(low(d) >> 1),
+                line_table_len: (!self.small.is_multiple_of(3)).then_some(low(d) >> 1),
                 line_table: ProcAddr(e),
                 version_hex: low(f),
                 filename: text(&self.first, self.small),
@@ -196,8 +197,7 @@ proptest! {
             let at = at.index(bytes.len());
             *bytes.get_mut(at).unwrap() = value;
         }
-        let mut decoder = Decoder::new(&bytes);
-        while let Some(event) = decoder.next() {
+        for event in Decoder::new(&bytes) {
             if let Event::Stack(stack) = event {
                 prop_assert!(stack.frames().len() <= usize::from(u16::MAX) / 16);
             }
