@@ -1,0 +1,40 @@
+//! Where the interpreters are that this module's tests run, if they are installed.
+//!
+//! Tests skip what is missing and say so; the end-to-end tests are those that fail without an interpreter.
+
+#![expect(clippy::print_stderr, reason = "a test says why it skips")]
+
+use std::path::{Path, PathBuf};
+
+/// The root of a version manager that has built shared Pythons, as `pyenv` does.
+pub(super) fn pyenv_root() -> Option<PathBuf> {
+    let root = std::env::var_os("PYENV_ROOT")
+        .map(PathBuf::from)
+        .or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".pyenv")))?;
+    present(root.join("versions")).map(|_| root)
+}
+
+/// Directory of one of its versions.
+pub(super) fn pyenv_version(version: &str) -> Option<PathBuf> {
+    present(pyenv_root()?.join("versions").join(version))
+}
+
+/// A distribution's static Python.
+pub(super) fn static_python() -> Option<PathBuf> {
+    present("/usr/bin/python3.11".into())
+}
+
+/// A Python below another root, and that root.
+pub(super) fn python_below_another_root() -> Option<(PathBuf, PathBuf)> {
+    let root = present("/var/cache/pyrobe/sid".into())?;
+    let names = ["3.13", "3.14", "3.15"].map(|version| root.join(format!("usr/bin/python{version}")));
+    Some((names.into_iter().find(|path| path.exists())?, root))
+}
+
+fn present(path: PathBuf) -> Option<PathBuf> {
+    let exists = path.exists();
+    if !exists {
+        eprintln!("skipped: there is no {}", path.display());
+    }
+    exists.then_some(path)
+}
