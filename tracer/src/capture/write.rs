@@ -181,24 +181,16 @@ impl Writer {
 
     /// Adds whole records of a ring, in the order in which the ring gave them.
     pub fn events(&mut self, ring: u32, records: &[u8]) -> Result<(), WriteError> {
+        // Less than a block is gathered already, so the sum stays below what readers accept.
+        if records.len() > MAX_RAW - BLOCK_BYTES - EVENTS_HEAD {
+            self.unwritten += records.len() as u64;
+            return Err(too_long());
+        }
         let gathered = self.rings.entry(ring).or_insert_with(|| {
             let mut start = Vec::with_capacity(BLOCK_BYTES + (BLOCK_BYTES >> 2));
             start.extend_from_slice(&events_head(ring));
             start
         });
-        // A block can be no longer than readers accept. Records are far shorter, so callers' pieces are too.
-        if gathered.len() + records.len() > MAX_RAW {
-            let gathered = std::mem::take(gathered);
-            self.rings.remove(&ring);
-            self.event_block(&gathered)?;
-            if EVENTS_HEAD + records.len() > MAX_RAW {
-                self.unwritten += records.len() as u64;
-                return Err(WriteError::Encode {
-                    source: io::Error::new(io::ErrorKind::InvalidInput, "too many records at once"),
-                });
-            }
-            return self.events(ring, records);
-        }
         gathered.extend_from_slice(records);
         if gathered.len() >= BLOCK_BYTES {
             self.flush_ring(ring)?;
@@ -276,9 +268,7 @@ impl Writer {
             });
         }
         if raw.len() > MAX_RAW {
-            return Err(WriteError::Encode {
-                source: io::Error::new(io::ErrorKind::InvalidInput, "block too long"),
-            });
+            return Err(too_long());
         }
         self.block.clear();
         self.block
@@ -344,6 +334,12 @@ impl Writer {
             }
             Sink::Stream(_) => false,
         }
+    }
+}
+
+fn too_long() -> WriteError {
+    WriteError::Encode {
+        source: io::Error::new(io::ErrorKind::InvalidInput, "longer than a block can be"),
     }
 }
 

@@ -1,21 +1,30 @@
 //! Remembers what was found out about files, so that each distinct file is examined once for the whole host.
 //!
-//! Keyed by what changes when a file is replaced (device, inode, modification time, size), not by its path. The
-//! memory is bounded: when it is full it is emptied, which costs time and nothing else.
+//! The lasting memory is keyed by what changes when a file is replaced (device, inode, modification time,
+//! size). Asking it needs the file open, so a second memory, emptied at each scan of /proc, is keyed by what a
+//! mapping says of its file: hundreds of processes map the same libc. Both are bounded: a full one is emptied,
+//! which costs time and nothing else.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
     fs::File,
     io,
     os::unix::fs::MetadataExt,
+    path::PathBuf,
     sync::Arc,
 };
 
-use super::open::ImageKey;
+use super::{
+    maps::MappedFile,
+    open::{ImageKey, open_mapped},
+    watch::Mapping,
+};
+use crate::units::Pid;
 
-/// Files remembered at one time.
+/// Files remembered at one time, in either memory.
 const CAPACITY: usize = 16_384;
 
+/// A file as `stat` shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Stamp {
     key: ImageKey,
@@ -23,10 +32,21 @@ struct Stamp {
     size: u64,
 }
 
+/// A file as a mapping shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Shown {
+    device: u64,
+    inode: u64,
+    /// 0 where /proc/PID/maps showed it.
+    generation: u64,
+    path: PathBuf,
+}
+
 /// Findings of type `T` about files.
 #[derive(Debug)]
 pub struct Classifier<T> {
     known: HashMap<Stamp, Arc<T>>,
+    shown: HashMap<Shown, Arc<T>>,
     capacity: usize,
 }
 
@@ -34,12 +54,19 @@ impl<T> Default for Classifier<T> {
     fn default() -> Self {
         Self {
             known: HashMap::new(),
+            shown: HashMap::new(),
             capacity: CAPACITY,
         }
     }
 }
 
 impl<T> Classifier<T> {
+    /// Call it before each scan of /proc, and every few seconds if none is due: between two calls, an inode
+    /// that a mapping shows is taken for the file it was.
+    pub fn begin_scan(&mut self) {
+        self.shown.clear();
+    }
+
     /// What is known about `file`, found out by `examine` if it is seen for the first time. Errors of
     /// `examine` belong into `T`: a file that cannot be understood is not tried again either.
     pub fn classify(&mut self, file: &File, examine: impl FnOnce(&File) -> T) -> io::Result<Arc<T>> {
@@ -60,6 +87,50 @@ impl<T> Classifier<T> {
             Entry::Vacant(place) => Arc::clone(place.insert(Arc::new(examine(file)))),
         })
     }
+
+    /// What is known about a file that a process maps; an error if it cannot be opened.
+    pub fn classify_mapped(
+        &mut self,
+        pid: Pid,
+        mapped: &MappedFile,
+        examine: impl FnOnce(&File) -> T,
+    ) -> io::Result<Arc<T>> {
+        self.classify_shown(pid, mapped, 0, examine)
+    }
+
+    /// The same for a mapping that the watcher saw.
+    pub fn classify_mapping(
+        &mut self,
+        mapping: &Mapping,
+        examine: impl FnOnce(&File) -> T,
+    ) -> io::Result<Arc<T>> {
+        self.classify_shown(mapping.pid, &mapping.as_file(), mapping.generation, examine)
+    }
+
+    fn classify_shown(
+        &mut self,
+        pid: Pid,
+        mapped: &MappedFile,
+        generation: u64,
+        examine: impl FnOnce(&File) -> T,
+    ) -> io::Result<Arc<T>> {
+        let shown = Shown {
+            device: mapped.device,
+            inode: mapped.inode,
+            generation,
+            path: mapped.path.clone(),
+        };
+        if let Some(found) = self.shown.get(&shown) {
+            return Ok(Arc::clone(found));
+        }
+        let opened = open_mapped(pid, mapped)?;
+        let found = self.classify(&opened.file, examine)?;
+        if self.shown.len() >= self.capacity {
+            self.shown.clear();
+        }
+        self.shown.insert(shown, Arc::clone(&found));
+        Ok(found)
+    }
 }
 
 #[cfg(test)]
@@ -69,6 +140,7 @@ mod tests {
     use std::{fs, io::Read, path::Path};
 
     use super::*;
+    use crate::discover::mapped_files;
 
     fn contents(cache: &mut Classifier<String>, path: &Path, examined: &mut u32) -> String {
         let found = cache
@@ -100,6 +172,24 @@ mod tests {
         assert_eq!(contents(&mut cache, &one, &mut examined), "third!");
         assert_eq!(contents(&mut cache, &two, &mut examined), "second");
         assert_eq!(examined, 3);
+    }
+
+    #[test]
+    fn a_mapped_file_is_opened_once_a_scan_and_examined_once() {
+        let me = Pid(std::process::id());
+        let mapped = mapped_files(me).unwrap().remove(0);
+        let mut cache = Classifier::default();
+        let mut examined = 0;
+        let mut first = None;
+        for _ in 0..3 {
+            cache.begin_scan();
+            for _ in 0..3 {
+                let found = cache.classify_mapped(me, &mapped, |_| examined += 1).unwrap();
+                assert!(Arc::ptr_eq(first.get_or_insert(Arc::clone(&found)), &found));
+            }
+            assert_eq!((cache.known.len(), cache.shown.len()), (1, 1));
+        }
+        assert_eq!(examined, 1);
     }
 
     #[test]

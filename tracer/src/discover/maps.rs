@@ -73,10 +73,7 @@ fn parse(mut maps: impl BufRead) -> io::Result<Vec<MappedFile>> {
         files
             .entry(key)
             .or_insert_with(|| {
-                let (path, deleted) = match mapping.path.strip_suffix(DELETED) {
-                    Some(path) => (path, true),
-                    None => (mapping.path, false),
-                };
+                let (path, deleted) = split_deleted(mapping.path);
                 let file = MappedFile {
                     device: mapping.device,
                     inode: mapping.inode,
@@ -138,6 +135,14 @@ fn parse_line(line: &[u8]) -> Option<Mapping<'_>> {
         inode,
         path,
     })
+}
+
+/// A path as the kernel shows it: the path, and whether its file has no name any more.
+pub(super) fn split_deleted(path: &[u8]) -> (&[u8], bool) {
+    match path.strip_suffix(DELETED) {
+        Some(path) => (path, true),
+        None => (path, false),
+    }
 }
 
 /// Undoes the kernel's escapes: only a newline is written as `\012` in this file, and a backslash stays as it

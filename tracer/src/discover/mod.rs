@@ -15,6 +15,9 @@ mod open;
 mod process;
 #[cfg(test)]
 mod test_support;
+#[cfg(test)]
+mod tests;
+mod user;
 mod watch;
 mod well_known;
 
@@ -26,6 +29,7 @@ pub use library::{Search, libpython_of};
 pub use maps::{MappedFile, Range, mapped_files};
 pub use memory::{MAX_READ, read_memory};
 pub use open::{ImageKey, OpenedFile, Via, open_mapped};
-pub use process::{ProcessInfo, process, processes};
+pub use process::{ProcessInfo, environment_variable, process, processes};
+pub use user::UserNames;
 pub use watch::{MapEvent, MapWatcher, Mapping, WatchError};
 pub use well_known::well_known_images;

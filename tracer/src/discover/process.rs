@@ -16,6 +16,8 @@ use crate::units::{BootNs, Pid};
 
 /// Most bytes read of a command line; the kernel itself sets no bound.
 const MAX_COMMAND_LINE: u64 = 64 << 10;
+/// Most bytes read of an environment.
+const MAX_ENVIRONMENT: u64 = 1 << 20;
 /// Most bytes read of the other files, which are short.
 const MAX_FILE: u64 = 64 << 10;
 
@@ -80,6 +82,15 @@ pub fn process(pid: Pid) -> io::Result<ProcessInfo> {
         cgroup: cgroup::path_of(&cgroup),
         exe,
     })
+}
+
+/// The value that a variable had when the process began; `None` if it was not set.
+pub fn environment_variable(pid: Pid, name: &str) -> io::Result<Option<OsString>> {
+    let environment = read_bounded(&PathBuf::from(format!("/proc/{pid}/environ")), MAX_ENVIRONMENT)?;
+    Ok(environment
+        .split(|byte| *byte == 0)
+        .find_map(|variable| variable.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+        .map(|value| OsString::from_vec(value.to_vec())))
 }
 
 /// Nanoseconds of a clock tick as /proc counts them.

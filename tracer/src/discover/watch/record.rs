@@ -4,9 +4,16 @@
 //! <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/perf_event.h>. File names in them are the
 //! target's: any bytes.
 
-use std::{ffi::OsString, os::unix::ffi::OsStringExt, path::PathBuf};
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::PathBuf,
+};
 
-use crate::units::{FileOffset, MonotonicNs, Pid, ProcAddr};
+use crate::{
+    discover::maps::{MappedFile, Range, split_deleted},
+    units::{FileOffset, MonotonicNs, Pid, ProcAddr},
+};
 
 const LOST: u32 = 2;
 const COMM: u32 = 3;
@@ -41,6 +48,25 @@ pub struct Mapping {
     pub generation: u64,
     /// Path, as in `MappedFile` (with ` (deleted)` behind it if it has no name).
     pub path: PathBuf,
+}
+
+impl Mapping {
+    /// The file of this one mapping, to be opened.
+    pub fn as_file(&self) -> MappedFile {
+        let (path, deleted) = split_deleted(self.path.as_os_str().as_bytes());
+        MappedFile {
+            device: self.device,
+            inode: self.inode,
+            path: PathBuf::from(OsStr::from_bytes(path)),
+            deleted,
+            ranges: vec![Range {
+                start: self.start,
+                end: ProcAddr(self.start.get().saturating_add(self.len)),
+                file_offset: self.file_offset,
+                exec: true,
+            }],
+        }
+    }
 }
 
 /// Something that changes which process maps what.
