@@ -40,22 +40,21 @@ pub fn read_memory(pid: Pid, addr: ProcAddr, len: usize) -> io::Result<Vec<u8>> 
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-    use std::process::{Command, Stdio};
+    use std::process::Command;
 
     use super::*;
-    use crate::discover::mapped_files;
+    use crate::discover::{mapped_files, test_support::Cat};
 
     #[test]
     fn another_process_shows_what_its_file_holds() {
-        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
-        let pid = Pid(child.id());
+        let cat = Cat::start(&mut Command::new("cat"));
+        let pid = cat.pid();
         let file = mapped_files(pid).unwrap().remove(0);
         let range = file.ranges.first().unwrap();
         assert_eq!(read_memory(pid, range.start, 4).unwrap(), b"\x7fELF");
         assert!(read_memory(pid, ProcAddr(0), 8).is_err());
         assert!(read_memory(pid, ProcAddr(u64::MAX - 8), 8).is_err());
-        drop(child.stdin.take());
-        child.wait().unwrap();
+        drop(cat);
         let gone = read_memory(pid, range.start, 4).unwrap_err();
         assert_eq!(gone.raw_os_error(), Some(libc::ESRCH));
     }

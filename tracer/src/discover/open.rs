@@ -157,30 +157,23 @@ fn verify(found: &OwnedFd, mapped: &MappedFile, via: Via) -> io::Result<OpenedFi
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-    use std::{
-        fs,
-        io::Read,
-        process::{Child, Command, Stdio},
-    };
+    use std::{fs, io::Read, process::Command};
 
     use super::*;
-    use crate::discover::mapped_files;
+    use crate::discover::{
+        mapped_files,
+        test_support::{Cat, copy_program},
+    };
 
-    /// A process of a copy of `cat`, which runs until its standard input is closed.
-    fn start(program: &Path) -> (Child, MappedFile) {
-        let child = Command::new(program).stdin(Stdio::piped()).spawn().unwrap();
-        let mapped = mapped_files(Pid(child.id())).unwrap().remove(0);
-        (child, mapped)
-    }
-
-    fn stop(mut child: Child) {
-        drop(child.stdin.take());
-        child.wait().unwrap();
+    fn start(program: &Path) -> (Cat, MappedFile) {
+        let cat = Cat::start(&mut Command::new(program));
+        let mapped = mapped_files(cat.pid()).unwrap().remove(0);
+        (cat, mapped)
     }
 
     fn copy_of_cat(dir: &Path) -> std::path::PathBuf {
         let program = dir.join("my\ncat");
-        fs::copy("/bin/cat", &program).unwrap();
+        copy_program(Path::new("/bin/cat"), &program);
         program
     }
 
@@ -188,54 +181,54 @@ mod tests {
     fn a_deleted_file_is_opened_through_its_mapping() {
         let dir = tempfile::tempdir().unwrap();
         let program = copy_of_cat(dir.path());
-        let (child, _) = start(&program);
+        let (cat, _) = start(&program);
         let key = ImageKey::of(File::open(&program).unwrap()).unwrap();
         fs::remove_file(&program).unwrap();
-        let mapped = mapped_files(Pid(child.id())).unwrap().remove(0);
+        let mapped = mapped_files(cat.pid()).unwrap().remove(0);
         assert!(mapped.deleted);
         assert_eq!(mapped.path, program);
-        let mut opened = open_mapped(Pid(child.id()), &mapped).unwrap();
+        let mut opened = open_mapped(cat.pid(), &mapped).unwrap();
         assert_eq!((opened.via, opened.key), (Via::MapFiles, key));
         let mut bytes = Vec::new();
         opened.file.read_to_end(&mut bytes).unwrap();
         assert_eq!(bytes, fs::read("/bin/cat").unwrap());
-        stop(child);
+        drop(cat);
     }
 
     #[test]
     fn a_path_leads_to_the_file_only_while_the_inode_is_the_same() {
         let dir = tempfile::tempdir().unwrap();
         let program = copy_of_cat(dir.path());
-        let (child, mapped) = start(&program);
-        let pid = Pid(child.id());
+        let (cat, mapped) = start(&program);
+        let pid = cat.pid();
         let opened = below_root_of(pid, &mapped).unwrap();
         assert_eq!(opened.via, Via::ProcessRoot);
         assert_eq!(below_own_root(&mapped).unwrap().key, opened.key);
         fs::rename(&program, dir.path().join("old")).unwrap();
-        fs::copy("/bin/cat", &program).unwrap();
+        copy_program(Path::new("/bin/cat"), &program);
         assert!(below_root_of(pid, &mapped).is_err());
         assert!(below_own_root(&mapped).is_err());
         // The mapping still leads to it.
         assert_eq!(open_mapped(pid, &mapped).unwrap().key, opened.key);
-        stop(child);
+        drop(cat);
     }
 
     #[test]
     fn a_link_in_place_of_the_file_does_not_lead_out_of_the_root() {
         let dir = tempfile::tempdir().unwrap();
         let program = copy_of_cat(dir.path());
-        let (child, mapped) = start(&program);
+        let (cat, mapped) = start(&program);
         fs::remove_file(&program).unwrap();
         std::os::unix::fs::symlink("/proc/self/exe", &program).unwrap();
-        assert!(below_root_of(Pid(child.id()), &mapped).is_err());
-        stop(child);
+        assert!(below_root_of(cat.pid(), &mapped).is_err());
+        drop(cat);
     }
 
     #[test]
     fn a_process_that_is_gone_is_an_error() {
-        let (child, mut mapped) = start(Path::new("/bin/cat"));
-        let pid = Pid(child.id());
-        stop(child);
+        let (cat, mut mapped) = start(Path::new("/bin/cat"));
+        let pid = cat.pid();
+        drop(cat);
         mapped.inode += 1;
         assert!(open_mapped(pid, &mapped).is_err());
     }

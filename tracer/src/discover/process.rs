@@ -159,14 +159,12 @@ fn parse_command_line(bytes: &[u8]) -> Vec<OsString> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-    use std::{
-        os::unix::process::CommandExt,
-        process::{Command, Stdio},
-    };
+    use std::{os::unix::process::CommandExt, process::Command};
 
     use proptest::prelude::*;
 
     use super::*;
+    use crate::discover::test_support::Cat;
 
     fn check_stat(line: &[u8], expected: Option<(&[u8], u32, u64)>) {
         let found = parse_stat(line);
@@ -229,18 +227,12 @@ mod tests {
 
     #[test]
     fn a_child_that_has_exited_is_an_error_and_not_a_panic() {
-        let mut child = Command::new("cat")
-            .arg0("a\nb (c")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let pid = Pid(child.id());
+        let cat = Cat::start(Command::new("cat").arg0("a\nb (c"));
+        let pid = cat.pid();
         let info = process(pid).unwrap();
         assert_eq!(info.command_line, ["a\nb (c"]);
         assert_eq!(info.parent.get(), std::process::id());
-        drop(child.stdin.take());
-        child.wait().unwrap();
+        drop(cat);
         assert!(process(pid).is_err());
     }
 

@@ -7,7 +7,7 @@
 )]
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{BufRead, BufReader, Read},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -17,7 +17,7 @@ use std::{
 use object::{Endianness, elf, read::elf::FileHeader, read::elf::ProgramHeader};
 
 use super::{
-    test_support::{pyenv_version, python_below_another_root, static_python},
+    test_support::{copy_program, pyenv_version, python_below_another_root, static_python},
     *,
 };
 use crate::units::{FileOffset, Pid, ProcAddr, VirtAddr};
@@ -195,7 +195,7 @@ fn a_new_interpreter_is_classified_from_what_the_watcher_saw() {
     };
     let dir = tempfile::tempdir().unwrap();
     let copy = dir.path().join("renamed");
-    fs::copy(&path, &copy).unwrap();
+    copy_program(&path, &copy);
     let running = Running::start(&mut python(&copy));
     let mut events = Vec::new();
     watcher.drain(&mut events);
