@@ -1,7 +1,7 @@
 //! Remembers what was found out about files, so that each distinct file is examined once for the whole host.
 //!
-//! The lasting memory is keyed by what changes when a file is replaced (device, inode, modification time,
-//! size). Asking it needs the file open, so a second memory, emptied at each scan of /proc, is keyed by what a
+//! The lasting memory is keyed by the file's identity, which changes when a file is replaced, and is one for
+//! all containers that share a layer. Asking it needs the file open, so a second memory, emptied at each scan of /proc, is keyed by what a
 //! mapping says of its file: hundreds of processes map the same libc. Both are bounded: a full one is emptied,
 //! which costs time and nothing else.
 
@@ -9,28 +9,15 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     fs::File,
     io,
-    os::unix::fs::MetadataExt,
     path::PathBuf,
     sync::Arc,
 };
 
-use super::{
-    maps::MappedFile,
-    open::{ImageKey, open_mapped},
-    watch::Mapping,
-};
+use super::{identity::FileIdentity, maps::MappedFile, open::open_mapped, watch::Mapping};
 use crate::units::Pid;
 
 /// Files remembered at one time, in either memory.
 const CAPACITY: usize = 16_384;
-
-/// A file as `stat` shows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Stamp {
-    key: ImageKey,
-    modified: (i64, i64),
-    size: u64,
-}
 
 /// A file as a mapping shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -45,7 +32,7 @@ struct Shown {
 /// Findings of type `T` about files.
 #[derive(Debug)]
 pub struct Classifier<T> {
-    known: HashMap<Stamp, Arc<T>>,
+    known: HashMap<FileIdentity, Arc<T>>,
     shown: HashMap<Shown, Arc<T>>,
     capacity: usize,
 }
@@ -70,19 +57,11 @@ impl<T> Classifier<T> {
     /// What is known about `file`, found out by `examine` if it is seen for the first time. Errors of
     /// `examine` belong into `T`: a file that cannot be understood is not tried again either.
     pub fn classify(&mut self, file: &File, examine: impl FnOnce(&File) -> T) -> io::Result<Arc<T>> {
-        let metadata = file.metadata()?;
-        let stamp = Stamp {
-            key: ImageKey {
-                device: metadata.dev(),
-                inode: metadata.ino(),
-            },
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            size: metadata.len(),
-        };
-        if self.known.len() >= self.capacity && !self.known.contains_key(&stamp) {
+        let identity = FileIdentity::of(file)?;
+        if self.known.len() >= self.capacity && !self.known.contains_key(&identity) {
             self.known.clear();
         }
-        Ok(match self.known.entry(stamp) {
+        Ok(match self.known.entry(identity) {
             Entry::Occupied(found) => Arc::clone(found.get()),
             Entry::Vacant(place) => Arc::clone(place.insert(Arc::new(examine(file)))),
         })

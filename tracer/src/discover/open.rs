@@ -7,23 +7,14 @@
 use std::{
     fs::File,
     io,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsRawFd, OwnedFd},
     path::Path,
 };
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, open, openat2};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2};
 
-use super::maps::MappedFile;
+use super::{identity::ImageKey, maps::MappedFile};
 use crate::units::Pid;
-
-/// Which file an image is, for as long as something holds it open or mapped; then its inode can be used again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ImageKey {
-    /// `st_dev` of the opened file.
-    pub device: u64,
-    /// `st_ino`.
-    pub inode: u64,
-}
 
 /// How a file was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,20 +38,6 @@ pub struct OpenedFile {
     pub via: Via,
     /// Whether the mapping names another device than the file, as on btrfs and overlayfs.
     pub device_differs: bool,
-}
-
-impl ImageKey {
-    /// The key of an open file.
-    pub fn of(file: impl AsFd) -> io::Result<Self> {
-        Ok(Self::from_stat(&fstat(file)?))
-    }
-
-    fn from_stat(stat: &Stat) -> Self {
-        Self {
-            device: stat.st_dev,
-            inode: stat.st_ino,
-        }
-    }
 }
 
 /// Opens a mapped file for reading. The error is the first way's: the others are only tried for what it lacks.
@@ -147,7 +124,7 @@ fn verify(found: &OwnedFd, mapped: &MappedFile, via: Via) -> io::Result<OpenedFi
     )?);
     Ok(OpenedFile {
         file,
-        key: ImageKey::from_stat(&stat),
+        key: ImageKey::of(found)?,
         via,
         device_differs: stat.st_dev != mapped.device,
     })

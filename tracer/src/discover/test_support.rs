@@ -68,8 +68,12 @@ pub(super) fn static_python() -> Option<PathBuf> {
     present("/usr/bin/python3.11".into())
 }
 
-/// A Python below another root, and that root.
+/// A Python below another root, and that root; none without the right to go there.
 pub(super) fn python_below_another_root() -> Option<(PathBuf, PathBuf)> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can change the root");
+        return None;
+    }
     let root = present("/var/cache/pyrobe/sid".into())?;
     let names = ["3.13", "3.14", "3.15"].map(|version| root.join(format!("usr/bin/python{version}")));
     Some((names.into_iter().find(|path| path.exists())?, root))

@@ -12,12 +12,13 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
 };
 
 use object::{Endianness, elf, read::elf::FileHeader, read::elf::ProgramHeader};
 
 use super::{
-    test_support::{copy_program, pyenv_version, python_below_another_root, static_python},
+    test_support::{Cat, copy_program, pyenv_version, python_below_another_root, static_python},
     *,
 };
 use crate::units::{FileOffset, Pid, ProcAddr, VirtAddr};
@@ -165,10 +166,6 @@ fn an_interpreter_in_another_mount_namespace_is_opened_and_placed() {
     let Some((path, root)) = python_below_another_root() else {
         return;
     };
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: not root");
-        return;
-    }
     let inside = Path::new("/").join(path.strip_prefix(&root).unwrap());
     let running = Running::start(&mut contained(&root, &inside));
     let mapped = running.mapped("python3");
@@ -214,6 +211,49 @@ fn a_new_interpreter_is_classified_from_what_the_watcher_saw() {
         .collect();
     assert!(found.contains(&copy), "{found:?}");
     assert!(found.len() > 2, "{found:?}");
+}
+
+#[test]
+fn a_program_on_a_layered_file_system_is_opened_although_devices_differ() {
+    let mut watcher = match MapWatcher::start() {
+        Ok(watcher) => watcher,
+        Err(error) => {
+            eprintln!("skipped: {error}");
+            return;
+        }
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let mut classifier = Classifier::default();
+    // A mount that is gone gives its device number to the next one, so all stay.
+    let (mut kinds, mut keys, mut cats) = (Vec::new(), Vec::new(), Vec::new());
+    let script = "mount -t tmpfs none \"$0\"; cd \"$0\"; mkdir upper work all; \
+        mount -t overlay none -o lowerdir=/usr/bin,upperdir=upper,workdir=work all; \
+        if [ $1 = upper ]; then cp -p all/cat new; mv new all/cat; fi; exec all/cat";
+    for layer in ["lower", "lower", "upper"] {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-ec", script]);
+        let cat = Cat::start(command.arg(dir.path()).arg(layer));
+        let mapped = mapped_files(cat.pid()).unwrap().remove(0);
+        let opened = open_mapped(cat.pid(), &mapped).unwrap();
+        assert_eq!(opened.via, Via::MapFiles);
+        assert_eq!(opened.key.inode, mapped.inode, "{layer}");
+        let mut events = Vec::new();
+        watcher.drain(&mut events);
+        let seen = events.iter().any(|event| match event {
+            MapEvent::Mapped(mapping) if mapping.pid == cat.pid() && mapping.path.ends_with("all/cat") => {
+                open_mapped(cat.pid(), &mapping.as_file()).unwrap().key == opened.key
+            }
+            _ => false,
+        });
+        assert!(seen, "{layer}: {mapped:?} {events:?}");
+        kinds.push(classifier.classify(&opened.file, |_| opened.key).unwrap());
+        keys.push(opened.key);
+        cats.push(cat);
+    }
+    // Two mounts of one layer are one file with two keys; its copy above is another.
+    assert_ne!(keys[0], keys[1]);
+    assert!(Arc::ptr_eq(&kinds[0], &kinds[1]));
+    assert!(!Arc::ptr_eq(&kinds[0], &kinds[2]));
 }
 
 #[test]

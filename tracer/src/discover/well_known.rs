@@ -13,8 +13,8 @@ use std::{
 
 use super::{
     command::read_start,
+    identity::ImageKey,
     library::{Search, libpython_of},
-    open::ImageKey,
 };
 
 /// Most images given; a host has a handful.
