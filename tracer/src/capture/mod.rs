@@ -1,1 +1,17 @@
 //! The capture file: append-only, framed, compressed, readable to the last whole block after any death.
+//!
+//! `format` is the bytes, `context` what the blocks that are no events say, `write` and `read` the two ends.
+//! Nothing here knows what an event means. Blocks of different kinds, and of different rings, stand in no
+//! order to each other; the event blocks of one ring are in order.
+
+pub mod context;
+mod format;
+pub mod read;
+pub mod write;
+
+#[cfg(test)]
+mod tests;
+
+pub use context::{End, EndReason, Gap, ImageRecord, Meta, ProcessCounters, ProcessRecord};
+pub use read::{Block, Ended, OpenError, Reader};
+pub use write::{Overwrite, WriteError, Writer};

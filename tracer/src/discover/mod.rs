@@ -1,1 +1,37 @@
 //! Which processes run Python, and which image each maps. With symbolize, the only reader of /proc.
+//!
+//! Everything read here belongs to the targets and is hostile: names hold any bytes, files are swapped while
+//! they are looked at, processes vanish between two reads. Reads are bounded; a process that cannot be read
+//! is skipped or is an error of its own, never one of the scan.
+
+mod bias;
+mod cgroup;
+pub mod classify;
+pub mod command;
+mod identity;
+mod library;
+mod maps;
+mod memory;
+mod open;
+mod process;
+#[cfg(test)]
+mod test_support;
+#[cfg(test)]
+mod tests;
+mod user;
+mod watch;
+mod well_known;
+
+pub use bias::{LoadSegment, bias};
+pub use cgroup::container_id;
+pub use classify::Classifier;
+pub use command::{CommandError, Resolved, resolve_command};
+pub use identity::{FileIdentity, ImageKey};
+pub use library::{Search, libpython_of};
+pub use maps::{MappedFile, Range, mapped_files};
+pub use memory::{MAX_READ, read_memory};
+pub use open::{OpenedFile, Via, open_mapped};
+pub use process::{ProcessInfo, environment_variable, process, processes};
+pub use user::UserNames;
+pub use watch::{MapEvent, MapWatcher, Mapping, WatchError};
+pub use well_known::well_known_images;

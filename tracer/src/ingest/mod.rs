@@ -1,3 +1,14 @@
 //! Ring or capture bytes to events: total decoder, no panic on any input.
+//!
+//! `decode` turns one block of concatenated records into [`event::Event`]s that borrow from it; `encode` is
+//! its inverse, for tests and benches that have no kernel side.
 
+pub mod decode;
+pub mod encode;
 pub mod event;
+mod field;
+
+#[cfg(test)]
+mod tests;
+
+pub use decode::{Decoder, Tally};

@@ -1,0 +1,221 @@
+//! What a capture says beside its events: where and how it was made, images, processes, losses, gaps, its end.
+//!
+//! Stored as JSON, so that a field can be added without a new format: every field has a default, and readers
+//! ignore what they do not know. Strings from the target are lossy UTF-8 and hostile: escape them when shown.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use tracer_ebpf::reason::REASONS;
+
+use crate::{
+    ingest::event::Counters,
+    units::{BootNs, ByteCount, ImageId, MonotonicNs, Pid},
+};
+
+/// Where and how a capture was made.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Meta {
+    /// Version of the program that wrote it.
+    pub pyrobe_version: String,
+    /// Host name.
+    pub host: String,
+    /// Kernel release, as `uname -r` prints it.
+    pub kernel: String,
+    /// Machine, as `uname -m` prints it.
+    pub machine: String,
+    /// Online CPUs.
+    pub cpus: u32,
+    /// Start of the recording, nanoseconds since the Unix epoch.
+    pub start_unix_ns: u64,
+    /// The same moment on the clock of the events.
+    pub start_monotonic: MonotonicNs,
+    /// The same moment on the clock of processes' start times.
+    pub start_boot: BootNs,
+    /// `heap` or `allocs`.
+    pub mode: String,
+    /// What was to be traced, in words.
+    pub target: String,
+    /// The command that was started for the recording; empty if none was.
+    pub command: Vec<String>,
+    /// Measured cost of one probe hit on this host, nanoseconds.
+    pub hit_cost_ns: Option<f64>,
+    /// Other settings, by the names they have on the command line.
+    pub settings: BTreeMap<String, String>,
+}
+
+/// An ELF file that holds a Python runtime, as it was attached to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImageRecord {
+    /// Its number in events.
+    pub id: ImageId,
+    /// Path, as the first process that mapped it saw it.
+    pub path: String,
+    /// Version of Python, such as `3.12.1`.
+    pub version: String,
+    /// `PY_VERSION_HEX`.
+    pub version_hex: u32,
+    /// GNU build id, hexadecimal; empty if it has none.
+    pub build_id: String,
+    /// Device it is on, as `stat` numbers it.
+    pub device: u64,
+    /// Inode.
+    pub inode: u64,
+    /// What it is: `executable` or `library`, with or without symbols.
+    pub kind: String,
+    /// Where its probes stand and why there, a note each.
+    pub placement: Vec<String>,
+    /// Copies of the allocator's functions in it that have a site.
+    pub coverage_resolved: u32,
+    /// All copies in it.
+    pub coverage_copies: u32,
+    /// When its probes were all in place.
+    pub attached: MonotonicNs,
+    /// How long the first process of it ran before that, nanoseconds; `None` if it was attached before any ran
+    /// or processes of it were running before the recording.
+    pub attach_gap_ns: Option<u64>,
+}
+
+/// What userspace read about a process, beside what its own record says.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProcessRecord {
+    /// Process id.
+    pub pid: Pid,
+    /// When it started; with the pid it names the process. Exact if it comes from the kernel side, else a
+    /// multiple of a clock tick.
+    pub start: BootNs,
+    /// Parent's process id.
+    pub parent: Pid,
+    /// Path of its executable.
+    pub exe: String,
+    /// Name of its main thread.
+    pub comm: String,
+    /// Full command line.
+    pub command_line: Vec<String>,
+    /// Effective user id.
+    pub uid: u32,
+    /// Name of that user; empty if unknown.
+    pub user: String,
+    /// Path of its control group.
+    pub cgroup: String,
+    /// Container id, 64 hexadecimal digits; empty if it is in none.
+    pub container: String,
+    /// Version of Python it runs.
+    pub python: String,
+    /// Allocator in use: `pymalloc`, `malloc`, `debug` or `mimalloc`; empty if unknown.
+    pub allocator: String,
+    /// Images it maps.
+    pub images: Vec<ImageId>,
+    /// Whether it ran before the recording began, so that its first allocations are missing.
+    pub before_recording: bool,
+}
+
+/// What the kernel side counted for a process so far; a later one replaces an earlier one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProcessCounters {
+    /// Process id.
+    pub pid: Pid,
+    /// When it started.
+    pub start: BootNs,
+    /// Allocations that happened, delivered or lost.
+    pub allocs: u64,
+    /// Frees that happened.
+    pub frees: u64,
+    /// Reallocations that happened.
+    pub reallocs: u64,
+    /// Probe hits.
+    pub hits: u64,
+    /// Losses, by the number of the reason; shorter or longer if another version wrote it.
+    pub losses: Vec<u64>,
+}
+
+impl ProcessCounters {
+    /// The counters of a process.
+    pub fn new(pid: Pid, start: BootNs, counters: &Counters) -> Self {
+        Self {
+            pid,
+            start,
+            allocs: counters.allocs,
+            frees: counters.frees,
+            reallocs: counters.reallocs,
+            hits: counters.hits,
+            losses: counters.losses.to_vec(),
+        }
+    }
+
+    /// As ingest has them. Reasons that this version does not know are left out.
+    pub fn counters(&self) -> Counters {
+        let mut losses = [0; REASONS];
+        for (to, from) in losses.iter_mut().zip(&self.losses) {
+            *to = *from;
+        }
+        Counters {
+            allocs: self.allocs,
+            frees: self.frees,
+            reallocs: self.reallocs,
+            hits: self.hits,
+            losses,
+        }
+    }
+}
+
+/// A time in which something was not traced, on purpose or not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Gap {
+    /// When it began.
+    pub from: MonotonicNs,
+    /// When it ended.
+    pub to: MonotonicNs,
+    /// The image concerned; `None` for all.
+    pub image: Option<ImageId>,
+    /// The process concerned; `None` for all.
+    pub pid: Option<Pid>,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// Why a recording ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndReason {
+    /// The user ended it, or a signal did.
+    #[default]
+    Interrupted,
+    /// Its time was over.
+    Duration,
+    /// The command or the last target exited.
+    TargetExited,
+    /// The capture reached its greatest size.
+    Full,
+    /// It could not go on; [`End::message`] says why.
+    Failed,
+    /// A reason of a newer version.
+    #[serde(other)]
+    Other,
+}
+
+/// The last block: a capture without it was cut.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct End {
+    /// Why it ended.
+    pub reason: EndReason,
+    /// More about that; empty if there is nothing to say.
+    pub message: String,
+    /// When, on the clock of the events.
+    pub end_monotonic: MonotonicNs,
+    /// The same moment, nanoseconds since the Unix epoch.
+    pub end_unix_ns: u64,
+    /// Exit code of the command that was started for the recording.
+    pub exit_code: Option<i32>,
+    /// Records that userspace could not decode.
+    pub undecoded: u64,
+    /// Bytes of events that were delivered but are not in the file, because it was full or a write failed.
+    /// The writer fills this in.
+    pub unwritten: ByteCount,
+}
