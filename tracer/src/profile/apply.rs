@@ -10,8 +10,8 @@ use tracer_ebpf::reason::REASONS;
 use super::{
     context::Context,
     high_water::HighWater,
+    info::{End, ProcessInfo, ProcessKey},
     process::ProcessState,
-    snapshot::{End, ProcessInfo, ProcessKey},
     stacks::StackTable,
 };
 use crate::{

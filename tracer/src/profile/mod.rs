@@ -7,6 +7,7 @@
 pub mod apply;
 pub mod context;
 mod high_water;
+pub mod info;
 mod live;
 pub mod losses;
 mod process;
@@ -22,7 +23,8 @@ mod tests;
 
 pub use apply::{Profile, ProfileSettings};
 pub use context::{Context, Coverage, ImageInfo};
+pub use info::{End, ProcessInfo, ProcessKey};
 pub use losses::{Losses, Operations};
-pub use snapshot::{End, ProcessInfo, ProcessKey, ProcessSummary, Snapshot, Totals};
+pub use snapshot::{ProcessSummary, Snapshot, Totals};
 pub use stacks::{StackId, StackTable};
 pub use tally::{Metric, Tally, View};

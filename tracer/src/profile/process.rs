@@ -8,9 +8,9 @@ use tracer_ebpf::record::stack_id;
 
 use super::{
     high_water::{Entry, Held, HighWater},
+    info::{End, ProcessInfo},
     live::{Block, Freed, LiveSet, Owner, TallyIndex, reallocated},
     losses::{Losses, Operations},
-    snapshot::{End, ProcessInfo},
     stacks::{StackId, StackTable},
     tally::Tally,
 };

@@ -7,9 +7,10 @@ use rustc_hash::FxHashMap;
 use super::{
     apply::Profile,
     context::Coverage,
+    info::{End, version_name},
     losses::Losses,
     process::ProcessState,
-    snapshot::{End, ProcessSummary, Snapshot, Totals, version_name},
+    snapshot::{ProcessSummary, Snapshot, Totals},
     stacks::{StackId, StackTable},
     tally::Tally,
 };

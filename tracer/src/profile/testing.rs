@@ -269,7 +269,7 @@ pub(crate) fn counters(allocs: u64, frees: u64, reallocs: u64, lost: &[(Reason, 
         allocs,
         frees,
         reallocs,
-        hits: 2 * (allocs + frees + reallocs),
+        hits: allocs.wrapping_add(frees).wrapping_add(reallocs).wrapping_mul(2),
         losses,
     }
 }

@@ -79,7 +79,7 @@ pub fn write(snapshot: &Snapshot, options: &FlamegraphOptions, out: &mut dyn Wri
 fn root_name(process: &ProcessSummary) -> String {
     let name = format::process(process);
     let mark = if process.is_lossy() { " [losses]" } else { "" };
-    format!("{}{mark}", name.strip_prefix('#').unwrap_or(&name))
+    format!("{}{mark}", name.trim_start_matches('#'))
 }
 
 fn subtitle(snapshot: &Snapshot) -> String {

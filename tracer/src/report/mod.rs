@@ -8,7 +8,9 @@
 pub mod collapsed;
 pub mod flamegraph;
 pub mod footer;
+pub mod footer_json;
 pub mod format;
+mod grid;
 pub mod rows;
 pub mod stats;
 pub mod table;

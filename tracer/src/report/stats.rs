@@ -5,12 +5,13 @@
 
 use std::fmt::Write as _;
 
-use comfy_table::{CellAlignment, Table as TextTable, presets};
 use serde::Serialize;
 
 use super::{
-    footer::{self, Footer},
+    footer,
+    footer_json::{self, Footer},
     format::{count, duration, percent, size},
+    grid::{Column, Kind, draw},
     rows::{By, Row, Sort, rows},
 };
 use crate::{
@@ -125,7 +126,7 @@ impl Stats {
                 started_unix_ns: context.started_unix_ns,
                 tool_version: escape(&context.tool_version),
             },
-            footer: footer::json(snapshot),
+            footer: footer_json::json(snapshot),
             footer_text: footer::text(snapshot),
         }
     }
@@ -135,15 +136,15 @@ impl Stats {
         serde_json::to_value(self)
     }
 
-    /// As text.
-    pub fn text(&self) -> String {
+    /// As text; `width` is that of the terminal, `None` for as wide as need be.
+    pub fn text(&self, width: Option<u16>) -> String {
         let mut out = String::new();
         // Writing to a String cannot fail.
-        let _ = self.write(&mut out);
+        let _ = self.write(&mut out, width);
         out
     }
 
-    fn write(&self, out: &mut String) -> std::fmt::Result {
+    fn write(&self, out: &mut String, width: Option<u16>) -> std::fmt::Result {
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -181,7 +182,7 @@ impl Stats {
             count(self.live_blocks)
         )?;
         if !self.processes.is_empty() {
-            writeln!(out, "\n{}", self.process_table())?;
+            writeln!(out, "\n{}", draw(self.columns(), width))?;
         }
         self.write_top(out, "Largest by bytes:", &self.top_by_bytes)?;
         self.write_top(out, "Largest by blocks:", &self.top_by_count)?;
@@ -198,44 +199,37 @@ impl Stats {
         )
     }
 
-    fn process_table(&self) -> TextTable {
-        let mut table = TextTable::new();
-        table.load_preset(presets::ASCII_MARKDOWN);
-        table.set_header([
-            "PID",
-            "Process",
-            "Python",
-            "End",
-            "Allocations",
-            "Allocated",
-            "Live",
-            "Peak",
-            "Temporary",
-            "Coverage",
-            "Overhead",
-        ]);
-        for process in &self.processes {
-            let known = |value: Option<f64>| value.map_or_else(|| "?".to_owned(), percent);
-            table.add_row([
-                format!("{}{}", if process.lossy { "! " } else { "" }, process.pid),
-                process.process.clone(),
-                process.python.clone().unwrap_or_else(|| "?".to_owned()),
-                end_name(process.end).to_owned(),
-                count(process.total_allocations),
-                size(process.total_bytes),
-                size(process.live_bytes),
-                size(process.peak_bytes),
-                count(process.temporary_allocations),
-                known(process.coverage_percent),
-                known(process.overhead_percent),
-            ]);
-        }
-        for (index, column) in table.column_iter_mut().enumerate() {
-            if !(1..4).contains(&index) {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
-        }
-        table
+    fn columns(&self) -> Vec<Column> {
+        let all = &self.processes;
+        let known = |value: Option<f64>| value.map_or_else(|| "?".to_owned(), percent);
+        let mark = |process: &ProcessJson| if process.lossy { "! " } else { "" };
+        vec![
+            Column::new("PID", Kind::Number, all, |process| {
+                format!("{}{}", mark(process), process.pid)
+            }),
+            Column::new("Process", Kind::Name, all, |process| process.process.clone()),
+            Column::new("Python", Kind::Word, all, |process| {
+                process.python.clone().unwrap_or_else(|| "?".to_owned())
+            }),
+            Column::new("End", Kind::Word, all, |process| end_name(process.end).to_owned()),
+            Column::new("Allocations", Kind::Number, all, |process| {
+                count(process.total_allocations)
+            }),
+            Column::new("Allocated", Kind::Number, all, |process| {
+                size(process.total_bytes)
+            }),
+            Column::new("Live", Kind::Number, all, |process| size(process.live_bytes)),
+            Column::new("Peak", Kind::Number, all, |process| size(process.peak_bytes)),
+            Column::new("Coverage", Kind::NumberIfRoom, all, |process| {
+                known(process.coverage_percent)
+            }),
+            Column::new("Overhead", Kind::NumberIfRoom, all, |process| {
+                known(process.overhead_percent)
+            }),
+            Column::new("Temporary", Kind::NumberIfRoom, all, |process| {
+                count(process.temporary_allocations)
+            }),
+        ]
     }
 
     fn write_top(&self, out: &mut String, title: &str, rows: &[Row]) -> std::fmt::Result {

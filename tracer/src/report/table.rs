@@ -5,12 +5,13 @@
 
 use std::fmt::Write as _;
 
-use comfy_table::{CellAlignment, ContentArrangement, Table as TextTable, presets};
 use serde::Serialize;
 
 use super::{
-    footer::{self, Footer},
-    format::{count, keep_end, keep_start, size},
+    footer,
+    footer_json::{self, Footer},
+    format::{count, size},
+    grid::{Column, Kind, draw},
     rows::{By, Row, Sort, rows},
 };
 use crate::profile::{Snapshot, View};
@@ -51,11 +52,6 @@ pub struct Table {
     width: Option<u16>,
 }
 
-/// Narrowest terminal that names are shortened for; a narrower one wraps.
-const MIN_WIDTH: usize = 80;
-/// Narrowest that a name becomes.
-const MIN_NAME: usize = 12;
-
 impl Table {
     /// The rows of a snapshot.
     pub fn from_snapshot(snapshot: &Snapshot, options: &TableOptions) -> Self {
@@ -71,7 +67,7 @@ impl Table {
             bytes,
             count,
             rows,
-            footer: footer::json(snapshot),
+            footer: footer_json::json(snapshot),
             footer_text: footer::text(snapshot),
             width: options.width,
         }
@@ -102,7 +98,7 @@ impl Table {
         if self.rows.is_empty() {
             let _ = writeln!(out, "Nothing to show.");
         } else {
-            let _ = writeln!(out, "{}", self.table());
+            let _ = writeln!(out, "{}", draw(self.columns(), self.width));
         }
         if self.rows.len() < self.row_count {
             let _ = writeln!(
@@ -121,125 +117,51 @@ impl Table {
         out
     }
 
-    fn table(&self) -> TextTable {
-        let mut cells: Vec<Vec<String>> = vec![self.header()];
-        cells.extend(self.rows.iter().map(|row| self.cells(row)));
-        self.shorten(&mut cells);
-        let mut table = TextTable::new();
-        table
-            .load_preset(presets::ASCII_MARKDOWN)
-            .set_content_arrangement(ContentArrangement::Disabled);
-        let mut cells = cells.into_iter();
-        if let Some(header) = cells.next() {
-            table.set_header(header);
-        }
-        table.add_rows(cells);
-        let names = 2 + self.name_columns();
-        for (index, column) in table.column_iter_mut().enumerate() {
-            if index == 0 || index >= names {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
-        }
-        table
-    }
-
-    /// How many columns say where, besides pid and process.
-    fn name_columns(&self) -> usize {
-        match self.by {
-            By::Line | By::Function => 2,
-            By::File => 1,
-            By::Process => 0,
-        }
-    }
-
-    fn header(&self) -> Vec<String> {
-        let names: &[&str] = match self.by {
-            By::Line => &["Function", "File:line"],
-            By::Function => &["Function", "File"],
-            By::File => &["File"],
-            By::Process => &[],
-        };
-        let numbers = [
-            "Own",
-            "Total",
-            "Own blocks",
-            "Total blocks",
-            "Live",
-            "Live blocks",
-        ];
-        ["PID", "Process"]
-            .iter()
-            .chain(names)
-            .chain(&numbers)
-            .map(|&name| name.to_owned())
-            .collect()
-    }
-
-    fn cells(&self, row: &Row) -> Vec<String> {
+    fn columns(&self) -> Vec<Column> {
+        let rows = &self.rows;
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
-        let mut cells = vec![
-            format!("{}{}", if row.lossy { "! " } else { "" }, row.pid),
-            row.process.clone(),
+        let mark = |row: &Row| if row.lossy { "! " } else { "" };
+        let mut columns = vec![
+            Column::new("PID", Kind::Number, rows, |row| {
+                format!("{}{}", mark(row), row.pid)
+            }),
+            Column::new("Process", Kind::Name, rows, |row| row.process.clone()),
         ];
-        match (self.by, row.line) {
-            (By::Line, Some(line)) => {
-                cells.extend([text(&row.function), format!("{}:{line}", text(&row.file))])
-            }
-            (By::Line | By::Function, _) => cells.extend([text(&row.function), text(&row.file)]),
-            (By::File, _) => cells.push(row.file.clone().unwrap_or_else(|| text(&row.function))),
-            (By::Process, _) => {}
+        if matches!(self.by, By::Line | By::Function) {
+            columns.push(Column::new("Function", Kind::Name, rows, |row| {
+                text(&row.function)
+            }));
         }
-        cells.extend([
-            size(row.own_bytes),
-            size(row.total_bytes),
-            count(row.own_count),
-            count(row.total_count),
-            size(row.live_bytes),
-            count(row.live_count),
+        let file = |row: &Row| text(&row.file);
+        columns.extend(match self.by {
+            By::Line => Some(Column::new("File:line", Kind::Path, rows, |row| match row.line {
+                Some(line) => format!("{}:{line}", file(row)),
+                None => file(row),
+            })),
+            By::Function => Some(Column::new("File", Kind::Path, rows, file)),
+            // A special frame has no file, and its name stands for it.
+            By::File => Some(Column::new("File", Kind::Path, rows, |row| {
+                text(row.file.as_ref().map_or(&row.function, |_| &row.file))
+            })),
+            By::Process => None,
+        });
+        columns.extend([
+            Column::new("Own", Kind::Number, rows, |row| size(row.own_bytes)),
+            Column::new("Total", Kind::Number, rows, |row| size(row.total_bytes)),
+            Column::new("Live", Kind::Number, rows, |row| size(row.live_bytes)),
+            Column::new("Own count", Kind::NumberIfRoom, rows, |row| count(row.own_count)),
+            Column::new("Total count", Kind::NumberIfRoom, rows, |row| {
+                count(row.total_count)
+            }),
+            Column::new("Live count", Kind::NumberIfRoom, rows, |row| {
+                count(row.live_count)
+            }),
         ]);
-        cells
-    }
-
-    /// Shortens the names so that a row fits on a line of the terminal, the widest first.
-    fn shorten(&self, cells: &mut [Vec<String>]) {
-        let Some(width) = self.width else { return };
-        let columns = cells.first().map_or(0, Vec::len);
-        let mut widths: Vec<usize> = (0..columns)
-            .map(|column| {
-                cells
-                    .iter()
-                    .filter_map(|row| row.get(column))
-                    .map(|cell| cell.chars().count())
-                    .max()
-            })
-            .map(Option::unwrap_or_default)
-            .collect();
-        // "| a | b |": three characters for each column and one more.
-        let frame = columns * 3 + 1;
-        let mut excess =
-            (widths.iter().sum::<usize>() + frame).saturating_sub(usize::from(width).max(MIN_WIDTH));
-        while excess > 0 {
-            let names = widths.iter_mut().skip(1).take(1 + self.name_columns());
-            match names.max() {
-                Some(widest) if *widest > MIN_NAME => *widest -= 1,
-                _ => break,
-            }
-            excess -= 1;
-        }
-        let location = 1 + self.name_columns();
-        for row in cells {
-            for (index, (cell, &width)) in row.iter_mut().zip(&widths).enumerate().skip(1).take(location) {
-                // The end of a file name says more; so does the start of any other.
-                *cell = if index == location && index > 1 {
-                    keep_end(cell, width)
-                } else {
-                    keep_start(cell, width)
-                };
-            }
-        }
+        columns
     }
 }
 
+/// The text with a capital at its start.
 pub(super) fn capital(text: &str) -> String {
     let mut chars = text.chars();
     chars

@@ -33,7 +33,7 @@ pub fn name_of_text(text: Text<'_>, kept: Kept) -> String {
     match text.kind {
         TextKind::Unreadable => return UNREADABLE_NAME.to_owned(),
         TextKind::Ascii | TextKind::Latin1 => {
-            push_all(&mut out, text.bytes.iter().map(|&byte| u32::from(byte)))
+            push_all(&mut out, text.bytes.iter().map(|&byte| u32::from(byte)));
         }
         TextKind::Ucs2 => {
             let (units, _) = text.bytes.as_chunks::<2>();

@@ -11,6 +11,8 @@ use crate::{
     report::{
         collapsed::{self, CollapsedOptions},
         rows::{By, Sort, rows},
+        stats::Stats,
+        table::{Table, TableOptions},
     },
 };
 
@@ -116,7 +118,61 @@ fn allocated(events: &[Event<'_>]) -> (u64, u64) {
     })
 }
 
+/// Any number, often one at an edge.
+fn hostile_number() -> impl Strategy<Value = u64> {
+    prop_oneof![0_u64..4, Just(u64::MAX), Just(1 << 63), any::<u64>()]
+}
+
+/// Events that no kernel side would send.
+fn hostile_event() -> impl Strategy<Value = Event<'static>> {
+    let numbers = (
+        hostile_number(),
+        hostile_number(),
+        hostile_number(),
+        hostile_number(),
+        0_u8..9,
+    );
+    numbers.prop_map(|(a, b, c, d, which)| {
+        let mut story = Story::default();
+        let pid = if a % 2 == 0 { 0 } else { u32::MAX };
+        match which {
+            0 | 1 => story.alloc_id(pid, 1, BlockKind::Raw, b, c, d),
+            2 => story.free_by(pid, 1, BlockKind::Raw, b),
+            3 => story.realloc(pid, b, c, d.min(u64::MAX - 8), ""),
+            4 => story.process_at(pid, b, "x"),
+            5 => story.exit(pid, counters(b, c, d, &[])),
+            6 => story.code(pid, b, "", ""),
+            _ => {
+                story.stack(pid, "main:1 main:2");
+                story.process(pid, "")
+            }
+        };
+        let place = usize::try_from(b).unwrap_or(0) % story.events.len();
+        story.events.swap_remove(place)
+    })
+}
+
 proptest! {
+    #[test]
+    fn no_events_make_a_report_panic(
+        events in proptest::collection::vec(hostile_event(), 0..60),
+        at in hostile_number(),
+    ) {
+        let mut events = events;
+        for event in &mut events {
+            if let Event::Alloc(alloc) = event {
+                alloc.time = crate::units::MonotonicNs(at);
+            }
+        }
+        let snapshot = snapshot_of(&events);
+        for view in View::ALL {
+            let options = TableOptions { view, width: Some(1), ..TableOptions::default() };
+            prop_assert!(Table::from_snapshot(&snapshot, &options).text().contains("Losses:"));
+            prop_assert!(!collapsed(&snapshot, view, Metric::Bytes).contains("\n\n"));
+        }
+        prop_assert!(Stats::from_snapshot(&snapshot).json().is_ok());
+    }
+
     #[test]
     fn the_sum_over_report_lines_is_the_sum_over_events(steps in proptest::collection::vec(step(), 0..150)) {
         let events = tell(7, &steps);
