@@ -1,1 +1,30 @@
-//! Stacks, live set and tallies, from events to a Snapshot. Pure: does no IO.
+//! Events -> tallies per process and stack -> [`Snapshot`], which is all that a report ever sees.
+//!
+//! Apart so that everything a report says can be tested with made-up events. No IO. Invariants: a process
+//! is (pid, start, incarnation), never a bare pid; what is live is what was allocated minus what was freed,
+//! exactly; whatever does not fit is counted, never dropped silently.
+
+pub mod apply;
+pub mod context;
+mod high_water;
+pub mod info;
+mod live;
+pub mod losses;
+mod process;
+pub mod snapshot;
+mod snapshot_build;
+pub mod stacks;
+pub mod tally;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use apply::{Profile, ProfileSettings};
+pub use context::{Context, Coverage, ImageInfo};
+pub use info::{End, ProcessInfo, ProcessKey};
+pub use losses::{Losses, Operations};
+pub use snapshot::{ProcessSummary, Snapshot, Totals};
+pub use stacks::{StackId, StackTable};
+pub use tally::{Metric, Tally, View};

@@ -1,0 +1,256 @@
+//! The profile: consumes events in order, keeps one state per process, gives snapshots.
+//!
+//! Apart from `process`: here is decided which process an event belongs to, and what frames and stacks are
+//! shared. Invariant: events of different processes do not touch each other, but for the mark of all
+//! processes together.
+
+use rustc_hash::FxHashMap;
+use tracer_ebpf::reason::REASONS;
+
+use super::{
+    context::Context,
+    high_water::HighWater,
+    info::{End, ProcessInfo, ProcessKey},
+    process::ProcessState,
+    stacks::StackTable,
+};
+use crate::{
+    ingest::event::{self, Counters, Event, Gone, GoneReason},
+    symbolize::{FrameId, FrameTable, Memory},
+    units::{MonotonicNs, Pid},
+};
+
+/// Bounds of a profile's tables. What does not fit is shown as `[too many frames]` and counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProfileSettings {
+    /// Distinct frames (function, file, line).
+    pub max_frames: usize,
+    /// Nodes of the tree of stacks.
+    pub max_stack_nodes: usize,
+}
+
+impl Default for ProfileSettings {
+    fn default() -> Self {
+        Self {
+            max_frames: 1 << 20,
+            max_stack_nodes: 1 << 23,
+        }
+    }
+}
+
+/// Aggregates events. See the module.
+pub struct Profile {
+    pub(super) settings: ProfileSettings,
+    pub(super) context: Context,
+    pub(super) frames: FrameTable,
+    pub(super) stacks: StackTable,
+    pub(super) processes: Vec<ProcessState>,
+    pub(super) all: HighWater,
+    pub(super) host_losses: [u64; REASONS],
+    pub(super) decode_problems: u64,
+    pub(super) truncated: Option<String>,
+    pub(super) times: Option<(MonotonicNs, MonotonicNs)>,
+    /// The newest process of each pid, running or gone.
+    by_pid: FxHashMap<Pid, usize>,
+    /// The process of the last event: the next one is often of the same.
+    last: Option<(Pid, usize)>,
+    memory: Option<Box<dyn Memory + Send>>,
+    /// Scratch for the stack that is being resolved.
+    resolved: Vec<FrameId>,
+}
+
+impl Profile {
+    /// An empty profile.
+    pub fn new(settings: ProfileSettings) -> Self {
+        Self {
+            settings,
+            context: Context::default(),
+            frames: FrameTable::new(settings.max_frames),
+            stacks: StackTable::new(settings.max_stack_nodes),
+            processes: Vec::new(),
+            all: HighWater::default(),
+            host_losses: [0; REASONS],
+            decode_problems: 0,
+            truncated: None,
+            times: None,
+            by_pid: FxHashMap::default(),
+            last: None,
+            memory: None,
+            resolved: Vec::new(),
+        }
+    }
+
+    /// Gives a way into the memory of processes that still run, for line tables that the kernel side could not read.
+    pub fn set_memory(&mut self, memory: Box<dyn Memory + Send>) {
+        self.memory = Some(memory);
+    }
+
+    /// What is known about the recording; the newest one counts.
+    pub fn set_context(&mut self, context: Context) {
+        self.context = context;
+    }
+
+    /// The kernel side's counters of a process that still runs. Its last ones come with its end.
+    pub fn set_counters(&mut self, pid: Pid, counters: Counters) {
+        let index = self.index_of(pid);
+        if let Some(process) = self.processes.get_mut(index) {
+            process.counters = Some(counters);
+        }
+    }
+
+    /// Losses that belong to no process (table full, unknown site), by the number of the reason.
+    pub fn set_host_losses(&mut self, losses: [u64; REASONS]) {
+        self.host_losses = losses;
+    }
+
+    /// Records that could not be decoded.
+    pub fn add_decode_problems(&mut self, count: u64) {
+        self.decode_problems = self.decode_problems.saturating_add(count);
+    }
+
+    /// The capture ends early, and why: every report will say so.
+    pub fn set_truncated(&mut self, why: impl Into<String>) {
+        self.truncated = Some(why.into());
+    }
+
+    /// Takes the next event. The events of one process must come in their order.
+    pub fn apply(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Alloc(alloc) => {
+                self.seen_at(alloc.time);
+                let index = self.index_of(alloc.pid);
+                if let Some(process) = self.processes.get_mut(index) {
+                    process.info.last_seen = Some(alloc.time);
+                    process.alloc(alloc, &mut self.stacks, &mut self.all);
+                }
+            }
+            Event::Free(free) => {
+                self.seen_at(free.time);
+                let index = self.index_of(free.pid);
+                if let Some(process) = self.processes.get_mut(index) {
+                    process.info.last_seen = Some(free.time);
+                    process.free(free, &mut self.all);
+                }
+            }
+            Event::Realloc(realloc) => {
+                self.seen_at(realloc.time);
+                let index = self.index_of(realloc.pid);
+                if let Some(process) = self.processes.get_mut(index) {
+                    process.info.last_seen = Some(realloc.time);
+                    process.realloc(realloc, &mut self.stacks, &mut self.all);
+                }
+            }
+            Event::Stack(stack) => self.stack(stack),
+            Event::Code(code) => {
+                let index = self.index_of(code.pid);
+                if let Some(process) = self.processes.get_mut(index) {
+                    process.info.version_hex.get_or_insert(code.version_hex);
+                    process.symbolizer.code(code, &mut self.frames);
+                }
+            }
+            Event::LineTable(piece) => {
+                let index = self.index_of(piece.pid);
+                if let Some(process) = self.processes.get_mut(index) {
+                    process.symbolizer.line_table(piece);
+                }
+            }
+            Event::Process(process) => self.process(process),
+            Event::Gone(gone) => self.gone(gone),
+        }
+    }
+
+    fn stack(&mut self, stack: &event::Stack<'_>) {
+        let index = self.index_of(stack.pid);
+        let Some(process) = self.processes.get_mut(index) else {
+            return;
+        };
+        let memory = self.memory.as_deref_mut().map(|memory| memory as &mut dyn Memory);
+        process
+            .symbolizer
+            .stack(stack, &mut self.frames, memory, &mut self.resolved);
+        let id = self
+            .stacks
+            .intern(&self.resolved)
+            .unwrap_or(self.stacks.overflow());
+        process.stack(stack.id.0, id);
+    }
+
+    fn process(&mut self, event: &event::Process<'_>) {
+        self.seen_at(event.time);
+        let seen = ProcessInfo::from_event(event);
+        if let Some(&index) = self.by_pid.get(&event.pid)
+            && let Some(known) = self.processes.get_mut(index)
+            && known.is_running()
+        {
+            if known.info.absorb(&seen) {
+                return;
+            }
+            // Its end was not delivered.
+            known.end(End::Unseen, &mut self.all);
+        }
+        self.start(seen);
+    }
+
+    fn gone(&mut self, event: &Gone) {
+        self.seen_at(event.time);
+        let index = self.index_of(event.pid);
+        let end = match event.reason {
+            GoneReason::Exec => End::Exec,
+            GoneReason::Exit => End::Exit,
+        };
+        if let Some(process) = self.processes.get_mut(index) {
+            process.counters = Some(event.counters);
+            process.info.last_seen = Some(event.time);
+            process.end(end, &mut self.all);
+        }
+        self.last = None;
+    }
+
+    /// The running process of this pid; one whose start was not seen, if there is none.
+    fn index_of(&mut self, pid: Pid) -> usize {
+        if let Some((last, index)) = self.last
+            && last == pid
+        {
+            return index;
+        }
+        let running = self.by_pid.get(&pid).copied();
+        let running =
+            running.filter(|&index| self.processes.get(index).is_some_and(ProcessState::is_running));
+        let index = running.unwrap_or_else(|| self.start(ProcessInfo::unseen(pid)));
+        self.last = Some((pid, index));
+        index
+    }
+
+    fn start(&mut self, mut info: ProcessInfo) -> usize {
+        let pid = info.key.pid;
+        if let Some(before) = self.by_pid.get(&pid).and_then(|&index| self.processes.get(index)) {
+            info.follow(&before.info);
+        }
+        let index = self.processes.len();
+        self.processes.push(ProcessState::new(info));
+        self.by_pid.insert(pid, index);
+        self.last = None;
+        index
+    }
+
+    fn seen_at(&mut self, time: MonotonicNs) {
+        let (first, last) = self.times.get_or_insert((time, time));
+        *first = (*first).min(time);
+        *last = (*last).max(time);
+    }
+}
+
+impl ProcessInfo {
+    /// Sets the incarnation, knowing the process that had this pid before.
+    fn follow(&mut self, before: &Self) {
+        if self.key.start.is_none() && before.end == End::Exec {
+            self.key.start = before.key.start;
+        }
+        if self.key.start == before.key.start {
+            self.key = ProcessKey {
+                incarnation: before.key.incarnation + 1,
+                ..self.key
+            };
+        }
+    }
+}

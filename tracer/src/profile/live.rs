@@ -1,0 +1,190 @@
+//! The live set of one process: which blocks are allocated, of what size, by whom.
+//!
+//! Apart because the rules for which event frees which block are subtle: events can be lost, and the kinds
+//! of `tracer_ebpf::record::block` decide. Invariant: each rule that drops a block says why, so that the
+//! caller's sums stay exact.
+
+use rustc_hash::FxHashMap;
+
+use crate::ingest::event::BlockKind;
+
+/// Index of a tally in its process.
+pub(super) type TallyIndex = u32;
+
+/// Whose block it is, once it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    Pool,
+    Raw,
+}
+
+/// A live block. 16 bytes, as there are millions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Block {
+    /// Lowest bit: [`Owner`]; the rest: bytes.
+    size_and_owner: u64,
+    pub(super) tally: TallyIndex,
+}
+
+/// What a free did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Freed {
+    /// It freed this block.
+    Block(Block),
+    /// No live block of that kind is there.
+    Unmatched,
+    /// A free that pymalloc passes on to the raw allocator, whose own free follows.
+    PassedOn,
+    /// A pool block stood where libc's malloc now frees: its free was lost. It is gone; the free itself matches nothing.
+    Stale(Block),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct LiveSet {
+    blocks: FxHashMap<u64, Block>,
+}
+
+impl Block {
+    pub(super) fn new(size: u64, owner: Owner, tally: TallyIndex) -> Self {
+        // 63 bits are enough for any address space; a hostile size is cut rather than misread.
+        let size = size.min(u64::MAX >> 1);
+        Self {
+            size_and_owner: size << 1 | u64::from(owner == Owner::Raw),
+            tally,
+        }
+    }
+
+    pub(super) fn size(self) -> u64 {
+        self.size_and_owner >> 1
+    }
+
+    pub(super) fn owner(self) -> Owner {
+        if self.size_and_owner & 1 == 0 {
+            Owner::Pool
+        } else {
+            Owner::Raw
+        }
+    }
+}
+
+impl LiveSet {
+    /// A block was allocated. What stood at the address is returned: its free was lost.
+    pub(super) fn insert(&mut self, addr: u64, block: Block) -> Option<Block> {
+        self.blocks.insert(addr, block)
+    }
+
+    /// A block was freed, by a free that can free blocks of this kind.
+    pub(super) fn free(&mut self, addr: u64, kind: BlockKind) -> Freed {
+        let Some(block) = self.blocks.remove(&addr) else {
+            return Freed::Unmatched;
+        };
+        match (kind, block.owner()) {
+            (BlockKind::Any, _) | (BlockKind::Pool, Owner::Pool) | (BlockKind::Raw, Owner::Raw) => {
+                Freed::Block(block)
+            }
+            (BlockKind::Raw, Owner::Pool) => Freed::Stale(block),
+            (BlockKind::Pool, Owner::Raw) => {
+                self.blocks.insert(addr, block);
+                Freed::PassedOn
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Forgets all blocks and gives their memory back.
+    pub(super) fn clear(&mut self) {
+        self.blocks = FxHashMap::default();
+    }
+}
+
+/// Largest request that pymalloc serves, bytes.
+/// <https://github.com/python/cpython/blob/v3.13.0/Include/internal/pycore_obmalloc.h>
+const SMALL_REQUEST_THRESHOLD: u64 = 512;
+/// Size classes are this many bytes apart on every 64-bit build since 3.7.
+const ALIGNMENT: u64 = 16;
+
+/// The block that a realloc makes, as `tracer_ebpf::record::Realloc` says.
+///
+/// `old` is the live block that was reallocated, if it is known; `moved` whether the address is another.
+pub(super) fn reallocated(
+    kind: BlockKind,
+    old: Option<Block>,
+    moved: bool,
+    requested: u64,
+    raw_size: u64,
+    tally: TallyIndex,
+) -> Block {
+    let was_raw = kind == BlockKind::Raw || old.is_some_and(|block| block.owner() == Owner::Raw);
+    if was_raw || requested == 0 || requested > SMALL_REQUEST_THRESHOLD {
+        return Block::new(raw_size, Owner::Raw, tally);
+    }
+    match old {
+        Some(block) if !moved => Block::new(block.size(), Owner::Pool, tally),
+        _ => Block::new(requested.next_multiple_of(ALIGNMENT), Owner::Pool, tally),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn live(owner: Owner) -> LiveSet {
+        let mut live = LiveSet::default();
+        assert_eq!(live.insert(0x10, Block::new(32, owner, 1)), None);
+        live
+    }
+
+    #[track_caller]
+    fn check(owner: Owner, kind: BlockKind, expected: Freed, left: usize) {
+        let mut live = live(owner);
+        assert_eq!(live.free(0x20, kind), Freed::Unmatched);
+        assert_eq!(live.free(0x10, kind), expected);
+        assert_eq!(live.len(), left);
+    }
+
+    #[test]
+    fn a_free_frees_only_a_block_of_its_kind() {
+        let pool = Block::new(32, Owner::Pool, 1);
+        let raw = Block::new(32, Owner::Raw, 1);
+        check(Owner::Pool, BlockKind::Pool, Freed::Block(pool), 0);
+        check(Owner::Pool, BlockKind::Any, Freed::Block(pool), 0);
+        check(Owner::Pool, BlockKind::Raw, Freed::Stale(pool), 0);
+        check(Owner::Raw, BlockKind::Raw, Freed::Block(raw), 0);
+        check(Owner::Raw, BlockKind::Any, Freed::Block(raw), 0);
+        check(Owner::Raw, BlockKind::Pool, Freed::PassedOn, 1);
+    }
+
+    #[test]
+    fn a_reallocated_block_is_of_the_kind_and_size_that_the_allocator_would_give() {
+        let pool = Some(Block::new(64, Owner::Pool, 1));
+        let raw = Some(Block::new(1000, Owner::Raw, 1));
+        let check = |kind, old, moved, requested, expected: (u64, Owner)| {
+            let block = reallocated(kind, old, moved, requested, 2000, 1);
+            assert_eq!(
+                (block.size(), block.owner()),
+                expected,
+                "{kind:?} {old:?} {moved} {requested}"
+            );
+        };
+        check(BlockKind::Any, None, true, 100, (112, Owner::Pool));
+        check(BlockKind::Any, None, true, 513, (2000, Owner::Raw));
+        check(BlockKind::Any, None, true, 0, (2000, Owner::Raw));
+        check(BlockKind::Any, pool, false, 50, (64, Owner::Pool));
+        check(BlockKind::Any, pool, true, 80, (80, Owner::Pool));
+        check(BlockKind::Any, pool, true, 600, (2000, Owner::Raw));
+        check(BlockKind::Any, raw, true, 100, (2000, Owner::Raw));
+        check(BlockKind::Raw, None, true, 100, (2000, Owner::Raw));
+        check(BlockKind::Raw, raw, false, 100, (2000, Owner::Raw));
+    }
+
+    #[test]
+    fn a_hostile_size_does_not_change_the_owner() {
+        let block = Block::new(u64::MAX, Owner::Pool, 1);
+        assert_eq!(block.owner(), Owner::Pool);
+        assert_eq!(block.size(), u64::MAX >> 1);
+    }
+}
