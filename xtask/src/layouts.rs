@@ -277,7 +277,7 @@ fn render(blocks: &BTreeMap<u32, String>) -> String {
          use super::layout::{DebugOffsets, Offsets};\n",
     );
     for (minor, block) in blocks {
-        text.push_str(&format!("\n/// CPython 3.{minor}, x86-64.\n{block}"));
+        let _ = write!(text, "\n/// CPython 3.{minor}, x86-64.\n{block}");
     }
     text
 }

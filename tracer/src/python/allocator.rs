@@ -83,6 +83,12 @@ pub(super) fn find(elf: &Elf<'_>) -> Result<Found, WhyNot> {
         raw: initial_functions(elf, raw, "raw", &mut notes)?,
         obj: initial_functions(elf, obj, "obj", &mut notes)?,
     };
+    if slots(elf, mem) != slots(elf, obj) && elf.address_at(obj).is_none() {
+        notes.push(
+            "PyMem_Malloc and PyObject_Malloc start with different allocators: only the latter is probed"
+                .into(),
+        );
+    }
     compare_with_names(elf, functions.raw, RAW_LOCAL, &mut notes);
     compare_with_names(elf, functions.obj, OBJ_LOCAL, &mut notes);
     Ok(Found {

@@ -102,3 +102,83 @@ fn read_table(address: u64, read: &mut impl FnMut(ProcAddr, &mut [u8]) -> bool) 
     let [context, functions @ ..] = words;
     Some(Table { context, functions })
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::python::tests::runtimes;
+
+    const BIAS: u64 = 0x7f00_0000_0000;
+    /// Where the checking layer's context stands in the made-up process.
+    const CONTEXT: u64 = 0x1000;
+
+    /// The words of a process's memory: the obj table, and what its context points to.
+    #[track_caller]
+    fn check(facts: &ImageFacts, table: [u64; 5], context: [u64; 6], expected: Allocator) {
+        let obj = facts.tables.obj.get().wrapping_add(BIAS);
+        let read = |address: ProcAddr, buffer: &mut [u8]| {
+            let (words, start) = match address.get() {
+                address if address == obj => (table.to_vec(), 0),
+                CONTEXT => (context.to_vec(), 0),
+                address if address == CONTEXT + 8 => (context.to_vec(), 1),
+                _ => return false,
+            };
+            let bytes: Vec<u8> = words
+                .iter()
+                .skip(start)
+                .flat_map(|word| word.to_le_bytes())
+                .collect();
+            buffer.copy_from_slice(bytes.get(..buffer.len()).unwrap());
+            true
+        };
+        assert_eq!(classify(facts, BIAS, read), expected);
+    }
+
+    fn table(context: u64, functions: [VirtAddr; 4]) -> [u64; 5] {
+        let [malloc, calloc, realloc, free] = functions.map(|function| function.get().wrapping_add(BIAS));
+        [context, malloc, calloc, realloc, free]
+    }
+
+    fn debug(letter: u8, functions: [VirtAddr; 4]) -> [u64; 6] {
+        let [context, malloc, calloc, realloc, free] = table(0, functions);
+        [u64::from(letter), context, malloc, calloc, realloc, free]
+    }
+
+    #[test]
+    fn the_functions_in_the_table_tell_the_allocator() {
+        for (_, _, facts) in runtimes() {
+            let (raw, obj) = (facts.functions.raw, facts.functions.obj);
+            let layer = [facts.code_dealloc.unwrap(); 4];
+            check(&facts, table(0, obj), [0; 6], Allocator::Pymalloc);
+            check(&facts, table(0, raw), [0; 6], Allocator::Malloc);
+            check(
+                &facts,
+                table(CONTEXT, layer),
+                debug(b'o', obj),
+                Allocator::PymallocDebug,
+            );
+            check(
+                &facts,
+                table(CONTEXT, layer),
+                debug(b'o', raw),
+                Allocator::MallocDebug,
+            );
+            check(&facts, table(CONTEXT, layer), debug(b'x', raw), Allocator::Hooked);
+            check(&facts, table(0x6666, layer), [0; 6], Allocator::Hooked);
+            let bundled = if facts.version.minor >= 13 {
+                Allocator::Mimalloc
+            } else {
+                Allocator::Hooked
+            };
+            check(&facts, table(0, layer), [0; 6], bundled);
+            check(&facts, table(0, [VirtAddr(0); 4]), [0; 6], Allocator::Hooked);
+        }
+    }
+
+    #[test]
+    fn memory_that_cannot_be_read_is_said_to_be_unreadable() {
+        let (_, _, facts) = runtimes().swap_remove(0);
+        assert_eq!(classify(&facts, BIAS, |_, _| false), Allocator::Unreadable);
+    }
+}

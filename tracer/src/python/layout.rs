@@ -122,6 +122,20 @@ pub(super) fn find(
     })
 }
 
+/// Whether a build has no GIL (3.13+). Unreadable means no: [`find`] will say why.
+pub(super) fn is_free_threaded(elf: &Elf<'_>, version: Version, runtime: Symbol) -> bool {
+    let place = match version.minor {
+        13 => V3_13.free_threaded,
+        14 => V3_14.free_threaded,
+        15 => V3_15.free_threaded,
+        _ => return false,
+    };
+    let word = u64::try_from(place)
+        .ok()
+        .and_then(|place| elf.word(runtime.address.checked_add(place)?));
+    elf.bytes(runtime.address, COOKIE.len()) == Some(COOKIE) && word != Some(0)
+}
+
 struct Known {
     layout: ImageLayout,
     tp_dealloc: u64,
@@ -225,9 +239,6 @@ fn from_file(
         u64::from(version.hex()),
         word(fields.version),
     )?;
-    if word(fields.free_threaded) != Some(0) {
-        return Err(WhyNot::FreeThreaded { version });
-    }
     let offset = |what: &'static str, at: usize| {
         let value = word(at).filter(|value| *value < MAX_OFFSET);
         value

@@ -168,6 +168,9 @@ pub fn examine_elf(elf: &Elf<'_>) -> Result<ImageFacts, WhyNot> {
         _ => return Err(WhyNot::TooNew { version }),
     }
     let runtime = own_runtime(elf).ok_or(WhyNot::NotRuntime)?;
+    if layout::is_free_threaded(elf, version, runtime) {
+        return Err(WhyNot::FreeThreaded { version });
+    }
     let allocator = allocator::find(elf)?;
     let mut notes = allocator.notes;
     let found = layout::find(elf, version, runtime, allocator.tables, &mut notes)?;

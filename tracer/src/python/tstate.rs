@@ -91,6 +91,12 @@ fn access(elf: &Elf<'_>, base: TlsBase, offset: i64) -> Option<Access> {
     let slot = |address: VirtAddr| i64::try_from(address.get()).ok();
     let is = |address, kind| elf.pointer_at(address) == Some(Pointer::Tls(kind));
     match base {
+        // musl lays out the vector of TLS blocks differently: <https://git.musl-libc.org/cgit/musl/tree/src/internal/pthread_impl.h>.
+        TlsBase::Block(_) | TlsBase::Descriptor(_)
+            if elf.needed().iter().any(|name| name.contains("musl")) =>
+        {
+            None
+        }
         TlsBase::Thread => Some(Access {
             how: tstate::FS_OFFSET,
             argument: offset,
