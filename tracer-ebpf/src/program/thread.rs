@@ -68,6 +68,11 @@ fn fast(layout: &ImageLayout, bias: u64, fs: u64) -> u64 {
             let [module, offset] = read::user::<[u64; 2]>(slot).unwrap_or([0; 2]);
             in_module(fs, module, offset)
         }
+        tstate::DTV_LOCAL => {
+            let (pair, distance) = tstate::unpack_local(layout.tstate_arg);
+            let [module, offset] = read::user::<[u64; 2]>(pair.wrapping_add(bias)).unwrap_or([0; 2]);
+            in_module(fs, module, offset.wrapping_add(distance))
+        }
         tstate::DESCRIPTOR => descriptor(fs, read::user(slot + 8).unwrap_or(0)),
         tstate::RUNTIME => {
             let current = layout

@@ -9,6 +9,7 @@ mod placement;
 
 use tracer_ebpf::site::{Role, Site, flag};
 
+use self::placement::Place;
 pub use self::{
     coverage::Coverage,
     placement::{Placement, instruction_at},
@@ -121,7 +122,12 @@ impl Plan {
             Role::ObjFree | Role::RawFree | Role::CodeDealloc => Half::EntryOnly,
             _ => Half::EntryAndReturn,
         };
-        let (address, placement) = placement::place(elf, function, role, half);
+        let Place {
+            address,
+            placement,
+            flags: moved,
+        } = placement::place(elf, function, role, half);
+        let flags = flags | moved;
         match elf.file_offset(address) {
             Some(offset) if self.sites.iter().all(|site| site.address != address) => {
                 self.sites.push(PlannedSite {

@@ -9,7 +9,7 @@
 use iced_x86::{
     Code, Decoder, DecoderOptions, FlowControl, Formatter, Instruction, InstructionInfoFactory, Register,
 };
-use tracer_ebpf::site::Role;
+use tracer_ebpf::site::{Role, flag};
 
 use super::Half;
 use crate::{
@@ -35,36 +35,45 @@ pub enum Placement {
     SingleStep,
 }
 
-/// The registers whose values at entry the kernel side reads, by role. System V calling convention; the first
-/// argument is the allocator's context, which it does not need.
-fn arguments(role: Role) -> &'static [Register] {
-    match role {
-        Role::ObjMalloc | Role::RawMalloc | Role::ObjFree | Role::RawFree => &[Register::RSI],
-        Role::ObjCalloc | Role::RawCalloc | Role::ObjRealloc | Role::RawRealloc => {
-            &[Register::RSI, Register::RDX]
-        }
-        Role::CodeDealloc => &[Register::RDI],
-    }
+/// Where the arguments are that the kernel side reads. The allocator's context is not one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Argument {
+    /// The pointer, the size, or the number of elements; RSI at the entry.
+    First,
+    /// The new size, or the size of an element; RDX at the entry.
+    Second,
+    /// The code object that dies; RDI at the entry.
+    Object,
+}
+
+/// A place for a probe.
+pub(super) struct Place {
+    pub(super) address: VirtAddr,
+    pub(super) placement: Placement,
+    /// Which arguments were moved, as bits of [`flag`].
+    pub(super) flags: u32,
 }
 
 /// The best instruction for a probe: the first that is emulated, every call passes exactly once, and finds the
-/// arguments (and, for a return probe, the return address) where the entry had them.
-pub(super) fn place(elf: &Elf<'_>, function: VirtAddr, role: Role, half: Half) -> (VirtAddr, Placement) {
-    let single_step = (function, Placement::SingleStep);
-    let Some((address, skipped_bytes)) = emulated(elf, function, role, half) else {
-        return single_step;
-    };
-    if skipped_bytes > 0 && is_jumped_to(elf, function, address) {
-        return single_step;
+/// arguments (and, for a return probe, the return address) where the kernel side looks.
+pub(super) fn place(elf: &Elf<'_>, function: VirtAddr, role: Role, half: Half) -> Place {
+    let cheap = emulated(elf, function, role, half);
+    match cheap.filter(|place| place.address == function || !is_jumped_to(elf, function, place.address)) {
+        Some(place) => place,
+        None => Place {
+            address: function,
+            placement: Placement::SingleStep,
+            flags: 0,
+        },
     }
-    (address, Placement::Emulated { skipped_bytes })
 }
 
-fn emulated(elf: &Elf<'_>, function: VirtAddr, role: Role, half: Half) -> Option<(VirtAddr, u32)> {
+fn emulated(elf: &Elf<'_>, function: VirtAddr, role: Role, half: Half) -> Option<Place> {
     let bytes = elf.bytes_from(function)?;
     let mut decoder = Decoder::with_ip(64, bytes, function.get(), DecoderOptions::NONE);
     let mut info = InstructionInfoFactory::new();
     let mut instruction = Instruction::default();
+    let mut held = Held::default();
     for _ in 0..LIMIT {
         if !decoder.can_decode() {
             return None;
@@ -72,24 +81,84 @@ fn emulated(elf: &Elf<'_>, function: VirtAddr, role: Role, half: Half) -> Option
         decoder.decode_out(&mut instruction);
         if is_emulated(&instruction) {
             let skipped = instruction.ip().checked_sub(function.get())?;
-            return Some((VirtAddr(instruction.ip()), u32::try_from(skipped).ok()?));
+            return Some(Place {
+                address: VirtAddr(instruction.ip()),
+                placement: Placement::Emulated {
+                    skipped_bytes: u32::try_from(skipped).ok()?,
+                },
+                flags: held.flags(role, half)?,
+            });
         }
         if instruction.flow_control() != FlowControl::Next {
             return None;
         }
-        let is_needed = |register: Register| {
-            let full = register.full_register();
-            arguments(role).contains(&full) || (half == Half::EntryAndReturn && full == Register::RSP)
-        };
         let used = info.info(&instruction).used_registers();
-        if used
+        let mut written = used
             .iter()
-            .any(|used| writes(used.access()) && is_needed(used.register()))
-        {
+            .filter(|used| writes(used.access()))
+            .map(|used| used.register().full_register());
+        if half == Half::EntryAndReturn && written.clone().any(|register| register == Register::RSP) {
             return None;
         }
+        held.execute(&instruction, &mut written);
     }
     None
+}
+
+/// Which argument is in a register.
+struct Held([(Register, Option<Argument>); 3]);
+
+impl Default for Held {
+    fn default() -> Self {
+        Self([
+            (Register::RDI, Some(Argument::Object)),
+            (Register::RSI, Some(Argument::First)),
+            (Register::RDX, Some(Argument::Second)),
+        ])
+    }
+}
+
+impl Held {
+    fn get(&self, register: Register) -> Option<Argument> {
+        self.0
+            .iter()
+            .find(|(place, _)| *place == register)
+            .and_then(|(_, argument)| *argument)
+    }
+
+    fn execute(&mut self, instruction: &Instruction, written: &mut dyn Iterator<Item = Register>) {
+        let is_copy = instruction.code() == Code::Mov_r64_rm64 || instruction.code() == Code::Mov_rm64_r64;
+        let copied = if is_copy && instruction.op1_kind() == iced_x86::OpKind::Register {
+            self.get(instruction.op1_register())
+        } else {
+            None
+        };
+        for register in written {
+            if let Some((_, argument)) = self.0.iter_mut().find(|(place, _)| *place == register) {
+                *argument = copied;
+            }
+        }
+    }
+
+    /// Says where the role's arguments are; `None` if one is not where the kernel side can look.
+    fn flags(&self, role: Role, half: Half) -> Option<u32> {
+        let in_place =
+            |register, argument, flags: u32| (self.get(register) == Some(argument)).then_some(flags);
+        if role == Role::CodeDealloc {
+            return in_place(Register::RDI, Argument::Object, 0);
+        }
+        let first = in_place(Register::RSI, Argument::First, 0);
+        if half == Half::EntryOnly {
+            return first;
+        }
+        let first = first.or_else(|| in_place(Register::RDI, Argument::First, flag::FIRST_IN_RDI))?;
+        if matches!(role, Role::ObjMalloc | Role::RawMalloc) {
+            return Some(first);
+        }
+        let second = in_place(Register::RDX, Argument::Second, 0)
+            .or_else(|| in_place(Register::RSI, Argument::Second, flag::SECOND_IN_RSI))?;
+        Some(first | second)
+    }
 }
 
 /// Whether the kernel emulates it. The length rules out prefixes, which it refuses or which change the meaning.
