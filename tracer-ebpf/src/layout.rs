@@ -20,6 +20,23 @@ pub mod tstate {
     /// 3.12+, shared library, initial exec TLS: `tstate_arg` is the link-time address of the GOT slot that
     /// holds the FS offset.
     pub const GOT_OFFSET: u32 = 5;
+    /// 3.12+, shared library, local dynamic TLS: as [`DTV`], and the variable stands some bytes into the block;
+    /// `tstate_arg` is both, see [`pack_local`].
+    pub const DTV_LOCAL: u32 = 6;
+
+    /// Address of the GOT pair in the low 48 bits, distance from the block's start above them.
+    pub const fn pack_local(got: u64, distance: u16) -> Option<i64> {
+        if got >> 48 != 0 || distance >> 15 != 0 {
+            return None;
+        }
+        Some((got | (distance as u64) << 48).cast_signed())
+    }
+
+    /// The GOT pair's link-time address and the distance that [`pack_local`] put together.
+    pub const fn unpack_local(argument: i64) -> (u64, u64) {
+        let bits = argument.cast_unsigned();
+        (bits & ((1 << 48) - 1), bits >> 48)
+    }
 }
 
 /// Bits of [`ImageLayout::flags`].

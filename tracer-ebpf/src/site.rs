@@ -46,6 +46,10 @@ pub mod flag {
     /// The raw allocator is inlined into this function, so that requests which leave pymalloc
     /// (over 512 bytes, or 0) pass no other site: report them here.
     pub const LARGE_HERE: u32 = 1;
+    /// At this instruction the second argument is in RDI, where it was moved, not in RSI (entry and return sites).
+    pub const FIRST_IN_RDI: u32 = 2;
+    /// At this instruction the third argument is in RSI, where it was moved, not in RDX (entry and return sites).
+    pub const SECOND_IN_RSI: u32 = 4;
 }
 
 /// One entry of the site table.

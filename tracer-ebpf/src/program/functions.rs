@@ -114,11 +114,15 @@ fn enter(hit: &Hit, regs: &pt_regs) -> Option<u64> {
     if nested(hit, state, regs.rsp) {
         return None;
     }
+    // The allocator's context is not counted: `first` and `second` are what follows it.
+    let moved = |bit: u32, to: u64, from: u64| if hit.site.flags & bit != 0 { to } else { from };
+    let first = moved(flag::FIRST_IN_RDI, regs.rdi, regs.rsi);
+    let second = moved(flag::SECOND_IN_RSI, regs.rsi, regs.rdx);
     if hit.is_realloc() {
         let open = OpenRealloc {
             sp: regs.rsp,
-            old: regs.rsi,
-            requested: regs.rdx,
+            old: first,
+            requested: second,
         };
         if REALLOCS.insert(hit.thread, open, 0).is_err() {
             lose(state, Reason::CallUnseen);
@@ -126,14 +130,10 @@ fn enter(hit: &Hit, regs: &pt_regs) -> Option<u64> {
         }
         // SAFETY: a map value.
         add(unsafe { &raw mut (*state).reallocs_open }, 1);
-        return Some(regs.rdx);
+        return Some(second);
     }
     let calloc = hit.is(Role::ObjCalloc) || hit.is(Role::RawCalloc);
-    let requested = if calloc {
-        regs.rsi.wrapping_mul(regs.rdx)
-    } else {
-        regs.rsi
-    };
+    let requested = if calloc { first.wrapping_mul(second) } else { first };
     let obj = hit.is(Role::ObjMalloc) || hit.is(Role::ObjCalloc);
     if obj && !is_small(requested) && hit.site.flags & flag::LARGE_HERE == 0 {
         return None;

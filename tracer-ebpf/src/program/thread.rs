@@ -57,6 +57,11 @@ fn fast(layout: &ImageLayout, bias: u64, fs: u64) -> u64 {
             let [module, offset] = read::user_or_zero::<[u64; 2]>(slot);
             in_module(fs, module, offset)
         }
+        tstate::DTV_LOCAL => {
+            let (pair, distance) = tstate::unpack_local(layout.tstate_arg);
+            let [module, offset] = read::user_or_zero::<[u64; 2]>(pair.wrapping_add(bias));
+            in_module(fs, module, offset.wrapping_add(distance))
+        }
         tstate::DESCRIPTOR => descriptor(fs, read::user_or_zero(slot + 8)),
         tstate::RUNTIME => {
             let current = layout

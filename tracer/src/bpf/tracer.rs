@@ -166,14 +166,7 @@ impl Tracer {
         array(&mut self.ebpf, "IMAGES", image, *layout)?;
         let mut points = Vec::with_capacity(sites.len());
         for (index, planned) in (self.sites..).zip(sites) {
-            let site = Site {
-                address: planned.address.get(),
-                image,
-                role: planned.role as u32,
-                flags: planned.flags,
-                reserved: 0,
-            };
-            array(&mut self.ebpf, "SITES", number(index), site)?;
+            array(&mut self.ebpf, "SITES", number(index), planned.site(ImageId(image)))?;
             let half = match planned.half {
                 PlannedHalf::EntryOnly => Half::Entry,
                 PlannedHalf::EntryAndReturn => Half::Both,

@@ -1,1 +1,155 @@
 //! Pure: image facts and settings to probe sites, and reasons for what cannot be probed.
+//!
+//! Here: function probes, one site in each function that the allocator tables start with, and one where code
+//! objects end. What they cannot see (copies that the compiler inlined elsewhere) is counted, never hidden.
+
+mod coverage;
+mod inlined;
+mod placement;
+
+use tracer_ebpf::site::{Role, Site, flag};
+
+use self::placement::Place;
+pub use self::{
+    coverage::Coverage,
+    placement::{Placement, instruction_at},
+};
+use crate::{
+    elf::Elf,
+    python::ImageFacts,
+    units::{FileOffset, ImageId, VirtAddr},
+};
+
+/// Which halves of a call are probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Half {
+    /// Only its beginning: what it does follows from its arguments.
+    EntryOnly,
+    /// Its beginning and its return: the result counts.
+    EntryAndReturn,
+}
+
+/// A probe to be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlannedSite {
+    /// What happens here.
+    pub role: Role,
+    /// Entry of the function.
+    pub function: VirtAddr,
+    /// The instruction under the probe.
+    pub address: VirtAddr,
+    /// Where that instruction stands in the file.
+    pub offset: FileOffset,
+    /// How the kernel gets past it.
+    pub placement: Placement,
+    /// Entry, or entry and return. At `EntryAndReturn` sites the stack pointer is as at the function's entry.
+    pub half: Half,
+    /// Bits of [`flag`]. [`flag::LARGE_HERE`] means that libc is reached from this function without passing the
+    /// raw function of the same kind: the malloc and calloc sites report large requests themselves, a free may
+    /// concern a block of either allocator, and a realloc reports for whatever it calls anyway.
+    pub flags: u32,
+}
+
+impl PlannedSite {
+    /// The entry of the kernel side's site table.
+    pub fn site(&self, image: ImageId) -> Site {
+        Site {
+            address: self.address.get(),
+            image: image.get(),
+            role: self.role as u32,
+            flags: self.flags,
+            reserved: 0,
+        }
+    }
+}
+
+/// What will be probed in an image, and what that leaves out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// By role. No two sites have the same address.
+    pub sites: Vec<PlannedSite>,
+    /// How much of pymalloc's code the sites stand for; `None` if it could not be told.
+    pub coverage: Option<Coverage>,
+    /// What is worth telling in `doctor` and at `-v`.
+    pub notes: Vec<String>,
+}
+
+/// Plans entry and return probes on an image's allocator functions.
+///
+/// `elf` is the file that the facts are of.
+pub fn function_sites(facts: &ImageFacts, elf: &Elf<'_>) -> Plan {
+    let mut plan = Plan {
+        sites: Vec::new(),
+        coverage: coverage::of(facts, elf),
+        notes: Vec::new(),
+    };
+    // The raw functions come first: where a build uses them for all domains (`--without-pymalloc`), a call is
+    // theirs, and one site is enough.
+    let [malloc, calloc, realloc, free] = facts.functions.raw;
+    plan.add(elf, Role::RawMalloc, malloc, 0);
+    plan.add(elf, Role::RawCalloc, calloc, 0);
+    plan.add(elf, Role::RawRealloc, realloc, 0);
+    plan.add(elf, Role::RawFree, free, 0);
+    let flags = |kind| {
+        if inlined::libc_is_reached(facts, elf, kind) {
+            flag::LARGE_HERE
+        } else {
+            0
+        }
+    };
+    let [malloc, calloc, realloc, free] = facts.functions.obj;
+    plan.add(elf, Role::ObjMalloc, malloc, flags(inlined::Kind::Malloc));
+    plan.add(elf, Role::ObjCalloc, calloc, flags(inlined::Kind::Calloc));
+    plan.add(elf, Role::ObjRealloc, realloc, flags(inlined::Kind::Realloc));
+    plan.add(elf, Role::ObjFree, free, flags(inlined::Kind::Free));
+    if let Some(dealloc) = facts.code_dealloc {
+        plan.add(elf, Role::CodeDealloc, dealloc, 0);
+    }
+    plan.sites.sort_by_key(|site| site.role);
+    plan
+}
+
+impl Plan {
+    fn add(&mut self, elf: &Elf<'_>, role: Role, function: VirtAddr, flags: u32) {
+        if let Some(other) = self.sites.iter().find(|site| site.function == function) {
+            self.notes.push(format!(
+                "{role:?} is the same function as {:?}: it is probed once",
+                other.role
+            ));
+            return;
+        }
+        let half = match role {
+            Role::ObjFree | Role::RawFree | Role::CodeDealloc => Half::EntryOnly,
+            _ => Half::EntryAndReturn,
+        };
+        let Place {
+            address,
+            placement,
+            flags: moved,
+        } = placement::place(elf, function, role, half);
+        let flags = flags | moved;
+        match elf.file_offset(address) {
+            Some(offset) if self.sites.iter().all(|site| site.address != address) => {
+                self.sites.push(PlannedSite {
+                    role,
+                    function,
+                    address,
+                    offset,
+                    placement,
+                    half,
+                    flags,
+                });
+            }
+            Some(_) => self.notes.push(format!(
+                "{role:?} at {address} is probed for another role already"
+            )),
+            None => self
+                .notes
+                .push(format!("{role:?} at {address} is not in the file")),
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests;
