@@ -1,0 +1,119 @@
+//! `ps` and `doctor` on this host: every interpreter is recognised, and what cannot be traced has a reason.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::{
+    matrix::on_every_interpreter,
+    support::{
+        interpreters::{Id, Interpreter, find, workloads},
+        run::{pyrobe, run},
+        skip,
+        target::Target,
+    },
+};
+
+/// The row of a process in `pyrobe ps --json`.
+#[track_caller]
+fn row(pid: u32) -> Value {
+    let list = run(&mut pyrobe(["ps", "--json"])).expect_code(0);
+    let rows = list.json()["rows"]
+        .as_array()
+        .cloned()
+        .unwrap_or_else(|| panic!("no rows\n{list}"));
+    rows.into_iter()
+        .find(|row| row["pid"] == pid)
+        .unwrap_or_else(|| panic!("no row for {pid}\n{list}"))
+}
+
+on_every_interpreter!(ps_names_the_interpreter, check_row);
+
+fn check_row(interpreter: &Interpreter) {
+    let target = Target::start(interpreter);
+    let row = row(target.pid());
+    let python = row["python"].as_str().unwrap_or_default();
+    assert!(
+        python.starts_with(&format!("3.{}.", interpreter.id.minor())),
+        "{row}"
+    );
+    assert_eq!(row["allocator"], "pymalloc", "{row}");
+    assert_eq!(row["why_not"], Value::Null, "{row}");
+    for key in ["exe", "image", "build_id"] {
+        assert!(row[key].is_string(), "{key} of {row}");
+    }
+    assert!(row.get("modes").is_some(), "{row}");
+    target.finish();
+}
+
+fn allocator_with(setting: &str) -> Value {
+    let Some(interpreter) = find(Id::Pyenv(12)) else {
+        return Value::Null;
+    };
+    let script = interpreter.script("on_command.py");
+    let target = Target::start_with(&interpreter, script, &[("PYTHONMALLOC", setting)]);
+    let allocator = row(target.pid())["allocator"].clone();
+    target.finish();
+    allocator
+}
+
+#[test]
+fn ps_tells_the_allocators_apart() {
+    if !skip::have_root() {
+        return;
+    }
+    assert_eq!(allocator_with("malloc"), "malloc");
+    assert_eq!(allocator_with("pymalloc_debug"), "pymalloc_debug");
+    assert_eq!(allocator_with("malloc_debug"), "malloc_debug");
+}
+
+#[test]
+fn ps_lists_a_python_that_is_too_old_with_the_reason() {
+    let Some(newer) = find(Id::Pyenv(9)) else { return };
+    let versions = newer
+        .program
+        .ancestors()
+        .nth(3)
+        .expect("pyenv has a directory of versions");
+    let old = std::fs::read_dir(versions)
+        .expect("it can be listed")
+        .filter_map(|entry| Some(entry.ok()?.path()));
+    let old = old.map(|version| version.join("bin/python3")).find(|program| {
+        let minor = program
+            .ancestors()
+            .nth(2)
+            .and_then(Path::file_name)
+            .and_then(|name| name.to_str());
+        minor.is_some_and(|name| name.starts_with("3.8.") || name.starts_with("3.7.")) && program.is_file()
+    });
+    let Some(program) = old else {
+        skip::not_applicable("no Python older than 3.9 here");
+        return;
+    };
+    let old = Interpreter { program, ..newer };
+    let script = crate::support::interpreters::Script::in_place(workloads().join("plain_target.py"));
+    let target = Target::start_with(&old, script, &[]);
+    let row = row(target.pid());
+    assert!(
+        row["why_not"].as_str().is_some_and(|why| why.contains("3.9")),
+        "{row}"
+    );
+    target.finish();
+}
+
+#[test]
+fn doctor_knows_the_kernel_and_finds_nothing_missing() {
+    if !skip::have_root() {
+        return;
+    }
+    let doctor = run(&mut pyrobe(["doctor", "--json"])).expect_code(0);
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    assert!(
+        doctor.json()["kernel"]
+            .as_str()
+            .is_some_and(|kernel| kernel.contains(&release)),
+        "{doctor}"
+    );
+    let text = run(&mut pyrobe(["doctor"])).expect_code(0);
+    assert!(text.stdout_text().contains(&release), "{text}");
+}

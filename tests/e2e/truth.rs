@@ -1,0 +1,92 @@
+//! The live set at exit against tracemalloc's, line by line, for the same run of the same process.
+
+use std::collections::HashMap;
+
+use serde::Deserialize;
+
+use crate::{
+    matrix::on_plain_interpreters,
+    support::{
+        capture::Capture,
+        expected,
+        interpreters::{Interpreter, set_environment},
+        run::{pyrobe, run},
+    },
+};
+
+/// What is alive that one line made.
+#[derive(Clone, Copy, Debug, Deserialize)]
+struct Alive {
+    line: u64,
+    count: u64,
+    bytes: u64,
+}
+
+on_plain_interpreters!(live_at_exit, check_live_at_exit);
+
+fn check_live_at_exit(interpreter: &Interpreter) {
+    let script = interpreter.script("truth.py");
+    let capture = Capture::new();
+    let mut command = pyrobe(["record", "--mode", "allocs", "-o"]);
+    command
+        .arg(&capture.path)
+        .arg("--")
+        .args(interpreter.command_line());
+    command.args(["-X", "tracemalloc=1"]).arg(&script.path);
+    set_environment(&mut command);
+    let run = run(&mut command).expect_code(0);
+    let expected = expected::parse(&run.stdout_text()).remove(0);
+    let lines: Vec<Alive> =
+        serde_json::from_value(expected.more["lines"].clone()).expect("tracemalloc's figures are lines");
+    assert!(
+        lines.len() > 20,
+        "tracemalloc says too little for a test: {lines:?}"
+    );
+
+    let table = capture.report("table", &["--by", "line"]);
+    let mut seen: HashMap<u64, (u64, u64)> = HashMap::new();
+    for row in table["rows"].as_array().expect("a table has rows") {
+        if row["file"] == expected.file.as_str() {
+            let live = seen.entry(row["line"].as_u64().unwrap_or(0)).or_default();
+            live.0 += row["live_count"].as_u64().expect("a count");
+            live.1 += row["live_bytes"].as_u64().expect("a size");
+        }
+    }
+    let wrong: Vec<String> = lines
+        .iter()
+        .filter_map(|truth| {
+            let (count, bytes) = seen.get(&truth.line).copied().unwrap_or_default();
+            let right = within(count, truth.count, 1) && within(bytes, truth.bytes, 256);
+            (!right).then(|| format!("{truth:?}, but pyrobe says {count} blocks of {bytes} bytes"))
+        })
+        .collect();
+    assert!(
+        wrong.is_empty(),
+        "{} of {} lines differ:\n{}",
+        wrong.len(),
+        lines.len(),
+        wrong.join("\n")
+    );
+
+    let sum = |of: fn(&Alive) -> u64| lines.iter().map(of).sum::<u64>();
+    let of_lines = |index: fn(&(u64, u64)) -> u64| -> u64 {
+        lines
+            .iter()
+            .filter_map(|truth| seen.get(&truth.line))
+            .map(index)
+            .sum()
+    };
+    assert!(
+        within(of_lines(|live| live.0), sum(|truth| truth.count), 0),
+        "the sums of blocks differ"
+    );
+    assert!(
+        within(of_lines(|live| live.1), sum(|truth| truth.bytes), 0),
+        "the sums of bytes differ"
+    );
+}
+
+/// Whether a figure is within 1% of the truth, or within `slack` of it.
+fn within(seen: u64, truth: u64, slack: u64) -> bool {
+    seen.abs_diff(truth) <= (truth / 100).max(slack)
+}
