@@ -305,6 +305,12 @@ fn entry_only(hit: &Hit, regs: &pt_regs) -> Option<()> {
     None
 }
 
+/// Does nothing: what a hit costs without us.
+#[uprobe]
+fn on_nothing(_ctx: ProbeContext) -> u32 {
+    0
+}
+
 /// Frees and code deaths.
 #[uprobe]
 fn on_entry(ctx: ProbeContext) -> u32 {

@@ -4,6 +4,7 @@
 //! session links) is in `raw`. Invariant: a probe stands only while its [`Tracer`] lives; the kernel takes
 //! everything down if the process dies in any way.
 
+mod cost;
 mod error;
 mod features;
 mod kernel;

@@ -16,7 +16,7 @@ use tracer_ebpf::{
 };
 
 use super::{
-    BpfError, Features, KernelFacts, LinkKind, RingReader,
+    BpfError, Features, KernelFacts, LinkKind, RingReader, cost,
     links::{self, Half, Link, Point, Programs},
     object::{self, RING},
 };
@@ -77,6 +77,7 @@ unsafe impl Pod for Plain<ProcessState> {}
 pub struct Tracer {
     ebpf: Ebpf,
     programs: Programs,
+    kernel: KernelFacts,
     kind: LinkKind,
     links: Vec<Link>,
     images: usize,
@@ -105,6 +106,7 @@ impl Tracer {
         let mut tracer = Self {
             ebpf,
             programs,
+            kernel: kernel.clone(),
             kind,
             links: Vec::new(),
             images: 0,
@@ -123,6 +125,11 @@ impl Tracer {
             tracer.follow(name, tracepoint)?;
         }
         Ok(tracer)
+    }
+
+    /// Nanoseconds that a probe hit costs on this host, with an empty program on an emulated instruction.
+    pub fn measure_hit_cost(&self) -> Result<f64, BpfError> {
+        cost::measure(&self.ebpf, &self.kernel)
     }
 
     /// How probes are attached.

@@ -298,7 +298,7 @@ fn expect(what: &'static str, expected: u64, found: Option<u64>) -> Result<(), W
 
 /// Makes the frame's offsets relative to the one window that the walker reads.
 fn place_window(layout: &mut ImageLayout) -> Result<(), WhyNot> {
-    let has_owner = layout.flags & flag::FRAME_HAS_OWNER != 0;
+    let has_owner = layout.frame_owner_skip != NO_STUBS;
     let word_ends =
         [layout.frame_code, layout.frame_back, layout.frame_instr].map(|start| start.saturating_add(8));
     let owner_end = if has_owner {
@@ -314,7 +314,7 @@ fn place_window(layout: &mut ImageLayout) -> Result<(), WhyNot> {
         & !7;
     let window = u32::try_from(FRAME_WINDOW).unwrap_or(u32::MAX);
     // An index at the window's end (3.9, 3.10) is only four bytes wide.
-    let end = if layout.flags & flag::LASTI_INDEX != 0 && end == layout.frame_instr + 8 {
+    let end = if layout.frame_instr_is_pointer == 0 && end == layout.frame_instr + 8 {
         end - 4
     } else {
         end

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, path::PathBuf};
 
 use proptest::prelude::*;
-use tracer_ebpf::layout::{flag, tstate};
+use tracer_ebpf::layout::tstate;
 
 use super::*;
 use crate::plan::{Plan, function_sites, instruction_at};

@@ -1,0 +1,136 @@
+//! `pyrobe ps`: the Python processes of this host, and what can be traced of each.
+
+use std::sync::Arc;
+
+use comfy_table::{Table, presets};
+use serde::Serialize;
+
+use super::{CommandResult, args::Listing, output};
+use crate::{
+    discover::{MappedFile, ProcessInfo, processes},
+    error::{Exit, UserError},
+    images::{Image, Images},
+    symbolize::escape,
+    units::Pid,
+};
+
+/// A row; stable in JSON.
+#[derive(Debug, Serialize)]
+struct Row {
+    pid: Pid,
+    exe: Option<String>,
+    /// Version.
+    python: Option<String>,
+    image: String,
+    build_id: Option<String>,
+    /// `pymalloc`, `malloc`, ...
+    allocator: Option<&'static str>,
+    modes: Vec<ModeRow>,
+    container: Option<String>,
+    command: String,
+    /// Why it is not traced; `null` if it is.
+    why_not: Option<String>,
+}
+
+/// What a mode would see of a process.
+#[derive(Debug, Serialize)]
+struct ModeRow {
+    mode: &'static str,
+    /// Percent of the allocator's copies that are probed; `null` if it could not be told.
+    coverage: Option<f64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Listed {
+    rows: Vec<Row>,
+}
+
+/// Lists them.
+pub(super) fn run(args: &Listing) -> CommandResult {
+    let mut images = Images::default();
+    let mut rows = Vec::new();
+    let mut unreadable = 0_usize;
+    let all = processes()
+        .map_err(|error| UserError::new("cannot list the processes of this host").caused_by(error))?;
+    for process in all {
+        match images.of_process(process.pid) {
+            Ok(found) => {
+                rows.extend(found.iter().map(|(image, mapped)| row(&process, image, mapped)));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => unreadable += 1,
+            // It is gone.
+            Err(_) => {}
+        }
+    }
+    if unreadable > 0 {
+        output::say(&format!("warning: {unreadable} process(es) cannot be looked into\nhint: run as root"));
+    }
+    let partial = if unreadable > 0 { Exit::Partial } else { Exit::Done };
+    let exit = if rows.is_empty() { Exit::NothingToTrace } else { partial };
+    output::write(None, false, |out| {
+        if args.json {
+            serde_json::to_writer_pretty(&mut *out, &Listed { rows })?;
+            return writeln!(out);
+        }
+        if rows.is_empty() {
+            return writeln!(out, "no Python process is running");
+        }
+        writeln!(out, "{}", table(&rows))
+    })?;
+    Ok(if args.json && exit == Exit::NothingToTrace { Exit::Done } else { exit }.into())
+}
+
+fn row(process: &ProcessInfo, image: &Arc<Image>, mapped: &MappedFile) -> Row {
+    let (python, build_id, coverage, why_not) = match &image.runtime {
+        Ok(runtime) => (
+            Some(runtime.facts.version.to_string()),
+            runtime.facts.build_id.clone(),
+            runtime.plan.coverage.map(|coverage| {
+                100.0 * f64::from(coverage.resolved) / f64::from(coverage.copies.max(1))
+            }),
+            None,
+        ),
+        Err(why) => (None, None, None, Some(why.to_string())),
+    };
+    let modes = if why_not.is_none() { vec![ModeRow { mode: "allocs", coverage }] } else { Vec::new() };
+    let words: Vec<String> = process.command_line.iter().map(|word| escape(&word.to_string_lossy())).collect();
+    Row {
+        pid: process.pid,
+        exe: process.exe.as_ref().map(|path| escape(&path.to_string_lossy())),
+        python,
+        image: escape(&mapped.path.to_string_lossy()),
+        build_id,
+        allocator: image.allocator(process.pid, mapped).map(|allocator| allocator.name()),
+        modes,
+        container: process.container.clone(),
+        command: words.join(" "),
+        why_not,
+    }
+}
+
+fn table(rows: &[Row]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    table.set_header(["PID", "PYTHON", "ALLOCATOR", "ALLOCS", "CONTAINER", "IMAGE", "COMMAND"]);
+    if let Some(width) = output::width() {
+        table.set_width(width).set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
+    }
+    for row in rows {
+        let coverage = match (&row.why_not, row.modes.first()) {
+            (Some(why), _) => format!("no: {why}"),
+            (None, Some(ModeRow { coverage: Some(percent), .. })) => format!("{percent:.0}%"),
+            _ => "?".to_owned(),
+        };
+        let container = row.container.as_deref().map_or("-", |id| id.get(..12).unwrap_or(id));
+        table.add_row([
+            row.pid.to_string(),
+            row.python.clone().unwrap_or_else(|| "?".to_owned()),
+            row.allocator.unwrap_or("?").to_owned(),
+            coverage,
+            container.to_owned(),
+            row.image.clone(),
+            row.command.chars().take(60).collect(),
+        ]);
+    }
+    table
+}

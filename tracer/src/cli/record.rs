@@ -1,0 +1,102 @@
+//! `pyrobe record`: settings from arguments, and a summary at the end.
+
+use std::{
+    io::IsTerminal as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use tracer_ebpf::limits::DEFAULT_RING_BYTES;
+
+use super::{CommandResult, args::Record, log::program_level, output::say};
+use crate::{
+    capture::{EndReason, Overwrite},
+    error::{Exit, UserError},
+    record::{self, Outcome, Settings, Target},
+    report::format::{count, size},
+    units::Pid,
+};
+
+/// Records, and says how it went.
+pub(super) fn run(args: &Record, verbose: u8) -> CommandResult {
+    let settings = settings(args, verbose)?;
+    if settings.output == Path::new("-") && std::io::stdout().is_terminal() {
+        return Err(UserError::new("a capture is not for a terminal").hint("-o names a file, or send it into a pipe"));
+    }
+    let outcome = record::run(&settings, say)?;
+    summary(&settings, &outcome);
+    Ok(match outcome.exit_code {
+        // The command's own code is passed through.
+        Some(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+        None if outcome.reason == EndReason::Full => Exit::Partial.into(),
+        None => Exit::Done.into(),
+    })
+}
+
+fn settings(args: &Record, verbose: u8) -> Result<Settings, UserError> {
+    let target = if !args.command.is_empty() {
+        Target::Command(args.command.clone())
+    } else if args.pid.is_empty() {
+        Target::WholeHost
+    } else {
+        Target::Processes(args.pid.iter().map(|&pid| Pid(pid)).collect())
+    };
+    let output = args.output.clone().unwrap_or_else(|| default_output(&target));
+    Ok(Settings {
+        target,
+        output,
+        overwrite: if args.force { Overwrite::Force } else { Overwrite::Refuse },
+        duration: args.duration,
+        max_size: args.max_size,
+        ring_bytes: args.ring_bytes.unwrap_or(DEFAULT_RING_BYTES),
+        links: args.links,
+        log_level: program_level(verbose),
+    })
+}
+
+/// Like memray's: named after what is traced.
+fn default_output(target: &Target) -> PathBuf {
+    let own = std::process::id();
+    PathBuf::from(match target {
+        Target::WholeHost => format!("pyrobe-host.{own}.pyrobe"),
+        Target::Processes(pids) => {
+            let pid = pids.first().copied().unwrap_or_default();
+            format!("pyrobe-{pid}.{own}.pyrobe")
+        }
+        Target::Command(command) => {
+            // The script, if one is named; otherwise the program.
+            let name = command
+                .iter()
+                .skip(1)
+                .map(Path::new)
+                .find(|path| path.extension().is_some_and(|extension| extension == "py"))
+                .or_else(|| command.first().map(Path::new))
+                .and_then(Path::file_name)
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default();
+            format!("pyrobe-{name}.{own}.pyrobe")
+        }
+    })
+}
+
+fn summary(settings: &Settings, outcome: &Outcome) {
+    for problem in &outcome.problems {
+        say(&format!("warning: {problem}"));
+    }
+    if outcome.lost > 0 {
+        say(&format!("warning: {} record(s) were lost or not understood; every report says which", outcome.lost));
+    }
+    if let Some(pid) = outcome.still_running {
+        say(&format!("the command still runs, untraced, as process {pid}"));
+    }
+    if outcome.reason == EndReason::Full {
+        say("the capture has reached its greatest size");
+    }
+    let file = settings.output.display();
+    say(&format!("{} events, {} in {file}", count(outcome.events), size(outcome.written.get())));
+    if outcome.events == 0 {
+        say("hint: no Python process allocated while it was traced; `pyrobe ps` lists what can be traced");
+    } else if settings.output != Path::new("-") {
+        say(&format!("hint: `pyrobe report table {file}` or `pyrobe report flamegraph {file} -o out.svg` shows it"));
+    }
+}

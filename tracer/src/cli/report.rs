@@ -1,0 +1,99 @@
+//! `pyrobe report` and `pyrobe export`: a capture to a snapshot to a rendering.
+
+use std::io::{self, Write};
+
+use super::{
+    CommandResult,
+    args::{Export, Input, Report},
+    load,
+    output::{self, say},
+};
+use crate::{
+    error::{Exit, UserError},
+    profile::Snapshot,
+    report::{
+        collapsed::{self, CollapsedOptions},
+        flamegraph::{self, FlamegraphOptions, Orientation},
+        footer,
+        stats::Stats,
+        table::{Table, TableOptions},
+    },
+};
+
+/// Rows of a text table unless the user says otherwise: more is for a file.
+const DEFAULT_ROWS: usize = 50;
+
+/// Shows a report.
+pub(super) fn run(report: &Report) -> CommandResult {
+    match report {
+        Report::Stats { input, json } => {
+            let stats = Stats::from_snapshot(&load::snapshot(&input.file)?);
+            if *json {
+                write_json(input, &stats.json().map_err(json_error)?)
+            } else {
+                write(input, |out| out.write_all(stats.text(output::width()).as_bytes()))
+            }
+        }
+        Report::Table { input, view, by, sort, limit, json } => {
+            let snapshot = load::snapshot(&input.file)?;
+            let options = TableOptions {
+                view: *view,
+                by: (*by).into(),
+                sort: (*sort).into(),
+                limit: limit.or((!*json).then_some(DEFAULT_ROWS)),
+                width: output::width(),
+            };
+            let table = Table::from_snapshot(&snapshot, &options);
+            if *json {
+                write_json(input, &table.json().map_err(json_error)?)
+            } else {
+                write(input, |out| out.write_all(table.text().as_bytes()))
+            }
+        }
+        Report::Flamegraph { input, view, metric, icicle, title } => {
+            let snapshot = load::snapshot(&input.file)?;
+            let options = FlamegraphOptions {
+                view: *view,
+                metric: *metric,
+                title: title.clone(),
+                orientation: if *icicle { Orientation::Icicles } else { Orientation::default() },
+            };
+            warn(&snapshot);
+            write(input, |out| flamegraph::write(&snapshot, &options, out))
+        }
+    }
+}
+
+/// Writes another format.
+pub(super) fn export(format: &Export) -> CommandResult {
+    match format {
+        Export::Collapsed { input, view, metric } => {
+            let snapshot = load::snapshot(&input.file)?;
+            warn(&snapshot);
+            write(input, |out| collapsed::write(&snapshot, CollapsedOptions { view: *view, metric: *metric }, out))
+        }
+    }
+}
+
+/// What has no footer says it on standard error.
+fn warn(snapshot: &Snapshot) {
+    for warning in footer::warnings(snapshot) {
+        say(&format!("warning: {warning}"));
+    }
+}
+
+fn write(input: &Input, how: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> CommandResult {
+    output::write(input.output.as_deref(), input.force, how)?;
+    Ok(Exit::Done.into())
+}
+
+fn write_json(input: &Input, value: &serde_json::Value) -> CommandResult {
+    write(input, |out| {
+        serde_json::to_writer_pretty(&mut *out, value)?;
+        writeln!(out)
+    })
+}
+
+fn json_error(error: serde_json::Error) -> UserError {
+    UserError::new("cannot write JSON").caused_by(error)
+}

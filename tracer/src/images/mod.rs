@@ -1,0 +1,165 @@
+//! Examined image files: each distinct file of the host is looked at once, however many processes map it.
+//!
+//! Joins `discover` (which files), `python` (what is in them) and `plan` (where probes go) for `ps`, `record`
+//! and `doctor`. Invariant: a file that cannot be examined is a reason, never an error of the others.
+
+use std::{
+    fs::File,
+    io::{self, Read as _, Seek as _},
+    os::fd::AsRawFd as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use object::{Object as _, ObjectSymbol as _, ReadCache};
+
+use crate::{
+    discover::{Classifier, FileIdentity, LoadSegment, MappedFile, Mapping, Range, bias, mapped_files, read_memory},
+    elf::Elf,
+    plan::{Plan, function_sites},
+    python::{Allocator, ImageFacts, WhyNot, classify, examine_elf},
+    units::{Pid, ProcAddr},
+};
+
+/// Files larger than this are not examined: the largest interpreters have some 40 MB.
+const MAX_IMAGE_BYTES: u64 = 1 << 30;
+
+/// What was found out about a file that holds a Python runtime.
+#[derive(Debug)]
+pub struct Image {
+    /// Where it was first seen, as that process saw it.
+    pub path: PathBuf,
+    /// Tells it from other files.
+    pub identity: FileIdentity,
+    /// Facts and plan, or why there are none.
+    pub runtime: Result<Runtime, WhyNot>,
+    file: File,
+    segments: Vec<LoadSegment>,
+}
+
+/// A runtime that can be traced.
+#[derive(Debug)]
+pub struct Runtime {
+    /// What is in the file.
+    pub facts: ImageFacts,
+    /// What is to be probed.
+    pub plan: Plan,
+}
+
+impl Image {
+    /// A path that leads the kernel to this very file, whatever became of its name.
+    pub fn kernel_path(&self) -> String {
+        format!("/proc/self/fd/{}", self.file.as_raw_fd())
+    }
+
+    /// Load bias in a process that maps it at `ranges`.
+    pub fn bias(&self, ranges: &[Range]) -> Option<u64> {
+        bias(ranges, &self.segments)
+    }
+
+    /// Which allocator a process uses whose mapping of this file is `mapped`.
+    pub fn allocator(&self, pid: Pid, mapped: &MappedFile) -> Option<Allocator> {
+        let facts = &self.runtime.as_ref().ok()?.facts;
+        let bias = self.bias(&mapped.ranges)?;
+        Some(classify(facts, bias, |address: ProcAddr, to: &mut [u8]| {
+            match read_memory(pid, address, to.len()) {
+                Ok(bytes) if bytes.len() == to.len() => {
+                    to.copy_from_slice(&bytes);
+                    true
+                }
+                _ => false,
+            }
+        }))
+    }
+}
+
+/// All images that were looked at.
+#[derive(Default)]
+pub struct Images {
+    classifier: Classifier<Option<Arc<Image>>>,
+}
+
+impl Images {
+    /// Forgets which mapping showed which file; what is known about files stays.
+    pub fn begin_scan(&mut self) {
+        self.classifier.begin_scan();
+    }
+
+    /// The image of a file, if it holds a Python runtime.
+    pub fn of_file(&mut self, path: &Path) -> io::Result<Option<Arc<Image>>> {
+        let file = File::open(path)?;
+        let found = self.classifier.classify(&file, |file| look_at(file, path))?;
+        Ok(found.as_ref().clone())
+    }
+
+    /// The images that a process maps, with the mapping of each.
+    pub fn of_process(&mut self, pid: Pid) -> io::Result<Vec<(Arc<Image>, MappedFile)>> {
+        let mut found = Vec::new();
+        for mapped in mapped_files(pid)? {
+            // A file that cannot be opened may be gone with its process, or be no file at all.
+            let Ok(image) = self.classifier.classify_mapped(pid, &mapped, |file| look_at(file, &mapped.path)) else {
+                continue;
+            };
+            if let Some(image) = image.as_ref() {
+                found.push((Arc::clone(image), mapped));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The image behind a new mapping.
+    pub fn of_mapping(&mut self, mapping: &Mapping) -> Option<Arc<Image>> {
+        let examine = |file: &File| look_at(file, &mapping.path);
+        self.classifier.classify_mapping(mapping, examine).ok()?.as_ref().clone()
+    }
+}
+
+/// `None` if the file holds no Python runtime.
+fn look_at(file: &File, path: &Path) -> Option<Arc<Image>> {
+    if !defines_runtime(file) {
+        return None;
+    }
+    let identity = FileIdentity::of(file).ok()?;
+    let kept = file.try_clone().ok()?;
+    let mut segments = Vec::new();
+    let runtime = read_all(file).map_err(|_| WhyNot::NotRuntime).and_then(|data| {
+        let elf = Elf::parse(&data)?;
+        segments = elf
+            .segments()
+            .iter()
+            .map(|segment| LoadSegment {
+                address: segment.address,
+                offset: segment.offset,
+                file_size: segment.file_size,
+                exec: segment.executable,
+            })
+            .collect();
+        let facts = examine_elf(&elf)?;
+        let plan = function_sites(&facts, &elf);
+        Ok(Runtime { facts, plan })
+    });
+    Some(Arc::new(Image { path: path.to_owned(), identity, runtime, file: kept, segments }))
+}
+
+/// Whether the file's dynamic symbols define `_PyRuntime`. Reads little: most files of a host are no Python.
+fn defines_runtime(file: &File) -> bool {
+    let Ok(mut file) = file.try_clone() else {
+        return false;
+    };
+    if !file.metadata().is_ok_and(|metadata| metadata.is_file()) || file.rewind().is_err() {
+        return false;
+    }
+    let cache = ReadCache::new(file);
+    let Ok(parsed) = object::File::parse(&cache) else {
+        return false;
+    };
+    parsed.dynamic_symbols().any(|symbol| symbol.is_definition() && symbol.name_bytes() == Ok(b"_PyRuntime"))
+}
+
+fn read_all(file: &File) -> io::Result<Vec<u8>> {
+    let mut file = file.try_clone()?;
+    file.rewind()?;
+    let mut data = Vec::new();
+    file.take(MAX_IMAGE_BYTES).read_to_end(&mut data)?;
+    Ok(data)
+}

@@ -1,0 +1,198 @@
+//! Which images are attached: those that run, those that a command will run, those that appear.
+
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustc_hash::FxHashMap;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::{
+    bpf::{BpfError, Tracer},
+    capture::ImageRecord,
+    discover::{FileIdentity, Mapping, Search, processes, resolve_command, well_known_images},
+    elf::ImageKind,
+    images::{Image, Images},
+    plan::Placement,
+    units::{ImageId, MonotonicNs, Pid},
+};
+
+/// Now, on the clock of the events.
+pub(super) fn now() -> MonotonicNs {
+    let now = clock_gettime(ClockId::Monotonic);
+    let nanos = u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0);
+    MonotonicNs(nanos)
+}
+
+/// Images and the numbers under which they are attached.
+#[derive(Default)]
+pub(super) struct Attached {
+    images: Images,
+    /// By identity, because a file can be seen through several file systems. `None`: it cannot be traced.
+    numbers: FxHashMap<FileIdentity, Option<ImageId>>,
+    records: Vec<ImageRecord>,
+    problems: Vec<String>,
+}
+
+impl Attached {
+    /// The images attached so far.
+    pub(super) fn records(&self) -> &[ImageRecord] {
+        &self.records
+    }
+
+    /// What went wrong since the last call.
+    pub(super) fn take_problems(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.problems)
+    }
+
+    /// Attaches what processes run; those in `only`, if it is given. Returns how many of them run Python.
+    pub(super) fn scan(&mut self, tracer: &mut Tracer, only: Option<&[Pid]>) -> Result<usize, BpfError> {
+        self.images.begin_scan();
+        let pids: Vec<Pid> = match only {
+            Some(pids) => pids.to_vec(),
+            None => processes().map(|found| found.map(|process| process.pid).collect()).unwrap_or_default(),
+        };
+        let mut python = 0;
+        for pid in pids {
+            // It may be gone; then there is nothing to attach.
+            let Ok(found) = self.images.of_process(pid) else {
+                continue;
+            };
+            python += usize::from(!found.is_empty());
+            for (image, _) in found {
+                self.attach(tracer, &image, None)?;
+            }
+        }
+        Ok(python)
+    }
+
+    /// Attaches what a command line will run. Where that cannot be told (a wrapper script), what is usually
+    /// installed.
+    pub(super) fn command(&mut self, tracer: &mut Tracer, program: &OsStr) -> Result<(), BpfError> {
+        let path = std::env::var_os("PATH");
+        let search = Search::host(std::env::var_os("LD_LIBRARY_PATH").as_deref());
+        let files: Vec<PathBuf> = resolve_command(program, path.as_deref(), &search)
+            .map(|resolved| resolved.libpython.into_iter().chain([resolved.executable]).collect())
+            .unwrap_or_default();
+        let mut any = false;
+        for file in &files {
+            any |= self.file(tracer, file)?;
+        }
+        if !any {
+            self.well_known(tracer)?;
+        }
+        Ok(())
+    }
+
+    /// Attaches the interpreters that are installed where people install them.
+    pub(super) fn well_known(&mut self, tracer: &mut Tracer) -> Result<(), BpfError> {
+        let path = std::env::var_os("PATH");
+        let search = Search::host(std::env::var_os("LD_LIBRARY_PATH").as_deref());
+        for file in well_known_images(path.as_deref(), &search) {
+            self.file(tracer, &file)?;
+        }
+        Ok(())
+    }
+
+    /// Whether it holds a runtime that can be traced.
+    fn file(&mut self, tracer: &mut Tracer, file: &Path) -> Result<bool, BpfError> {
+        match self.images.of_file(file) {
+            Ok(Some(image)) => Ok(self.attach(tracer, &image, None)?.is_some()),
+            _ => Ok(false),
+        }
+    }
+
+    /// Attaches what a process has just mapped. Returns the new image's record, if there is one.
+    pub(super) fn mapping(
+        &mut self,
+        tracer: &mut Tracer,
+        mapping: &Mapping,
+    ) -> Result<Option<ImageRecord>, BpfError> {
+        let Some(image) = self.images.of_mapping(mapping) else {
+            return Ok(None);
+        };
+        let before = self.records.len();
+        self.attach(tracer, &image, Some(mapping.time))?;
+        Ok(self.records.get(before).cloned())
+    }
+
+    /// Forgets which mapping showed which file.
+    pub(super) fn begin_scan(&mut self) {
+        self.images.begin_scan();
+    }
+
+    /// `appeared`: when the first process mapped the file, if that was after the start.
+    fn attach(
+        &mut self,
+        tracer: &mut Tracer,
+        image: &Arc<Image>,
+        appeared: Option<MonotonicNs>,
+    ) -> Result<Option<ImageId>, BpfError> {
+        if let Some(known) = self.numbers.get(&image.identity) {
+            return Ok(*known);
+        }
+        let runtime = match &image.runtime {
+            Ok(runtime) => runtime,
+            Err(why) => {
+                self.problems.push(format!("{} is not traced: {why}", image.path.display()));
+                self.numbers.insert(image.identity, None);
+                return Ok(None);
+            }
+        };
+        let number = match tracer.attach(&image.kernel_path(), &runtime.facts.layout, &runtime.plan.sites) {
+            Ok(number) => number,
+            Err(error @ BpfError::Attach { .. }) => {
+                // One image that cannot be probed does not stop the others.
+                let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                self.problems.push(format!("{} cannot be probed: {cause}", image.path.display()));
+                self.numbers.insert(image.identity, None);
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let attached = now();
+        let gap = appeared.map(|appeared| attached.get().saturating_sub(appeared.get()));
+        self.numbers.insert(image.identity, Some(number));
+        self.records.push(record(image, number, attached, gap));
+        Ok(Some(number))
+    }
+}
+
+fn record(image: &Image, id: ImageId, attached: MonotonicNs, gap: Option<u64>) -> ImageRecord {
+    let mut record = ImageRecord {
+        id,
+        path: image.path.to_string_lossy().into_owned(),
+        attached,
+        attach_gap_ns: gap,
+        ..ImageRecord::default()
+    };
+    if let Ok(runtime) = &image.runtime {
+        let facts = &runtime.facts;
+        facts.version.to_string().clone_into(&mut record.version);
+        record.version_hex = facts.version.hex();
+        record.build_id = facts.build_id.clone().unwrap_or_default();
+        record.kind = match facts.kind {
+            ImageKind::SharedLibrary => "library".to_owned(),
+            ImageKind::Executable | ImageKind::PositionIndependent => "executable".to_owned(),
+        };
+        record.placement = placement(runtime);
+        if let Some(coverage) = runtime.plan.coverage {
+            record.coverage_resolved = coverage.resolved;
+            record.coverage_copies = coverage.copies;
+        }
+    }
+    record
+}
+
+/// Where each probe stands, in words.
+pub(crate) fn placement(runtime: &crate::images::Runtime) -> Vec<String> {
+    let sites = runtime.plan.sites.iter().map(|site| match site.placement {
+        Placement::Emulated { skipped_bytes } => {
+            format!("{:?}: {} bytes behind the entry, emulated", site.role, skipped_bytes)
+        }
+        Placement::SingleStep => format!("{:?}: at the entry, single step (dear)", site.role),
+    });
+    sites.chain(runtime.plan.notes.iter().cloned()).chain(runtime.facts.notes.iter().cloned()).collect()
+}

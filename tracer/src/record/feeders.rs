@@ -1,0 +1,146 @@
+//! The threads and tasks that send into the owner: ring, map watcher, signals, clock.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc::Sender,
+};
+
+use crate::{
+    bpf::RingReader,
+    discover::{MapEvent, MapWatcher},
+};
+
+/// How long a record waits in the ring at most, unless the ring fills before.
+const POLL: Duration = Duration::from_millis(50);
+/// How often the owner looks after what has no event of its own.
+const TICK: Duration = Duration::from_secs(1);
+/// How long the map watcher sleeps before it looks whether it is to stop.
+const WATCH: Duration = Duration::from_millis(200);
+
+/// Everything that can happen to a recording.
+pub(super) enum Input {
+    /// Whole records, in order.
+    Records(Bytes),
+    /// The ring was read for the last time.
+    RingEmpty {
+        /// Records that did not fit their place.
+        malformed: u64,
+    },
+    /// Processes and mappings came and went.
+    Maps(Vec<MapEvent>),
+    /// A second has passed.
+    Tick,
+    /// The user wants an end.
+    Interrupt,
+    /// The duration is over.
+    TimeOver,
+    /// The command exited, with its exit code.
+    CommandExited(i32),
+}
+
+/// Reads the ring until it is stopped; then once more.
+pub(super) struct RingThread {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl RingThread {
+    pub(super) fn start(mut reader: RingReader, to: Sender<Input>) -> std::io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::Builder::new().name("ring".to_owned()).spawn(move || {
+            loop {
+                // Before the drain: what came before the stop is read by the last one.
+                let last = stopped.load(Ordering::Acquire);
+                reader.drain(|records| to.blocking_send(Input::Records(records)).is_ok());
+                if last || to.is_closed() {
+                    break;
+                }
+                if let Err(error) = reader.wait(POLL) {
+                    tracing::warn!("waiting for the ring: {error}");
+                    thread::sleep(POLL);
+                }
+            }
+            // Fails only if the owner is gone.
+            let _ = to.blocking_send(Input::RingEmpty { malformed: reader.malformed() });
+        })?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Asks for the last reading; [`Input::RingEmpty`] tells that it is done.
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+
+    pub(super) fn join(self) {
+        if self.thread.join().is_err() {
+            tracing::error!("the ring's thread panicked");
+        }
+    }
+}
+
+/// Tells the owner of new mappings until the owner is gone.
+pub(super) fn watch_maps(mut watcher: MapWatcher, to: Sender<Input>) -> std::io::Result<()> {
+    thread::Builder::new().name("maps".to_owned()).spawn(move || {
+        while !to.is_closed() {
+            match watcher.wait(WATCH) {
+                Ok(false) => continue,
+                Ok(true) => {}
+                Err(error) => {
+                    tracing::warn!("waiting for new mappings: {error}");
+                    thread::sleep(WATCH);
+                }
+            }
+            let mut events = Vec::new();
+            watcher.drain(&mut events);
+            if !events.is_empty() && to.blocking_send(Input::Maps(events)).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// Signals and the clock, as tasks of the current runtime.
+pub(super) fn signals_and_clock(duration: Option<Duration>, to: &Sender<Input>) -> std::io::Result<()> {
+    for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
+        let mut signals = signal(kind)?;
+        let to = to.clone();
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                if to.send(Input::Interrupt).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    let ticks = to.clone();
+    tokio::spawn(async move {
+        let mut interval = tokio::time::interval(TICK);
+        loop {
+            interval.tick().await;
+            if ticks.send(Input::Tick).await.is_err() {
+                return;
+            }
+        }
+    });
+    if let Some(duration) = duration {
+        let to = to.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(duration).await;
+            // Fails only if the owner is gone.
+            let _ = to.send(Input::TimeOver).await;
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,49 @@
+//! A recording: images are attached as they appear, records flow from the ring into a capture.
+//!
+//! One owner (`run`) consumes one closed enum of inputs; the ring reader, the map watcher, signals and the
+//! command only send into it. Invariant: whatever ends a recording, the capture is complete up to there.
+
+mod attach;
+mod command;
+mod feeders;
+mod meta;
+mod owner;
+mod watch_records;
+
+use std::{path::PathBuf, time::Duration};
+
+pub(crate) use self::attach::placement;
+pub use self::owner::{HOST, Outcome, run};
+use crate::{bpf::LinkKind, capture::Overwrite, units::{ByteCount, Pid}};
+
+/// Which processes are recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Every Python process of the host.
+    WholeHost,
+    /// These and their children.
+    Processes(Vec<Pid>),
+    /// A command that is started for it, and its children.
+    Command(Vec<std::ffi::OsString>),
+}
+
+/// What the user asked for, resolved.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Who.
+    pub target: Target,
+    /// Where the capture goes; `-` is standard output.
+    pub output: PathBuf,
+    /// Whether it may replace a file.
+    pub overwrite: Overwrite,
+    /// How long at most.
+    pub duration: Option<Duration>,
+    /// How large at most.
+    pub max_size: Option<ByteCount>,
+    /// Bytes of the ring.
+    pub ring_bytes: u32,
+    /// A way to attach other than the best one.
+    pub links: Option<LinkKind>,
+    /// Level of the eBPF programs' own log, as a number of `log::LevelFilter`.
+    pub log_level: u8,
+}
