@@ -1,9 +1,6 @@
 //! Fork, exec and exit: state is passed on, replaced, taken away, and the last counters are sent.
 
-use aya_ebpf::{
-    EbpfContext as _, helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint,
-    programs::RawTracePointContext,
-};
+use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint, programs::RawTracePointContext};
 use aya_log_ebpf::debug;
 use tracer_ebpf::{
     config::filter,
@@ -14,7 +11,7 @@ use tracer_ebpf::{
 
 use crate::{
     emit::{lose, lose_unattributed, reserve, submit},
-    maps::{PROCESSES, TARGETS, config},
+    maps::{PROCESSES, REALLOCS, TARGETS, config},
     read,
 };
 
@@ -59,6 +56,7 @@ fn on_exec(ctx: RawTracePointContext) -> i32 {
 /// `sched_process_exit(task, ...)`: for every thread; the last one counts.
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 fn on_exit(ctx: RawTracePointContext) -> i32 {
+    let _ = REALLOCS.remove(bpf_get_current_pid_tgid());
     if last_thread().unwrap_or(false) {
         gone(&ctx, kind::EXIT);
         let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
@@ -91,7 +89,6 @@ fn gone(ctx: &RawTracePointContext, kind: u8) {
     submit(entry);
     let _ = PROCESSES.remove(pid);
     debug!(ctx, "process {} is gone, record kind {}", pid, kind);
-    let _ = ctx.as_ptr();
 }
 
 #[inline(always)]

@@ -71,9 +71,9 @@ pub(crate) static CODES: LruHashMap<CodeKey, u32> = LruHashMap::with_max_entries
 pub(crate) static STACKS: LruHashMap<u64, u32> = LruHashMap::with_max_entries(131_072, 0);
 
 /// Reallocations that have not returned, by thread. One at a time: neither kind calls the other while it is
-/// looked at, since what `_PyObject_Realloc` calls is left out.
+/// looked at, since what `_PyObject_Realloc` calls is left out. A thread that exits takes its entry away.
 #[map]
-pub(crate) static REALLOCS: LruHashMap<u64, OpenRealloc> = LruHashMap::with_max_entries(16_384, 0);
+pub(crate) static REALLOCS: HashMap<u64, OpenRealloc> = HashMap::with_max_entries(16_384, 0);
 
 /// Arguments of calls that have not returned, where the kernel has no session links.
 #[map]

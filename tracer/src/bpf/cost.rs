@@ -5,8 +5,7 @@
 use std::{arch::global_asm, os::fd::AsFd as _, time::Instant};
 
 use super::{
-    BpfError, KernelFacts,
-    object,
+    BpfError, KernelFacts, object,
     raw::{self, Attach},
 };
 
@@ -42,8 +41,15 @@ pub(super) fn measure(ebpf: &aya::Ebpf, kernel: &KernelFacts) -> Result<f64, Bpf
     let offset = own_offset(pyrobe_probed as *const () as usize as u64)
         .ok_or_else(|| attach_error("our own function is in no mapping".into()))?;
     let bare = time();
-    let link = raw::link(program.as_fd(), Attach::Multi, raw::Return::No, path, &[offset], &[0])
-        .map_err(|error| attach_error(error.into()))?;
+    let link = raw::link(
+        program.as_fd(),
+        Attach::Multi,
+        raw::Return::No,
+        path,
+        &[offset],
+        &[0],
+    )
+    .map_err(|error| attach_error(error.into()))?;
     let probed = time();
     drop(link);
     Ok((probed - bare).max(0.0))
@@ -66,7 +72,10 @@ fn own_offset(address: u64) -> Option<u64> {
     let mut found = None;
     // SAFETY: the callback is called for each loaded object while the list is locked, and keeps nothing.
     unsafe {
-        libc::dl_iterate_phdr(Some(find), std::ptr::from_mut(&mut (address, &raw mut found)).cast());
+        libc::dl_iterate_phdr(
+            Some(find),
+            std::ptr::from_mut(&mut (address, &raw mut found)).cast(),
+        );
     }
     found
 }

@@ -173,7 +173,12 @@ impl Tracer {
         array(&mut self.ebpf, "IMAGES", image, *layout)?;
         let mut points = Vec::with_capacity(sites.len());
         for (index, planned) in (self.sites..).zip(sites) {
-            array(&mut self.ebpf, "SITES", number(index), planned.site(ImageId(image)))?;
+            array(
+                &mut self.ebpf,
+                "SITES",
+                number(index),
+                planned.site(ImageId(image)),
+            )?;
             let half = match planned.half {
                 PlannedHalf::EntryOnly => Half::Entry,
                 PlannedHalf::EntryAndReturn => Half::Both,

@@ -210,7 +210,8 @@ impl From<SortArg> for Sort {
 }
 
 fn view(text: &str) -> Result<View, String> {
-    text.parse().map_err(|_| "one of allocated, in-use, peak, leaked, temporary is expected".to_owned())
+    text.parse()
+        .map_err(|_| "one of allocated, in-use, peak, leaked, temporary is expected".to_owned())
 }
 
 fn metric(text: &str) -> Result<Metric, String> {
@@ -236,7 +237,15 @@ fn scaled(text: &str, units: &[(&str, f64)]) -> Option<f64> {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    let units = [("", 1.0), ("ms", 0.001), ("s", 1.0), ("m", 60.0), ("min", 60.0), ("h", 3600.0), ("d", 86400.0)];
+    let units = [
+        ("", 1.0),
+        ("ms", 0.001),
+        ("s", 1.0),
+        ("m", 60.0),
+        ("min", 60.0),
+        ("h", 3600.0),
+        ("d", 86400.0),
+    ];
     scaled(text, &units)
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
         .filter(|duration| !duration.is_zero())
@@ -258,7 +267,11 @@ fn size(text: &str) -> Result<ByteCount, String> {
         ("GB", K * K * K),
         ("GiB", K * K * K),
     ];
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be in range")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked to be in range"
+    )]
     scaled(text, &units)
         .filter(|bytes| *bytes >= 1.0 && *bytes < 1e18)
         .map(|bytes| ByteCount(bytes as u64))

@@ -70,11 +70,19 @@ pub(super) fn run(args: &Listing) -> CommandResult {
                             Some("from kernel 6.6 on, probes go in and out in an instant".to_owned())
                         }
                     };
-                    checks.push(Check { name: "links", ok: true, found: links.to_string(), hint });
+                    checks.push(Check {
+                        name: "links",
+                        ok: true,
+                        found: links.to_string(),
+                        hint,
+                    });
                     match tracer.measure_hit_cost() {
                         Ok(cost) => {
                             hit_cost_ns = Some(cost);
-                            checks.push(good("cost of a probe hit", format!("{cost:.0} ns, with an empty program on an emulated instruction")));
+                            checks.push(good(
+                                "cost of a probe hit",
+                                format!("{cost:.0} ns, with an empty program on an emulated instruction"),
+                            ));
                         }
                         Err(error) => checks.push(bad("cost of a probe hit", &error, error.hint())),
                     }
@@ -85,7 +93,11 @@ pub(super) fn run(args: &Listing) -> CommandResult {
         Err(error) => checks.push(bad("kernel type information (BTF)", &error, error.hint())),
     }
     let all_well = checks.iter().all(|check| check.ok);
-    let findings = Findings { checks, hit_cost_ns, interpreters: interpreters() };
+    let findings = Findings {
+        checks,
+        hit_cost_ns,
+        interpreters: interpreters(),
+    };
     output::write(None, false, |out| {
         if args.json {
             serde_json::to_writer_pretty(&mut *out, &findings)?;
@@ -97,7 +109,12 @@ pub(super) fn run(args: &Listing) -> CommandResult {
 }
 
 fn good(name: &'static str, found: String) -> Check {
-    Check { name, ok: true, found, hint: None }
+    Check {
+        name,
+        ok: true,
+        found,
+        hint: None,
+    }
 }
 
 fn bad(name: &'static str, error: &dyn std::error::Error, hint: &str) -> Check {
@@ -108,7 +125,12 @@ fn bad(name: &'static str, error: &dyn std::error::Error, hint: &str) -> Check {
         found.push_str(&error.to_string());
         cause = error.source();
     }
-    Check { name, ok: false, found, hint: Some(hint.to_owned()) }
+    Check {
+        name,
+        ok: false,
+        found,
+        hint: Some(hint.to_owned()),
+    }
 }
 
 /// The lowest kernel: attach cookies.
@@ -116,7 +138,9 @@ const LOWEST: (u32, u32) = (5, 15);
 
 fn kernel() -> Check {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|part| part.parse().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if version >= LOWEST {
         return good("kernel", release);
@@ -125,18 +149,29 @@ fn kernel() -> Check {
         name: "kernel",
         ok: false,
         found: release,
-        hint: Some(format!("{}.{} is the oldest that offers attach cookies", LOWEST.0, LOWEST.1)),
+        hint: Some(format!(
+            "{}.{} is the oldest that offers attach cookies",
+            LOWEST.0, LOWEST.1
+        )),
     }
 }
 
 fn capabilities() -> Check {
     let Ok(set) = rustix::thread::capabilities(None) else {
-        return Check { name: "capabilities", ok: false, found: "unknown".to_owned(), hint: None };
+        return Check {
+            name: "capabilities",
+            ok: false,
+            found: "unknown".to_owned(),
+            hint: None,
+        };
     };
     let bits = set.effective.bits();
     let has = |bit: u32| bits >> bit & 1 == 1;
-    let missing: Vec<&str> =
-        NEEDED.iter().filter(|(_, bit)| !has(*bit) && !has(CAP_SYS_ADMIN)).map(|(name, _)| *name).collect();
+    let missing: Vec<&str> = NEEDED
+        .iter()
+        .filter(|(_, bit)| !has(*bit) && !has(CAP_SYS_ADMIN))
+        .map(|(name, _)| *name)
+        .collect();
     if missing.is_empty() {
         return good("capabilities", "all that are needed".to_owned());
     }
@@ -153,7 +188,10 @@ fn interpreters() -> Vec<Interpreter> {
     let path = std::env::var_os("PATH");
     let search = Search::host(std::env::var_os("LD_LIBRARY_PATH").as_deref());
     let files = well_known_images(path.as_deref(), &search);
-    files.iter().filter_map(|file| interpreter(&mut images, file)).collect()
+    files
+        .iter()
+        .filter_map(|file| interpreter(&mut images, file))
+        .collect()
 }
 
 fn interpreter(images: &mut Images, file: &Path) -> Option<Interpreter> {
@@ -182,7 +220,13 @@ fn interpreter(images: &mut Images, file: &Path) -> Option<Interpreter> {
 
 fn text(findings: &Findings, out: &mut dyn std::io::Write) -> std::io::Result<()> {
     for check in &findings.checks {
-        writeln!(out, "{} {}: {}", if check.ok { "ok  " } else { "FAIL" }, check.name, check.found)?;
+        writeln!(
+            out,
+            "{} {}: {}",
+            if check.ok { "ok  " } else { "FAIL" },
+            check.name,
+            check.found
+        )?;
         if let Some(hint) = &check.hint {
             writeln!(out, "     hint: {hint}")?;
         }
@@ -194,15 +238,25 @@ fn text(findings: &Findings, out: &mut dyn std::io::Write) -> std::io::Result<()
     for interpreter in &findings.interpreters {
         match (&interpreter.python, &interpreter.why_not) {
             (Some(python), _) => {
-                let coverage =
-                    interpreter.coverage.map_or("unknown".to_owned(), |percent| format!("{percent:.0}%"));
-                writeln!(out, "  {} (Python {python}): allocs mode sees {coverage} of the allocator's copies", interpreter.image)?;
+                let coverage = interpreter
+                    .coverage
+                    .map_or("unknown".to_owned(), |percent| format!("{percent:.0}%"));
+                writeln!(
+                    out,
+                    "  {} (Python {python}): allocs mode sees {coverage} of the allocator's copies",
+                    interpreter.image
+                )?;
                 for line in &interpreter.placement {
                     writeln!(out, "      {line}")?;
                 }
             }
             (None, why) => {
-                writeln!(out, "  {}: not traced: {}", interpreter.image, why.as_deref().unwrap_or("unknown"))?;
+                writeln!(
+                    out,
+                    "  {}: not traced: {}",
+                    interpreter.image,
+                    why.as_deref().unwrap_or("unknown")
+                )?;
             }
         }
     }

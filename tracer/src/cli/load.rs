@@ -56,7 +56,10 @@ fn read<R: io::Read>(mut reader: Reader<R>) -> Snapshot {
                 }
                 profile.add_decode_problems(end.undecoded);
                 if end.unwritten.get() != 0 {
-                    context.notes.push(format!("{} bytes of events are not in the file: {}", end.unwritten, end.message));
+                    context.notes.push(format!(
+                        "{} bytes of events are not in the file: {}",
+                        end.unwritten, end.message
+                    ));
                 }
             }
             Block::Process(_) => {}
@@ -66,12 +69,14 @@ fn read<R: io::Read>(mut reader: Reader<R>) -> Snapshot {
         if counters.pid == HOST {
             profile.set_host_losses(counters.counters().losses);
         } else {
-            profile.set_counters(counters.pid, counters.counters());
+            profile.set_counters(counters.pid, counters.start, counters.counters());
         }
     }
     match reader.ended() {
         Some(Ended::Cut { reason, .. }) => profile.set_truncated(format!("the capture is cut: {reason}")),
-        Some(Ended::Corrupt { reason, .. }) => profile.set_truncated(format!("the capture is damaged: {reason}")),
+        Some(Ended::Corrupt { reason, .. }) => {
+            profile.set_truncated(format!("the capture is damaged: {reason}"))
+        }
         Some(Ended::Complete) | None => {}
     }
     profile.set_context(context);
@@ -95,7 +100,10 @@ fn image_info(image: ImageRecord) -> ImageInfo {
         path: image.path,
         version: image.version,
         build_id: Some(image.build_id).filter(|id| !id.is_empty()),
-        coverage: Coverage { resolved: image.coverage_resolved, copies: image.coverage_copies },
+        coverage: Coverage {
+            resolved: image.coverage_resolved,
+            copies: image.coverage_copies,
+        },
         placement: image.placement,
         attach_gap_ns: image.attach_gap_ns,
     }

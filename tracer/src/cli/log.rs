@@ -10,7 +10,10 @@ pub(super) fn start(verbose: u8) {
         1 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
-    let filter = EnvFilter::builder().with_env_var("PYROBE_LOG").with_default_directive(level.into()).from_env_lossy();
+    let filter = EnvFilter::builder()
+        .with_env_var("PYROBE_LOG")
+        .with_default_directive(level.into())
+        .from_env_lossy();
     let started = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -24,7 +24,11 @@ pub fn run() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
-            let code = if error.use_stderr() { Exit::Failed } else { Exit::Done };
+            let code = if error.use_stderr() {
+                Exit::Failed
+            } else {
+                Exit::Done
+            };
             // A closed stream is the reader's choice.
             let _ = error.print();
             return ExitCode::from(code.code());

@@ -20,7 +20,10 @@ pub(super) fn width() -> Option<u16> {
     if !stdout.is_terminal() {
         return None;
     }
-    rustix::termios::tcgetwinsize(&stdout).ok().map(|size| size.ws_col).filter(|&columns| columns > 0)
+    rustix::termios::tcgetwinsize(&stdout)
+        .ok()
+        .map(|size| size.ws_col)
+        .filter(|&columns| columns > 0)
 }
 
 /// Writes a result with `write`. A reader that has seen enough (a closed pipe) is no error.
@@ -33,11 +36,17 @@ pub(super) fn write(
     let (result, name) = match to {
         None => {
             let mut out = BufWriter::new(io::stdout().lock());
-            (write(&mut out).and_then(|()| out.flush()), "standard output".to_owned())
+            (
+                write(&mut out).and_then(|()| out.flush()),
+                "standard output".to_owned(),
+            )
         }
         Some(path) => {
             let mut out = BufWriter::new(create(path, force)?);
-            (write(&mut out).and_then(|()| out.flush()), path.display().to_string())
+            (
+                write(&mut out).and_then(|()| out.flush()),
+                path.display().to_string(),
+            )
         }
     };
     match result {
@@ -58,6 +67,10 @@ fn create(path: &Path, force: bool) -> Result<File, UserError> {
     options.open(path).map_err(|error| {
         let exists = error.kind() == io::ErrorKind::AlreadyExists;
         let error = UserError::new(format!("cannot create {}", path.display())).caused_by(error);
-        if exists { error.hint("-f replaces it, -o names another file") } else { error }
+        if exists {
+            error.hint("-f replaces it, -o names another file")
+        } else {
+            error
+        }
     })
 }

@@ -63,10 +63,16 @@ pub(super) fn run(args: &Listing) -> CommandResult {
         }
     }
     if unreadable > 0 {
-        output::say(&format!("warning: {unreadable} process(es) cannot be looked into\nhint: run as root"));
+        output::say(&format!(
+            "warning: {unreadable} process(es) cannot be looked into\nhint: run as root"
+        ));
     }
     let partial = if unreadable > 0 { Exit::Partial } else { Exit::Done };
-    let exit = if rows.is_empty() { Exit::NothingToTrace } else { partial };
+    let exit = if rows.is_empty() {
+        Exit::NothingToTrace
+    } else {
+        partial
+    };
     output::write(None, false, |out| {
         if args.json {
             serde_json::to_writer_pretty(&mut *out, &Listed { rows })?;
@@ -77,7 +83,12 @@ pub(super) fn run(args: &Listing) -> CommandResult {
         }
         writeln!(out, "{}", table(&rows))
     })?;
-    Ok(if args.json && exit == Exit::NothingToTrace { Exit::Done } else { exit }.into())
+    Ok(if args.json && exit == Exit::NothingToTrace {
+        Exit::Done
+    } else {
+        exit
+    }
+    .into())
 }
 
 fn row(process: &ProcessInfo, image: &Arc<Image>, mapped: &MappedFile) -> Row {
@@ -85,22 +96,36 @@ fn row(process: &ProcessInfo, image: &Arc<Image>, mapped: &MappedFile) -> Row {
         Ok(runtime) => (
             Some(runtime.facts.version.to_string()),
             runtime.facts.build_id.clone(),
-            runtime.plan.coverage.map(|coverage| {
-                100.0 * f64::from(coverage.resolved) / f64::from(coverage.copies.max(1))
-            }),
+            runtime
+                .plan
+                .coverage
+                .map(|coverage| 100.0 * f64::from(coverage.resolved) / f64::from(coverage.copies.max(1))),
             None,
         ),
         Err(why) => (None, None, None, Some(why.to_string())),
     };
-    let modes = if why_not.is_none() { vec![ModeRow { mode: "allocs", coverage }] } else { Vec::new() };
-    let words: Vec<String> = process.command_line.iter().map(|word| escape(&word.to_string_lossy())).collect();
+    let modes = if why_not.is_none() {
+        vec![ModeRow {
+            mode: "allocs",
+            coverage,
+        }]
+    } else {
+        Vec::new()
+    };
+    let words: Vec<String> = process
+        .command_line
+        .iter()
+        .map(|word| escape(&word.to_string_lossy()))
+        .collect();
     Row {
         pid: process.pid,
         exe: process.exe.as_ref().map(|path| escape(&path.to_string_lossy())),
         python,
         image: escape(&mapped.path.to_string_lossy()),
         build_id,
-        allocator: image.allocator(process.pid, mapped).map(|allocator| allocator.name()),
+        allocator: image
+            .allocator(process.pid, mapped)
+            .map(|allocator| allocator.name()),
         modes,
         container: process.container.clone(),
         command: words.join(" "),
@@ -111,17 +136,36 @@ fn row(process: &ProcessInfo, image: &Arc<Image>, mapped: &MappedFile) -> Row {
 fn table(rows: &[Row]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
-    table.set_header(["PID", "PYTHON", "ALLOCATOR", "ALLOCS", "CONTAINER", "IMAGE", "COMMAND"]);
+    table.set_header([
+        "PID",
+        "PYTHON",
+        "ALLOCATOR",
+        "ALLOCS",
+        "CONTAINER",
+        "IMAGE",
+        "COMMAND",
+    ]);
     if let Some(width) = output::width() {
-        table.set_width(width).set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
+        table
+            .set_width(width)
+            .set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
     }
     for row in rows {
         let coverage = match (&row.why_not, row.modes.first()) {
             (Some(why), _) => format!("no: {why}"),
-            (None, Some(ModeRow { coverage: Some(percent), .. })) => format!("{percent:.0}%"),
+            (
+                None,
+                Some(ModeRow {
+                    coverage: Some(percent),
+                    ..
+                }),
+            ) => format!("{percent:.0}%"),
             _ => "?".to_owned(),
         };
-        let container = row.container.as_deref().map_or("-", |id| id.get(..12).unwrap_or(id));
+        let container = row
+            .container
+            .as_deref()
+            .map_or("-", |id| id.get(..12).unwrap_or(id));
         table.add_row([
             row.pid.to_string(),
             row.python.clone().unwrap_or_else(|| "?".to_owned()),

@@ -21,7 +21,9 @@ use crate::{
 pub(super) fn run(args: &Record, verbose: u8) -> CommandResult {
     let settings = settings(args, verbose)?;
     if settings.output == Path::new("-") && std::io::stdout().is_terminal() {
-        return Err(UserError::new("a capture is not for a terminal").hint("-o names a file, or send it into a pipe"));
+        return Err(
+            UserError::new("a capture is not for a terminal").hint("-o names a file, or send it into a pipe")
+        );
     }
     let outcome = record::run(&settings, say)?;
     summary(&settings, &outcome);
@@ -45,7 +47,11 @@ fn settings(args: &Record, verbose: u8) -> Result<Settings, UserError> {
     Ok(Settings {
         target,
         output,
-        overwrite: if args.force { Overwrite::Force } else { Overwrite::Refuse },
+        overwrite: if args.force {
+            Overwrite::Force
+        } else {
+            Overwrite::Refuse
+        },
         duration: args.duration,
         max_size: args.max_size,
         ring_bytes: args.ring_bytes.unwrap_or(DEFAULT_RING_BYTES),
@@ -84,7 +90,10 @@ fn summary(settings: &Settings, outcome: &Outcome) {
         say(&format!("warning: {problem}"));
     }
     if outcome.lost > 0 {
-        say(&format!("warning: {} record(s) were lost or not understood; every report says which", outcome.lost));
+        say(&format!(
+            "warning: {} record(s) were lost or not understood; every report says which",
+            outcome.lost
+        ));
     }
     if let Some(pid) = outcome.still_running {
         say(&format!("the command still runs, untraced, as process {pid}"));
@@ -93,10 +102,16 @@ fn summary(settings: &Settings, outcome: &Outcome) {
         say("the capture has reached its greatest size");
     }
     let file = settings.output.display();
-    say(&format!("{} events, {} in {file}", count(outcome.events), size(outcome.written.get())));
+    say(&format!(
+        "{} events, {} in {file}",
+        count(outcome.events),
+        size(outcome.written.get())
+    ));
     if outcome.events == 0 {
         say("hint: no Python process allocated while it was traced; `pyrobe ps` lists what can be traced");
     } else if settings.output != Path::new("-") {
-        say(&format!("hint: `pyrobe report table {file}` or `pyrobe report flamegraph {file} -o out.svg` shows it"));
+        say(&format!(
+            "hint: `pyrobe report table {file}` or `pyrobe report flamegraph {file} -o out.svg` shows it"
+        ));
     }
 }

@@ -34,7 +34,14 @@ pub(super) fn run(report: &Report) -> CommandResult {
                 write(input, |out| out.write_all(stats.text(output::width()).as_bytes()))
             }
         }
-        Report::Table { input, view, by, sort, limit, json } => {
+        Report::Table {
+            input,
+            view,
+            by,
+            sort,
+            limit,
+            json,
+        } => {
             let snapshot = load::snapshot(&input.file)?;
             let options = TableOptions {
                 view: *view,
@@ -50,13 +57,23 @@ pub(super) fn run(report: &Report) -> CommandResult {
                 write(input, |out| out.write_all(table.text().as_bytes()))
             }
         }
-        Report::Flamegraph { input, view, metric, icicle, title } => {
+        Report::Flamegraph {
+            input,
+            view,
+            metric,
+            icicle,
+            title,
+        } => {
             let snapshot = load::snapshot(&input.file)?;
             let options = FlamegraphOptions {
                 view: *view,
                 metric: *metric,
                 title: title.clone(),
-                orientation: if *icicle { Orientation::Icicles } else { Orientation::default() },
+                orientation: if *icicle {
+                    Orientation::Icicles
+                } else {
+                    Orientation::default()
+                },
             };
             warn(&snapshot);
             write(input, |out| flamegraph::write(&snapshot, &options, out))
@@ -70,7 +87,16 @@ pub(super) fn export(format: &Export) -> CommandResult {
         Export::Collapsed { input, view, metric } => {
             let snapshot = load::snapshot(&input.file)?;
             warn(&snapshot);
-            write(input, |out| collapsed::write(&snapshot, CollapsedOptions { view: *view, metric: *metric }, out))
+            write(input, |out| {
+                collapsed::write(
+                    &snapshot,
+                    CollapsedOptions {
+                        view: *view,
+                        metric: *metric,
+                    },
+                    out,
+                )
+            })
         }
     }
 }

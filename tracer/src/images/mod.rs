@@ -14,7 +14,9 @@ use std::{
 use object::{Object as _, ObjectSymbol as _, ReadCache};
 
 use crate::{
-    discover::{Classifier, FileIdentity, LoadSegment, MappedFile, Mapping, Range, bias, mapped_files, read_memory},
+    discover::{
+        Classifier, FileIdentity, LoadSegment, MappedFile, Mapping, Range, bias, mapped_files, read_memory,
+    },
     elf::Elf,
     plan::{Plan, function_sites},
     python::{Allocator, ImageFacts, WhyNot, classify, examine_elf},
@@ -61,15 +63,17 @@ impl Image {
     pub fn allocator(&self, pid: Pid, mapped: &MappedFile) -> Option<Allocator> {
         let facts = &self.runtime.as_ref().ok()?.facts;
         let bias = self.bias(&mapped.ranges)?;
-        Some(classify(facts, bias, |address: ProcAddr, to: &mut [u8]| {
-            match read_memory(pid, address, to.len()) {
+        Some(classify(
+            facts,
+            bias,
+            |address: ProcAddr, to: &mut [u8]| match read_memory(pid, address, to.len()) {
                 Ok(bytes) if bytes.len() == to.len() => {
                     to.copy_from_slice(&bytes);
                     true
                 }
                 _ => false,
-            }
-        }))
+            },
+        ))
     }
 }
 
@@ -97,7 +101,10 @@ impl Images {
         let mut found = Vec::new();
         for mapped in mapped_files(pid)? {
             // A file that cannot be opened may be gone with its process, or be no file at all.
-            let Ok(image) = self.classifier.classify_mapped(pid, &mapped, |file| look_at(file, &mapped.path)) else {
+            let Ok(image) = self
+                .classifier
+                .classify_mapped(pid, &mapped, |file| look_at(file, &mapped.path))
+            else {
                 continue;
             };
             if let Some(image) = image.as_ref() {
@@ -110,7 +117,11 @@ impl Images {
     /// The image behind a new mapping.
     pub fn of_mapping(&mut self, mapping: &Mapping) -> Option<Arc<Image>> {
         let examine = |file: &File| look_at(file, &mapping.path);
-        self.classifier.classify_mapping(mapping, examine).ok()?.as_ref().clone()
+        self.classifier
+            .classify_mapping(mapping, examine)
+            .ok()?
+            .as_ref()
+            .clone()
     }
 }
 
@@ -138,7 +149,13 @@ fn look_at(file: &File, path: &Path) -> Option<Arc<Image>> {
         let plan = function_sites(&facts, &elf);
         Ok(Runtime { facts, plan })
     });
-    Some(Arc::new(Image { path: path.to_owned(), identity, runtime, file: kept, segments }))
+    Some(Arc::new(Image {
+        path: path.to_owned(),
+        identity,
+        runtime,
+        file: kept,
+        segments,
+    }))
 }
 
 /// Whether the file's dynamic symbols define `_PyRuntime`. Reads little: most files of a host are no Python.
@@ -153,7 +170,9 @@ fn defines_runtime(file: &File) -> bool {
     let Ok(parsed) = object::File::parse(&cache) else {
         return false;
     };
-    parsed.dynamic_symbols().any(|symbol| symbol.is_definition() && symbol.name_bytes() == Ok(b"_PyRuntime"))
+    parsed
+        .dynamic_symbols()
+        .any(|symbol| symbol.is_definition() && symbol.name_bytes() == Ok(b"_PyRuntime"))
 }
 
 fn read_all(file: &File) -> io::Result<Vec<u8>> {

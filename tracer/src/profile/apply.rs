@@ -17,7 +17,7 @@ use super::{
 use crate::{
     ingest::event::{self, Counters, Event, Gone, GoneReason},
     symbolize::{FrameId, FrameTable, Memory},
-    units::{MonotonicNs, Pid},
+    units::{BootNs, MonotonicNs, Pid},
 };
 
 /// Bounds of a profile's tables. What does not fit is shown as `[too many frames]` and counted.
@@ -90,8 +90,18 @@ impl Profile {
         self.context = context;
     }
 
-    /// The kernel side's counters of a process that still runs. Its last ones come with its end.
-    pub fn set_counters(&mut self, pid: Pid, counters: Counters) {
+    /// The kernel side's counters of a process, as they were read while it ran. Without effect if it is known
+    /// to have ended since: its last ones came with its end.
+    pub fn set_counters(&mut self, pid: Pid, start: BootNs, counters: Counters) {
+        let has_ended = |process: &ProcessState| {
+            process.info.key.pid == pid
+                && process.info.key.start == Some(start)
+                && process.info.end != End::Running
+        };
+        let newest = self.by_pid.get(&pid).and_then(|&index| self.processes.get(index));
+        if newest.is_some_and(has_ended) || (newest.is_none() && self.processes.iter().any(has_ended)) {
+            return;
+        }
         let index = self.index_of(pid);
         if let Some(process) = self.processes.get_mut(index) {
             process.counters = Some(counters);

@@ -195,8 +195,16 @@ fn from_table(
             frame_instr_shift: u32::from(version.minor == 10),
             frame_instr_is_pointer: if version.minor >= 11 { u32::MAX } else { 0 },
             frame_owner: offsets.frame_owner,
-            frame_owner_skip: if version.minor >= 12 { offsets.frame_owner_skip } else { NO_STUBS },
-            code_first_instr: if version.minor >= 11 { offsets.code_first_instr } else { 0 },
+            frame_owner_skip: if version.minor >= 12 {
+                offsets.frame_owner_skip
+            } else {
+                NO_STUBS
+            },
+            code_first_instr: if version.minor >= 11 {
+                offsets.code_first_instr
+            } else {
+                0
+            },
             code_filename: offsets.code_filename,
             code_qualname: offsets.code_qualname,
             code_first_line: offsets.code_first_line,

@@ -187,7 +187,10 @@ fn frames_fit_the_window_and_owners_are_known_since_3_12() {
             "{}",
             path.display()
         );
-        assert_eq!(layout.frame_owner_skip, if facts.version.minor >= 12 { 3 } else { 256 });
+        assert_eq!(
+            layout.frame_owner_skip,
+            if facts.version.minor >= 12 { 3 } else { 256 }
+        );
         assert_eq!(layout.frame_instr_shift, u32::from(facts.version.minor == 10));
         assert_eq!(
             layout.pool_bytes,

@@ -22,7 +22,8 @@ use crate::{
 /// Now, on the clock of the events.
 pub(super) fn now() -> MonotonicNs {
     let now = clock_gettime(ClockId::Monotonic);
-    let nanos = u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0);
+    let nanos =
+        u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0);
     MonotonicNs(nanos)
 }
 
@@ -52,7 +53,9 @@ impl Attached {
         self.images.begin_scan();
         let pids: Vec<Pid> = match only {
             Some(pids) => pids.to_vec(),
-            None => processes().map(|found| found.map(|process| process.pid).collect()).unwrap_or_default(),
+            None => processes()
+                .map(|found| found.map(|process| process.pid).collect())
+                .unwrap_or_default(),
         };
         let mut python = 0;
         for pid in pids {
@@ -74,7 +77,13 @@ impl Attached {
         let path = std::env::var_os("PATH");
         let search = Search::host(std::env::var_os("LD_LIBRARY_PATH").as_deref());
         let files: Vec<PathBuf> = resolve_command(program, path.as_deref(), &search)
-            .map(|resolved| resolved.libpython.into_iter().chain([resolved.executable]).collect())
+            .map(|resolved| {
+                resolved
+                    .libpython
+                    .into_iter()
+                    .chain([resolved.executable])
+                    .collect()
+            })
             .unwrap_or_default();
         let mut any = false;
         for file in &files {
@@ -136,7 +145,8 @@ impl Attached {
         let runtime = match &image.runtime {
             Ok(runtime) => runtime,
             Err(why) => {
-                self.problems.push(format!("{} is not traced: {why}", image.path.display()));
+                self.problems
+                    .push(format!("{} is not traced: {why}", image.path.display()));
                 self.numbers.insert(image.identity, None);
                 return Ok(None);
             }
@@ -145,8 +155,11 @@ impl Attached {
             Ok(number) => number,
             Err(error @ BpfError::Attach { .. }) => {
                 // One image that cannot be probed does not stop the others.
-                let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                self.problems.push(format!("{} cannot be probed: {cause}", image.path.display()));
+                let cause = std::error::Error::source(&error)
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
+                self.problems
+                    .push(format!("{} cannot be probed: {cause}", image.path.display()));
                 self.numbers.insert(image.identity, None);
                 return Ok(None);
             }
@@ -190,9 +203,15 @@ fn record(image: &Image, id: ImageId, attached: MonotonicNs, gap: Option<u64>) -
 pub(crate) fn placement(runtime: &crate::images::Runtime) -> Vec<String> {
     let sites = runtime.plan.sites.iter().map(|site| match site.placement {
         Placement::Emulated { skipped_bytes } => {
-            format!("{:?}: {} bytes behind the entry, emulated", site.role, skipped_bytes)
+            format!(
+                "{:?}: {} bytes behind the entry, emulated",
+                site.role, skipped_bytes
+            )
         }
         Placement::SingleStep => format!("{:?}: at the entry, single step (dear)", site.role),
     });
-    sites.chain(runtime.plan.notes.iter().cloned()).chain(runtime.facts.notes.iter().cloned()).collect()
+    sites
+        .chain(runtime.plan.notes.iter().cloned())
+        .chain(runtime.facts.notes.iter().cloned())
+        .collect()
 }

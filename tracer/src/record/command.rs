@@ -23,21 +23,26 @@ pub(super) fn start(command: &[OsString], to: Sender<Input>) -> std::io::Result<
     };
     let mut child = Command::new(program).args(arguments).spawn()?;
     let pid = Pid(child.id());
-    std::thread::Builder::new().name("command".to_owned()).spawn(move || {
-        let code = match child.wait() {
-            Ok(status) => exit_code(status),
-            Err(error) => {
-                tracing::warn!("waiting for the command: {error}");
-                1
-            }
-        };
-        // Fails only if the owner is gone.
-        let _ = to.blocking_send(Input::CommandExited(code));
-    })?;
+    std::thread::Builder::new()
+        .name("command".to_owned())
+        .spawn(move || {
+            let code = match child.wait() {
+                Ok(status) => exit_code(status),
+                Err(error) => {
+                    tracing::warn!("waiting for the command: {error}");
+                    1
+                }
+            };
+            // Fails only if the owner is gone.
+            let _ = to.blocking_send(Input::CommandExited(code));
+        })?;
     Ok(Started { pid })
 }
 
 /// As a shell gives it: 128 and the signal's number for one that was killed.
 fn exit_code(status: ExitStatus) -> i32 {
-    status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1)
+    status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal))
+        .unwrap_or(1)
 }

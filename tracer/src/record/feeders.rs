@@ -72,7 +72,9 @@ impl RingThread {
                 }
             }
             // Fails only if the owner is gone.
-            let _ = to.blocking_send(Input::RingEmpty { malformed: reader.malformed() });
+            let _ = to.blocking_send(Input::RingEmpty {
+                malformed: reader.malformed(),
+            });
         })?;
         Ok(Self { stop, thread })
     }

@@ -12,7 +12,9 @@ use crate::{bpf::LinkKind, capture::Meta, units::BootNs};
 
 /// Nanoseconds since the Unix epoch.
 pub(super) fn unix_ns() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -32,7 +34,10 @@ pub(super) fn meta(settings: &Settings, links: LinkKind) -> Meta {
             (format!("process {}", pids.join(", ")), Vec::new())
         }
         Target::Command(command) => {
-            let command: Vec<String> = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+            let command: Vec<String> = command
+                .iter()
+                .map(|word| word.to_string_lossy().into_owned())
+                .collect();
             (command.join(" "), command)
         }
     };

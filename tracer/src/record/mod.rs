@@ -14,7 +14,11 @@ use std::{path::PathBuf, time::Duration};
 
 pub(crate) use self::attach::placement;
 pub use self::owner::{HOST, Outcome, run};
-use crate::{bpf::LinkKind, capture::Overwrite, units::{ByteCount, Pid}};
+use crate::{
+    bpf::LinkKind,
+    capture::Overwrite,
+    units::{ByteCount, Pid},
+};
 
 /// Which processes are recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -83,8 +83,12 @@ async fn record(settings: &Settings, ready: impl FnOnce(&str)) -> Result<Outcome
     };
     let mut tracer =
         Tracer::load(&kernel, &loading).map_err(|error| bpf_error("cannot load the eBPF programs", error))?;
-    let writer = Writer::create(&settings.output, settings.overwrite, &meta(settings, tracer.links()))
-        .map_err(|error| create_error(&settings.output, error))?;
+    let writer = Writer::create(
+        &settings.output,
+        settings.overwrite,
+        &meta(settings, tracer.links()),
+    )
+    .map_err(|error| create_error(&settings.output, error))?;
     let (to, inputs) = mpsc::channel(QUEUE);
     let mut problems = Vec::new();
     // Before the scan, so that nothing can appear between the two.
@@ -94,7 +98,9 @@ async fn record(settings: &Settings, ready: impl FnOnce(&str)) -> Result<Outcome
             "{error}: images that appear later are found by looking at /proc once a second"
         )),
     }
-    let ring = tracer.take_ring().map_err(|error| bpf_error("cannot read the ring", error))?;
+    let ring = tracer
+        .take_ring()
+        .map_err(|error| bpf_error("cannot read the ring", error))?;
     let ring = RingThread::start(ring, to.clone()).map_err(thread_error)?;
     let mut owner = Owner {
         settings,
@@ -110,14 +116,23 @@ async fn record(settings: &Settings, ready: impl FnOnce(&str)) -> Result<Outcome
         exit_code: None,
     };
     owner.writer.set_limit(settings.max_size);
-    let processes = owner.attach_at_start().map_err(|error| bpf_error("cannot attach", error))?;
+    let processes = owner
+        .attach_at_start()
+        .map_err(|error| bpf_error("cannot attach", error))?;
     feeders::signals_and_clock(settings.duration, &to).map_err(thread_error)?;
     let images = owner.attached.records().len();
-    ready(&format!("recording {processes} Python process(es), {images} image(s) attached; Ctrl-C ends it"));
+    ready(&format!(
+        "recording {processes} Python process(es), {images} image(s) attached; Ctrl-C ends it"
+    ));
     if let Target::Command(command) = &settings.target {
         let started = command::start(command, to.clone()).map_err(|error| {
-            let name = command.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            UserError::new(format!("cannot start {name}")).caused_by(error).hint("give the command as a shell finds it")
+            let name = command
+                .first()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default();
+            UserError::new(format!("cannot start {name}"))
+                .caused_by(error)
+                .hint("give the command as a shell finds it")
         });
         match started {
             Ok(started) => owner.command = Some(started.pid),
@@ -147,13 +162,23 @@ fn check_targets(target: &Target) -> Result<(), UserError> {
     }
     let mut images = crate::images::Images::default();
     let found: Vec<_> = pids.iter().map(|&pid| (pid, images.of_process(pid))).collect();
-    if found.iter().any(|(_, found)| found.as_ref().is_ok_and(|found| found.iter().any(|(image, _)| image.runtime.is_ok()))) {
+    if found.iter().any(|(_, found)| {
+        found
+            .as_ref()
+            .is_ok_and(|found| found.iter().any(|(image, _)| image.runtime.is_ok()))
+    }) {
         return Ok(());
     }
     let (pid, found) = found.into_iter().next().unwrap_or((Pid(0), Ok(Vec::new())));
     let why = match found {
-        Err(error) => return Err(UserError::new(format!("cannot look into process {pid}")).caused_by(error).hint("run as root")),
-        Ok(found) => found.first().and_then(|(image, _)| image.runtime.as_ref().err().map(ToString::to_string)),
+        Err(error) => {
+            return Err(UserError::new(format!("cannot look into process {pid}"))
+                .caused_by(error)
+                .hint("run as root"));
+        }
+        Ok(found) => found
+            .first()
+            .and_then(|(image, _)| image.runtime.as_ref().err().map(ToString::to_string)),
     };
     let message = match why {
         Some(why) => format!("process {pid} cannot be traced: {why}"),
@@ -178,7 +203,9 @@ fn create_error(path: &Path, error: WriteError) -> UserError {
         WriteError::Exists { .. } => "-f replaces it, -o names another file",
         _ => "-o names another place",
     };
-    UserError::new(format!("cannot write the capture {}", path.display())).caused_by(error).hint(hint)
+    UserError::new(format!("cannot write the capture {}", path.display()))
+        .caused_by(error)
+        .hint(hint)
 }
 
 impl Owner<'_> {
@@ -313,7 +340,9 @@ impl Owner<'_> {
         self.writer.counters(&counters)?;
         self.writer.flush()?;
         if let Target::Processes(pids) = &self.settings.target {
-            if pids.iter().all(|&pid| process(pid).is_err()) && counters.iter().all(|process| process.pid == HOST) {
+            if pids.iter().all(|&pid| process(pid).is_err())
+                && counters.iter().all(|process| process.pid == HOST)
+            {
                 return Ok(Some(EndReason::TargetExited));
             }
         }
@@ -334,7 +363,14 @@ impl Owner<'_> {
         };
         match self.tracer.unattributed() {
             Ok(losses) if losses.iter().any(|&loss| loss != 0) => {
-                all.push(ProcessCounters::new(HOST, BootNs(0), &Counters { losses, ..Counters::default() }));
+                all.push(ProcessCounters::new(
+                    HOST,
+                    BootNs(0),
+                    &Counters {
+                        losses,
+                        ..Counters::default()
+                    },
+                ));
             }
             Ok(_) => {}
             Err(error) => self.problems.push(error.to_string()),
@@ -356,10 +392,12 @@ impl Owner<'_> {
             unwritten: ByteCount(0),
         };
         let finished = self.writer.finish(&counters, end);
-        if let Some(error) = failure.or_else(|| finished.as_ref().err().map(|error| WriteError::Write {
-            path: self.settings.output.clone(),
-            source: std::io::Error::other(error.to_string()),
-        })) {
+        if let Some(error) = failure.or_else(|| {
+            finished.as_ref().err().map(|error| WriteError::Write {
+                path: self.settings.output.clone(),
+                source: std::io::Error::other(error.to_string()),
+            })
+        }) {
             return Err(UserError::new("the recording ended before its time")
                 .caused_by(error)
                 .hint("what was written so far can be read; make room, or write elsewhere with -o"));

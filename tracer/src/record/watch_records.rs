@@ -53,7 +53,9 @@ pub(super) fn watch(records: &[u8], users: &mut UserNames) -> Found {
             }
             // The kernel side cannot wait for a page that is not in memory; then it sends an empty piece.
             Event::LineTable(piece) if piece.data.is_empty() => {
-                if let Some((pid, code, table, len)) = newest.take_if(|(pid, code, ..)| (*pid, *code) == (piece.pid, piece.code)) {
+                if let Some((pid, code, table, len)) =
+                    newest.take_if(|(pid, code, ..)| (*pid, *code) == (piece.pid, piece.code))
+                {
                     recover(pid, code, table, len, &mut found.recovered);
                 }
             }
@@ -68,8 +70,21 @@ pub(super) fn watch(records: &[u8], users: &mut UserNames) -> Found {
 /// Writes a line table's records to `to`, if the process can still be read.
 fn recover(pid: Pid, code: ProcAddr, table: ProcAddr, len: Option<u32>, to: &mut Vec<u8>) {
     let table = recover_line_table(&mut Live, pid, table, len);
-    for (data, offset) in table.as_deref().unwrap_or_default().chunks(PIECE).zip((0_u32..).step_by(PIECE)) {
-        encode(&Event::LineTable(LineTable { pid, code, offset, data }), to);
+    for (data, offset) in table
+        .as_deref()
+        .unwrap_or_default()
+        .chunks(PIECE)
+        .zip((0_u32..).step_by(PIECE))
+    {
+        encode(
+            &Event::LineTable(LineTable {
+                pid,
+                code,
+                offset,
+                data,
+            }),
+            to,
+        );
     }
 }
 
@@ -84,9 +99,16 @@ fn describe(pid: Pid, users: &mut UserNames) -> Option<ProcessRecord> {
         pid,
         start: info.start,
         parent: info.parent,
-        exe: info.exe.map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
+        exe: info
+            .exe
+            .map(|path| path.to_string_lossy().into_owned())
+            .unwrap_or_default(),
         comm: info.comm.to_string_lossy().into_owned(),
-        command_line: info.command_line.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
+        command_line: info
+            .command_line
+            .iter()
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect(),
         uid: info.uid,
         user: users.get(info.uid).unwrap_or_default().to_owned(),
         cgroup: info.cgroup,

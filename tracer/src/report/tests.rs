@@ -47,6 +47,7 @@ fn recording() -> Snapshot {
     profile.set_context(context(171, 171));
     profile.set_counters(
         crate::units::Pid(200),
+        crate::units::BootNs(2_000),
         counters(
             1_002,
             4,
