@@ -4,6 +4,8 @@
 //! domain for the rest, so `_PyObject_Malloc` reports only what pymalloc serves, and the raw functions
 //! report the others, whichever way they were called. `_PyObject_Realloc` reports for everything it calls.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
     EbpfContext as _,
     bindings::pt_regs,
@@ -323,11 +325,13 @@ fn on_entry(ctx: ProbeContext) -> u32 {
 }
 
 /// Allocations and reallocations, both halves in one program (kernels with session links).
-/// Returning 1 from the first half cancels the second.
-#[uprobe]
-fn on_session(ctx: ProbeContext) -> u32 {
+/// Returning 1 from the first half cancels the second. aya's macro would return 0 whatever we say, so this
+/// program is declared without it.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "uprobe")]
+extern "C" fn on_session(ctx: *mut c_void) -> u32 {
     // SAFETY: the context of a uprobe is `pt_regs`.
-    let (cookie, regs) = unsafe { (bpf_get_attach_cookie(ctx.as_ptr()), &*ctx.regs) };
+    let (cookie, regs) = unsafe { (bpf_get_attach_cookie(ctx), &*ctx.cast::<pt_regs>()) };
     let Some(hit) = Hit::new(cookie) else {
         return 1;
     };

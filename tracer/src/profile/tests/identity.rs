@@ -179,7 +179,7 @@ fn counters_of_a_running_process_count_and_host_losses_are_added() {
     story.process(7, "python3 a.py").alloc(7, 0x100, 64, "a:1");
     let mut profile = story.profile();
     assert_eq!(only(&profile.snapshot()).losses.produced, None);
-    profile.set_counters(Pid(7), crate::units::BootNs(0), counters(1, 0, 0, &[]));
+    profile.set_counters(Pid(7), BootNs(0), counters(1, 0, 0, &[]));
     let mut host = [0; tracer_ebpf::reason::REASONS];
     host[Reason::SiteUnknown as usize] = 9;
     profile.set_host_losses(host);
