@@ -153,8 +153,8 @@ fn send_code(walker: &Walker, code: u64, progress: *mut Progress) -> bool {
         };
         (*record).code = code;
         (*record).first_line = first_line;
-        // An empty table is one that could not be read: `u32::MAX` says so.
-        (*record).line_table_len = len as u32 | (less(len, 1) as u32).wrapping_neg();
+        // No table at all: `u32::MAX`. An empty one is usual in 3.9.
+        (*record).line_table_len = len as u32 | (less(line_table, 1) as u32).wrapping_neg();
         (*record).version_hex = layout.version_hex;
         (*record).line_table = line_table + BYTES_DATA;
         (*record).reserved = 0;

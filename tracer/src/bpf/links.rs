@@ -4,6 +4,7 @@
 //! one after the other (0.1 s and more), so those are closed on many threads at once.
 
 use std::{
+    fmt,
     os::fd::{AsFd as _, OwnedFd},
     thread,
 };
@@ -15,9 +16,10 @@ use aya::{
         uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope},
     },
 };
+use serde::Serialize;
 
 use super::{
-    BpfError, KernelFacts, LinkKind, object,
+    BpfError, KernelFacts, object,
     raw::{self, Attach},
 };
 
@@ -56,7 +58,63 @@ pub(super) enum Programs {
     PerPoint,
 }
 
+/// How probes are attached, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LinkKind {
+    /// One link for many points, both halves of a call in one program (kernel 6.13).
+    Session,
+    /// One link for many points (kernel 6.6).
+    Multi,
+    /// One link for each point.
+    PerPoint,
+}
+
+impl fmt::Display for LinkKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Session => "session",
+            Self::Multi => "multi",
+            Self::PerPoint => "per-point",
+        })
+    }
+}
+
 impl Programs {
+    /// Programs that do nothing, for measuring what a hit costs without us.
+    pub(super) fn empty(ebpf: &Ebpf, kernel: &KernelFacts) -> Result<Self, BpfError> {
+        Ok(Self::Session {
+            entry: object::load_program(ebpf, kernel, "on_nothing", Attach::Multi)?,
+            session: object::load_program(ebpf, kernel, "on_nothing", Attach::Session)?,
+        })
+    }
+
+    /// Loads the programs in the best way that this kernel has, found by trying and not by its version.
+    pub(super) fn best(ebpf: &mut Ebpf, kernel: &KernelFacts) -> Result<Self, BpfError> {
+        for kind in [LinkKind::Session, LinkKind::Multi] {
+            if kind == LinkKind::Session && !kernel.has_session_functions() {
+                continue;
+            }
+            match Self::load(ebpf, kernel, kind) {
+                // The kernel does not know this kind of attaching.
+                Err(BpfError::Refused { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
+                    tracing::debug!("the kernel has no {kind} links");
+                }
+                loaded => return loaded,
+            }
+        }
+        Self::load(ebpf, kernel, LinkKind::PerPoint)
+    }
+
+    /// How they are attached.
+    pub(super) fn kind(&self) -> LinkKind {
+        match self {
+            Self::Session { .. } => LinkKind::Session,
+            Self::Multi { .. } => LinkKind::Multi,
+            Self::PerPoint => LinkKind::PerPoint,
+        }
+    }
+
     /// Loads the programs for `kind`.
     pub(super) fn load(ebpf: &mut Ebpf, kernel: &KernelFacts, kind: LinkKind) -> Result<Self, BpfError> {
         match kind {

@@ -6,7 +6,6 @@
 
 mod cost;
 mod error;
-mod features;
 mod kernel;
 mod links;
 mod object;
@@ -15,8 +14,8 @@ mod ring;
 mod tracer;
 
 pub use error::BpfError;
-pub use features::{Features, LinkKind};
 pub use kernel::KernelFacts;
-pub use object::object_sha;
+pub use links::LinkKind;
+pub use object::object_checksum;
 pub use ring::RingReader;
-pub use tracer::{LiveCounters, Settings, Target, Tracer};
+pub use tracer::{LiveCounters, Settings, Target, Tracer, Work};

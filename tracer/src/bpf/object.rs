@@ -25,7 +25,7 @@ const CALL: u8 = 0x85;
 const PSEUDO_KFUNC_CALL: u8 = 2;
 
 /// CRC-32 of the embedded object, to tell in a bug report which one it was.
-pub fn object_sha() -> u32 {
+pub fn object_checksum() -> u32 {
     crc32fast::hash(OBJECT)
 }
 

@@ -16,7 +16,7 @@ use tracer_ebpf::{
 };
 
 use super::{
-    BpfError, Features, KernelFacts, LinkKind, RingReader, cost,
+    BpfError, KernelFacts, LinkKind, RingReader, cost,
     links::{self, Half, Link, Point, Programs},
     object::{self, RING},
 };
@@ -35,6 +35,16 @@ pub enum Target {
     Processes(Vec<Pid>),
 }
 
+/// What the programs do at a hit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Work {
+    /// What they are for.
+    #[default]
+    Record,
+    /// Nothing: for measuring what a hit costs without us.
+    Nothing,
+}
+
 /// How a tracer is set up.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -46,6 +56,8 @@ pub struct Settings {
     pub log_level: u8,
     /// A way to attach other than the best one.
     pub links: Option<LinkKind>,
+    /// What happens at a hit.
+    pub work: Work,
 }
 
 /// Counters of a process that still runs.
@@ -78,7 +90,6 @@ pub struct Tracer {
     ebpf: Ebpf,
     programs: Programs,
     kernel: KernelFacts,
-    kind: LinkKind,
     links: Vec<Link>,
     images: usize,
     sites: usize,
@@ -88,9 +99,6 @@ impl Tracer {
     /// Loads everything and follows forks, execs and exits. Nothing is probed yet.
     pub fn load(kernel: &KernelFacts, settings: &Settings) -> Result<Self, BpfError> {
         let mut ebpf = object::load_maps(settings.ring_bytes, settings.log_level)?;
-        let kind = settings
-            .links
-            .unwrap_or_else(|| Features::probe(&ebpf, kernel).links);
         let filter = match settings.target {
             Target::WholeHost => filter::ALL,
             Target::Processes(_) => filter::LISTED,
@@ -102,12 +110,15 @@ impl Tracer {
             ..kernel.offsets
         };
         array::<Config>(&mut ebpf, "CONFIG", 0, config)?;
-        let programs = Programs::load(&mut ebpf, kernel, kind)?;
+        let programs = match settings.links {
+            _ if settings.work == Work::Nothing => Programs::empty(&ebpf, kernel)?,
+            Some(kind) => Programs::load(&mut ebpf, kernel, kind)?,
+            None => Programs::best(&mut ebpf, kernel)?,
+        };
         let mut tracer = Self {
             ebpf,
             programs,
             kernel: kernel.clone(),
-            kind,
             links: Vec::new(),
             images: 0,
             sites: 0,
@@ -134,7 +145,7 @@ impl Tracer {
 
     /// How probes are attached.
     pub fn links(&self) -> LinkKind {
-        self.kind
+        self.programs.kind()
     }
 
     /// Traces one more process and its children to come.

@@ -72,6 +72,9 @@ pub(super) struct Record {
     /// Bytes of the ring between the kernel and pyrobe
     #[arg(long, value_name = "BYTES", hide = true, value_parser = ring_bytes)]
     pub(super) ring_bytes: Option<u32>,
+    /// Attach programs that do nothing, to measure what a hit costs without them
+    #[arg(long, hide = true)]
+    pub(super) empty: bool,
     /// How probes are attached
     #[arg(long, hide = true, value_parser = links)]
     pub(super) links: Option<LinkKind>,

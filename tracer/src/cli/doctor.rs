@@ -58,6 +58,7 @@ pub(super) fn run(args: &Listing) -> CommandResult {
                 ring_bytes: 1 << 16,
                 log_level: 0,
                 links: None,
+                work: bpf::Work::Record,
             };
             match Tracer::load(&kernel, &settings) {
                 Ok(tracer) => {

@@ -10,6 +10,7 @@ use tracer_ebpf::limits::DEFAULT_RING_BYTES;
 
 use super::{CommandResult, args::Record, log::program_level, output::say};
 use crate::{
+    bpf::Work,
     capture::{EndReason, Overwrite},
     error::{Exit, UserError},
     record::{self, Outcome, Settings, Target},
@@ -56,6 +57,7 @@ fn settings(args: &Record, verbose: u8) -> Result<Settings, UserError> {
         max_size: args.max_size,
         ring_bytes: args.ring_bytes.unwrap_or(DEFAULT_RING_BYTES),
         links: args.links,
+        work: if args.empty { Work::Nothing } else { Work::Record },
         log_level: program_level(verbose),
     })
 }

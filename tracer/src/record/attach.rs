@@ -27,6 +27,17 @@ pub(super) fn now() -> MonotonicNs {
     MonotonicNs(nanos)
 }
 
+/// How an image came to be attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    /// As a file; no process is known that maps it.
+    Installed,
+    /// In a process that ran before.
+    Running,
+    /// When a process mapped it, then.
+    Mapped(MonotonicNs),
+}
+
 /// Images and the numbers under which they are attached.
 #[derive(Default)]
 pub(super) struct Attached {
@@ -65,7 +76,7 @@ impl Attached {
             };
             python += usize::from(!found.is_empty());
             for (image, _) in found {
-                self.attach(tracer, &image, None)?;
+                self.attach(tracer, &image, Seen::Running)?;
             }
         }
         Ok(python)
@@ -108,7 +119,7 @@ impl Attached {
     /// Whether it holds a runtime that can be traced.
     fn file(&mut self, tracer: &mut Tracer, file: &Path) -> Result<bool, BpfError> {
         match self.images.of_file(file) {
-            Ok(Some(image)) => Ok(self.attach(tracer, &image, None)?.is_some()),
+            Ok(Some(image)) => Ok(self.attach(tracer, &image, Seen::Installed)?.is_some()),
             _ => Ok(false),
         }
     }
@@ -123,7 +134,7 @@ impl Attached {
             return Ok(None);
         };
         let before = self.records.len();
-        self.attach(tracer, &image, Some(mapping.time))?;
+        self.attach(tracer, &image, Seen::Mapped(mapping.time))?;
         Ok(self.records.get(before).cloned())
     }
 
@@ -132,12 +143,11 @@ impl Attached {
         self.images.begin_scan();
     }
 
-    /// `appeared`: when the first process mapped the file, if that was after the start.
     fn attach(
         &mut self,
         tracer: &mut Tracer,
         image: &Arc<Image>,
-        appeared: Option<MonotonicNs>,
+        seen: Seen,
     ) -> Result<Option<ImageId>, BpfError> {
         if let Some(known) = self.numbers.get(&image.identity) {
             return Ok(*known);
@@ -145,8 +155,12 @@ impl Attached {
         let runtime = match &image.runtime {
             Ok(runtime) => runtime,
             Err(why) => {
-                self.problems
-                    .push(format!("{} is not traced: {why}", image.path.display()));
+                let problem = format!("{} is not traced: {why}", image.path.display());
+                match seen {
+                    // Nobody asked for it.
+                    Seen::Installed => tracing::debug!("{problem}"),
+                    Seen::Running | Seen::Mapped(_) => self.problems.push(problem),
+                }
                 self.numbers.insert(image.identity, None);
                 return Ok(None);
             }
@@ -166,7 +180,10 @@ impl Attached {
             Err(error) => return Err(error),
         };
         let attached = now();
-        let gap = appeared.map(|appeared| attached.get().saturating_sub(appeared.get()));
+        let gap = match seen {
+            Seen::Mapped(appeared) => Some(attached.get().saturating_sub(appeared.get())),
+            Seen::Installed | Seen::Running => None,
+        };
         self.numbers.insert(image.identity, Some(number));
         self.records.push(record(image, number, attached, gap));
         Ok(Some(number))

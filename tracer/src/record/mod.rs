@@ -15,7 +15,7 @@ use std::{path::PathBuf, time::Duration};
 pub(crate) use self::attach::placement;
 pub use self::owner::{HOST, Outcome, run};
 use crate::{
-    bpf::LinkKind,
+    bpf::{LinkKind, Work},
     capture::Overwrite,
     units::{ByteCount, Pid},
 };
@@ -48,6 +48,8 @@ pub struct Settings {
     pub ring_bytes: u32,
     /// A way to attach other than the best one.
     pub links: Option<LinkKind>,
+    /// What happens at a hit.
+    pub work: Work,
     /// Level of the eBPF programs' own log, as a number of `log::LevelFilter`.
     pub log_level: u8,
 }

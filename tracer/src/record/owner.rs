@@ -80,6 +80,7 @@ async fn record(settings: &Settings, ready: impl FnOnce(&str)) -> Result<Outcome
         ring_bytes: settings.ring_bytes,
         log_level: settings.log_level,
         links: settings.links,
+        work: settings.work,
     };
     let mut tracer =
         Tracer::load(&kernel, &loading).map_err(|error| bpf_error("cannot load the eBPF programs", error))?;

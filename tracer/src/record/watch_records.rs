@@ -46,7 +46,10 @@ pub(super) fn watch(records: &[u8], users: &mut UserNames) -> Found {
         match event {
             Event::Process(seen) => found.processes.extend(describe(seen.pid, users)),
             Event::Code(code) => {
-                if code.line_table_len.is_none() {
+                if code
+                    .line_table_len
+                    .is_none_or(|len| len == 0 && code.version_hex >= NEVER_EMPTY)
+                {
                     recover(code.pid, code.code, code.line_table, None, &mut found.recovered);
                 }
                 newest = Some((code.pid, code.code, code.line_table, code.line_table_len));
@@ -87,6 +90,9 @@ fn recover(pid: Pid, code: ProcAddr, table: ProcAddr, len: Option<u32>, to: &mut
         );
     }
 }
+
+/// `PY_VERSION_HEX` from which on every code object has a line table that is not empty.
+const NEVER_EMPTY: u32 = 0x030a_0000;
 
 /// Bytes in a recovered piece of a line table.
 const PIECE: usize = tracer_ebpf::limits::LINE_TABLE_CHUNK;
