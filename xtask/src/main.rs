@@ -8,8 +8,13 @@
     reason = "a maintainer's tool talks on its standard streams"
 )]
 
+mod apt_sources;
+mod ci;
 mod ebpf;
 mod process;
+mod setup;
+mod test;
+mod tidy;
 mod toolchain;
 mod workspace;
 
@@ -27,8 +32,16 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Install on Debian what CI and the end-to-end tests need (as root)
+    Setup,
     /// Build the eBPF object and put it into tracer-ebpf/object
     Ebpf(ebpf::Args),
+    /// Check the rules of the source that no compiler knows
+    Tidy,
+    /// Run the tests
+    Test(test::Args),
+    /// Run all checks that must hold before the tests
+    Ci,
 }
 
 fn main() -> ExitCode {
@@ -43,6 +56,10 @@ fn main() -> ExitCode {
 
 fn run(args: Args) -> Result<()> {
     match args.command {
+        Command::Setup => setup::run(),
         Command::Ebpf(args) => ebpf::run(&args),
+        Command::Tidy => tidy::run(),
+        Command::Test(args) => test::run(&args),
+        Command::Ci => ci::run(),
     }
 }
