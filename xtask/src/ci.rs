@@ -21,6 +21,7 @@ const CHECKS: &[&[&str]] = &[
         "warnings",
     ],
     &["xtask", "tidy"],
+    &["xtask", "layouts", "--check"],
     &["xtask", "ebpf", "--check"],
 ];
 

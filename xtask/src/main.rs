@@ -11,6 +11,7 @@
 mod apt_sources;
 mod ci;
 mod ebpf;
+mod layouts;
 mod process;
 mod setup;
 mod test;
@@ -20,7 +21,7 @@ mod workspace;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -36,6 +37,12 @@ enum Command {
     Setup,
     /// Build the eBPF object and put it into tracer-ebpf/object
     Ebpf(ebpf::Args),
+    /// Regenerate the table of layouts from CPython's headers
+    Layouts {
+        /// Regenerate and compare with the committed table; change nothing
+        #[arg(long)]
+        check: bool,
+    },
     /// Check the rules of the source that no compiler knows
     Tidy,
     /// Run the tests
@@ -58,6 +65,7 @@ fn run(args: Args) -> Result<()> {
     match args.command {
         Command::Setup => setup::run(),
         Command::Ebpf(args) => ebpf::run(&args),
+        Command::Layouts { check } => layouts::run(check).map_err(|error| anyhow!("{error}")),
         Command::Tidy => tidy::run(),
         Command::Test(args) => test::run(&args),
         Command::Ci => ci::run(),
