@@ -9,6 +9,7 @@
 )]
 
 mod apt_sources;
+mod bench;
 mod ci;
 mod ebpf;
 mod layouts;
@@ -47,6 +48,9 @@ enum Command {
     Tidy,
     /// Run the tests
     Test(test::Args),
+    /// Measure, and compare with the goals (as root)
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Run all checks that must hold before the tests
     Ci,
 }
@@ -68,6 +72,7 @@ fn run(args: Args) -> Result<()> {
         Command::Layouts { check } => layouts::run(check).map_err(|error| anyhow!("{error}")),
         Command::Tidy => tidy::run(),
         Command::Test(args) => test::run(&args),
+        Command::Bench(bench) => bench::run(&bench),
         Command::Ci => ci::run(),
     }
 }
