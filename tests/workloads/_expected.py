@@ -13,7 +13,10 @@ COMPREHENSIONS_HAVE_FRAMES = sys.version_info < (3, 12)
 
 
 def occupied(size):
-    """Bytes that a block of `size` requested bytes occupies: pymalloc's size class or glibc's usable size."""
+    """Bytes that a block of `size` requested bytes occupies: pymalloc's size class or glibc's usable size.
+
+    Below 128 KiB: glibc may map larger blocks by themselves, in whole pages.
+    """
     if size <= 512:
         return max(16, (size + 15) & ~15)
     return ((size + 8 + 15) & ~15) - 8
