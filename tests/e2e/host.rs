@@ -107,12 +107,22 @@ fn doctor_knows_the_kernel_and_finds_nothing_missing() {
         return;
     }
     let doctor = run(&mut pyrobe(["doctor", "--json"])).expect_code(0);
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let found = doctor.json();
+    let checks = found["checks"].as_array().cloned().unwrap_or_default();
     assert!(
-        doctor.json()["kernel"]
-            .as_str()
-            .is_some_and(|kernel| kernel.contains(&release)),
+        !checks.is_empty() && checks.iter().all(|check| check["ok"] == true),
         "{doctor}"
+    );
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let kernel = checks.iter().find(|check| check["name"] == "kernel");
+    assert_eq!(
+        kernel.map(|check| &check["found"]),
+        Some(&Value::from(release.clone())),
+        "{doctor}"
+    );
+    assert!(
+        found["hit_cost_ns"].as_f64() > Some(0.0),
+        "the cost of a hit is measured\n{doctor}"
     );
     let text = run(&mut pyrobe(["doctor"])).expect_code(0);
     assert!(text.stdout_text().contains(&release), "{text}");

@@ -1,4 +1,6 @@
-//! The live set at exit against tracemalloc's, line by line, for the same run of the same process.
+//! The live set at exit against tracemalloc's, line by line, for the same program with the same hashes.
+//!
+//! Two runs, because tracemalloc takes memory of its own from the allocator that pyrobe watches.
 
 use std::collections::HashMap;
 
@@ -26,18 +28,21 @@ on_plain_interpreters!(live_at_exit, check_live_at_exit);
 
 fn check_live_at_exit(interpreter: &Interpreter) {
     let script = interpreter.script("truth.py");
+    let mut traced = interpreter.command();
+    traced.args(["-X", "tracemalloc=1"]).arg(&script.path);
+    let traced = run(&mut traced).expect_code(0);
+    let mut truth = expected::parse(&traced.stdout_text()).remove(0).more;
     let capture = Capture::new();
     let mut command = pyrobe(["record", "--mode", "allocs", "-o"]);
     command
         .arg(&capture.path)
         .arg("--")
-        .args(interpreter.command_line());
-    command.args(["-X", "tracemalloc=1"]).arg(&script.path);
+        .args(interpreter.command_line())
+        .arg(&script.path);
     set_environment(&mut command);
-    let run = run(&mut command).expect_code(0);
-    let expected = expected::parse(&run.stdout_text()).remove(0);
-    let lines: Vec<Alive> =
-        serde_json::from_value(expected.more["lines"].clone()).expect("tracemalloc's figures are lines");
+    let expected = expected::parse(&run(&mut command).expect_code(0).stdout_text()).remove(0);
+    let lines: Vec<Alive> = serde_json::from_value(truth.remove("lines").unwrap_or_default())
+        .expect("tracemalloc's figures are lines");
     assert!(
         lines.len() > 20,
         "tracemalloc says too little for a test: {lines:?}"
@@ -56,7 +61,7 @@ fn check_live_at_exit(interpreter: &Interpreter) {
         .iter()
         .filter_map(|truth| {
             let (count, bytes) = seen.get(&truth.line).copied().unwrap_or_default();
-            let right = within(count, truth.count, 1) && within(bytes, truth.bytes, 256);
+            let right = within(count, truth.count, 2) && within(bytes, truth.bytes, 512);
             (!right).then(|| format!("{truth:?}, but pyrobe says {count} blocks of {bytes} bytes"))
         })
         .collect();
@@ -86,7 +91,8 @@ fn check_live_at_exit(interpreter: &Interpreter) {
     );
 }
 
-/// Whether a figure is within 1% of the truth, or within `slack` of it.
+/// Whether a figure is within 1% of the truth, or within `slack` of it. The slack is for what an interpreter makes once
+/// and uses again: up to 3.10 the frame of a function is new to tracemalloc at each call.
 fn within(seen: u64, truth: u64, slack: u64) -> bool {
     seen.abs_diff(truth) <= (truth / 100).max(slack)
 }

@@ -3,8 +3,6 @@
 A workload marks the lines that matter with a comment, `# at: MARK`. A stack is a list of frames
 `(qualified name, mark)`, root first; frames above the first one may be left out.
 """
-import dis
-import json
 import os
 import sys
 
@@ -15,7 +13,10 @@ COMPREHENSIONS_HAVE_FRAMES = sys.version_info < (3, 12)
 
 
 def occupied(size):
-    """Bytes that a block of `size` requested bytes occupies: pymalloc's size class or glibc's usable size."""
+    """Bytes that a block of `size` requested bytes occupies: pymalloc's size class or glibc's usable size.
+
+    Below 128 KiB: glibc may map larger blocks by themselves, in whole pages.
+    """
     if size <= 512:
         return max(16, (size + 15) & ~15)
     return ((size + 8 + 15) & ~15) - 8
@@ -26,14 +27,41 @@ def name(qualname):
     return qualname if HAS_QUALNAME else qualname.rpartition(".")[2]
 
 
+def lines_of(code):
+    """All lines that an instruction of a code object can be at, and the first one."""
+    lines = {code.co_firstlineno}
+    if hasattr(code, "co_lines"):
+        return lines | {line for _, _, line in code.co_lines() if line is not None}
+    # Before 3.10: pairs of (bytes of code, signed difference of lines).
+    line = code.co_firstlineno
+    for step in code.co_lnotab[1::2]:
+        line += step - 256 if step > 127 else step
+        lines.add(line)
+    return lines
+
+
 def places(code):
     """Each function of a code object, itself included, with its lines: no other pair of them can be in a stack."""
-    lines = {line for _, line in dis.findlinestarts(code) if line is not None}
-    found = [{"function": getattr(code, "co_qualname", code.co_name), "lines": sorted(lines | {code.co_firstlineno})}]
+    found = [{"function": getattr(code, "co_qualname", code.co_name), "lines": sorted(lines_of(code))}]
     for constant in code.co_consts:
         if isinstance(constant, type(code)):
             found += places(constant)
     return found
+
+
+def to_json(value):
+    """JSON of what is told here. Importing `json` would allocate many times as much as a workload does."""
+    if isinstance(value, dict):
+        return "{%s}" % ", ".join("%s: %s" % (to_json(key), to_json(item)) for key, item in value.items())
+    if isinstance(value, list):
+        return "[%s]" % ", ".join(map(to_json, value))
+    if value is None:
+        return "null"
+    if isinstance(value, int):
+        return str(value)
+    if set(value) & {'"', "\\"} or not value.isprintable():
+        raise ValueError("a name that would have to be escaped: %r" % value)
+    return '"%s"' % value
 
 
 class Expected:
@@ -61,5 +89,5 @@ class Expected:
     def print(self, **more):
         """Writes what is expected of this process as one line."""
         message = {"pid": os.getpid(), "file": self.file, "places": self.places, "stacks": self.stacks, **more}
-        sys.stdout.write(json.dumps(message) + "\n")
+        sys.stdout.write(to_json(message) + "\n")
         sys.stdout.flush()

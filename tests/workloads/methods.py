@@ -23,30 +23,31 @@ class Shelf(Base):
 
     @property
     def computed(self):
-        return "x" * 104  # at: property
+        return "x" * size  # at: property
 
     def fill(self, kept):
-        for i in range(0, len(kept), 5):
-            kept[i] = self.instance(100)  # at: call instance
-            kept[i + 1] = self.of_class(101)  # at: call class
-            kept[i + 2] = self.static(102)  # at: call static
-            kept[i + 3] = self.inherited(103)  # at: call inherited
-            kept[i + 4] = self.computed * repeat  # at: call property
+        for i in range(COUNT):
+            kept[0][i] = self.instance(100)  # at: call instance
+            kept[1][i] = self.of_class(101)  # at: call class
+            kept[2][i] = self.static(102)  # at: call static
+            kept[3][i] = self.inherited(103)  # at: call inherited
+            kept[4][i] = self.computed  # at: call property
 
 
-repeat = 2
-kept = [None] * (5 * COUNT)
+size = 104
+kept = [[None] * COUNT for _ in range(5)]
 Shelf().fill(kept)
 
 expected = Expected(__file__)
-for index, (mark, function) in enumerate(
+for (mark, function), made in zip(
     [
         ("instance", "Shelf.instance"),
         ("class", "Shelf.of_class"),
         ("static", "Shelf.static"),
         ("inherited", "Base.inherited"),
-    ]
+        ("property", "Shelf.computed"),
+    ],
+    kept,
 ):
-    expected.stack([("Shelf.fill", "call " + mark), (function, mark)], COUNT, kept[index])
-expected.stack([("Shelf.fill", "call property")], COUNT, kept[4])
+    expected.stack([("Shelf.fill", "call " + mark), (function, mark)], COUNT, made[0])
 expected.print()

@@ -1,6 +1,7 @@
 """A mixed program that keeps some of what it makes, and tracemalloc's word on what is alive at its end, line by line.
 
-Run it with `-X tracemalloc=1`. It ends without the interpreter's own clean-up, so that what was alive when
+With `-X tracemalloc=1` it says so; without, it runs the same and says nothing. Objects from a free list are new to tracemalloc and old to the allocator, so nothing
+that stays is made of them: the free lists are emptied first. It ends without the interpreter's own clean-up, so that what was alive when
 tracemalloc was asked is still alive at exit.
 """
 import gc
@@ -46,7 +47,7 @@ def byte_arrays(kept):
 
 def growing_list():
     grown = []
-    for i in range(20 * ROUNDS):
+    for i in range(10 * ROUNDS):
         grown.append(None)
     return grown
 
@@ -111,22 +112,28 @@ def work():
     return kept, every_second_freed(), growing_list(), growing_dict(), graph()
 
 
+def empty_free_lists():
+    """More objects of the types that have free lists than a free list can hold (200 at most; 2,000 short tuples)."""
+    return [[[], {}, float(i), (i,), (i, i), (i, i, i)] for i in range(3000)]
+
+
+emptied = empty_free_lists()
 held = work()
 
 lines = {}
-for trace in tracemalloc.take_snapshot().traces:
+for trace in tracemalloc.take_snapshot().traces if tracemalloc.is_tracing() else []:
     frame = trace.traceback[-1]
     if frame.filename == __file__:
         count, size = lines.get(frame.lineno, (0, 0))
         lines[frame.lineno] = (count + 1, size + occupied(trace.size))
 tracemalloc.stop()
 
-# What comes after the work belongs to nobody's truth.
-last = work.__code__.co_firstlineno + 11
+# What was made before and after the work is in nobody's truth.
+first, last = strings.__code__.co_firstlineno, empty_free_lists.__code__.co_firstlineno
 told = [
     {"line": line, "count": count, "bytes": size}
     for line, (count, size) in sorted(lines.items())
-    if line < last
+    if first <= line < last
 ]
 Expected(__file__).print(lines=told)
 os._exit(0)

@@ -30,8 +30,14 @@ const STRINGS: Fields = &[
 ];
 
 const BEFORE_3_11: Fields = &[
-    ("runtime_check", "offsetof(_PyRuntimeState, gilstate.tstate_current)"),
-    ("runtime_interp_head", "offsetof(_PyRuntimeState, interpreters.head)"),
+    (
+        "runtime_check",
+        "offsetof(_PyRuntimeState, gilstate.tstate_current)",
+    ),
+    (
+        "runtime_interp_head",
+        "offsetof(_PyRuntimeState, interpreters.head)",
+    ),
     ("interp_next", "offsetof(PyInterpreterState, next)"),
     ("interp_threads", "offsetof(PyInterpreterState, tstate_head)"),
     ("tstate_next", "offsetof(PyThreadState, next)"),
@@ -58,7 +64,10 @@ const CODE_3_11: Fields = &[
 ];
 
 const STATES_3_11: Fields = &[
-    ("runtime_interp_head", "offsetof(_PyRuntimeState, interpreters.head)"),
+    (
+        "runtime_interp_head",
+        "offsetof(_PyRuntimeState, interpreters.head)",
+    ),
     ("interp_next", "offsetof(PyInterpreterState, next)"),
     ("interp_threads", "offsetof(PyInterpreterState, threads.head)"),
     ("tstate_next", "offsetof(PyThreadState, next)"),
@@ -76,34 +85,94 @@ const DEBUG_OFFSETS: Fields = &[
     ("size", "sizeof(_Py_DebugOffsets)"),
     ("version", "offsetof(_Py_DebugOffsets, version)"),
     ("free_threaded", "offsetof(_Py_DebugOffsets, free_threaded)"),
-    ("runtime_interp_head", "offsetof(_Py_DebugOffsets, runtime_state.interpreters_head)"),
-    ("interp_next", "offsetof(_Py_DebugOffsets, interpreter_state.next)"),
-    ("interp_threads", "offsetof(_Py_DebugOffsets, interpreter_state.threads_head)"),
+    (
+        "runtime_interp_head",
+        "offsetof(_Py_DebugOffsets, runtime_state.interpreters_head)",
+    ),
+    (
+        "interp_next",
+        "offsetof(_Py_DebugOffsets, interpreter_state.next)",
+    ),
+    (
+        "interp_threads",
+        "offsetof(_Py_DebugOffsets, interpreter_state.threads_head)",
+    ),
     ("tstate_next", "offsetof(_Py_DebugOffsets, thread_state.next)"),
-    ("tstate_thread_id", "offsetof(_Py_DebugOffsets, thread_state.thread_id)"),
-    ("tstate_frame", "offsetof(_Py_DebugOffsets, thread_state.current_frame)"),
-    ("frame_code", "offsetof(_Py_DebugOffsets, interpreter_frame.executable)"),
-    ("frame_back", "offsetof(_Py_DebugOffsets, interpreter_frame.previous)"),
-    ("frame_instr", "offsetof(_Py_DebugOffsets, interpreter_frame.instr_ptr)"),
-    ("frame_owner", "offsetof(_Py_DebugOffsets, interpreter_frame.owner)"),
-    ("code_first_instr", "offsetof(_Py_DebugOffsets, code_object.co_code_adaptive)"),
-    ("code_filename", "offsetof(_Py_DebugOffsets, code_object.filename)"),
-    ("code_qualname", "offsetof(_Py_DebugOffsets, code_object.qualname)"),
-    ("code_first_line", "offsetof(_Py_DebugOffsets, code_object.firstlineno)"),
-    ("code_line_table", "offsetof(_Py_DebugOffsets, code_object.linetable)"),
-    ("str_ascii_size", "offsetof(_Py_DebugOffsets, unicode_object.asciiobject_size)"),
+    (
+        "tstate_thread_id",
+        "offsetof(_Py_DebugOffsets, thread_state.thread_id)",
+    ),
+    (
+        "tstate_frame",
+        "offsetof(_Py_DebugOffsets, thread_state.current_frame)",
+    ),
+    (
+        "frame_code",
+        "offsetof(_Py_DebugOffsets, interpreter_frame.executable)",
+    ),
+    (
+        "frame_back",
+        "offsetof(_Py_DebugOffsets, interpreter_frame.previous)",
+    ),
+    (
+        "frame_instr",
+        "offsetof(_Py_DebugOffsets, interpreter_frame.instr_ptr)",
+    ),
+    (
+        "frame_owner",
+        "offsetof(_Py_DebugOffsets, interpreter_frame.owner)",
+    ),
+    (
+        "code_first_instr",
+        "offsetof(_Py_DebugOffsets, code_object.co_code_adaptive)",
+    ),
+    (
+        "code_filename",
+        "offsetof(_Py_DebugOffsets, code_object.filename)",
+    ),
+    (
+        "code_qualname",
+        "offsetof(_Py_DebugOffsets, code_object.qualname)",
+    ),
+    (
+        "code_first_line",
+        "offsetof(_Py_DebugOffsets, code_object.firstlineno)",
+    ),
+    (
+        "code_line_table",
+        "offsetof(_Py_DebugOffsets, code_object.linetable)",
+    ),
+    (
+        "str_ascii_size",
+        "offsetof(_Py_DebugOffsets, unicode_object.asciiobject_size)",
+    ),
 ];
 
 /// The generated constant's type, and what goes into it.
 fn fields(minor: u32) -> (&'static str, Vec<(&'static str, &'static str)>) {
     let one = |name, expression| vec![(name, expression)];
     let (kind, parts) = match minor {
-        ..=9 => ("Offsets", vec![BEFORE_3_11.to_vec(), one("code_line_table", "offsetof(PyCodeObject, co_lnotab)")]),
-        10 => ("Offsets", vec![BEFORE_3_11.to_vec(), one("code_line_table", "offsetof(PyCodeObject, co_linetable)")]),
+        ..=9 => (
+            "Offsets",
+            vec![
+                BEFORE_3_11.to_vec(),
+                one("code_line_table", "offsetof(PyCodeObject, co_lnotab)"),
+            ],
+        ),
+        10 => (
+            "Offsets",
+            vec![
+                BEFORE_3_11.to_vec(),
+                one("code_line_table", "offsetof(PyCodeObject, co_linetable)"),
+            ],
+        ),
         11 => (
             "Offsets",
             vec![
-                one("runtime_check", "offsetof(_PyRuntimeState, gilstate.tstate_current)"),
+                one(
+                    "runtime_check",
+                    "offsetof(_PyRuntimeState, gilstate.tstate_current)",
+                ),
                 STATES_3_11.to_vec(),
                 one("frame_owner_skip", "0"),
                 CODE_3_11.to_vec(),
@@ -112,16 +181,34 @@ fn fields(minor: u32) -> (&'static str, Vec<(&'static str, &'static str)>) {
         12 => (
             "Offsets",
             vec![
-                one("runtime_check", "offsetof(_PyRuntimeState, allocators.standard.raw)"),
+                one(
+                    "runtime_check",
+                    "offsetof(_PyRuntimeState, allocators.standard.raw)",
+                ),
                 STATES_3_11.to_vec(),
                 one("frame_owner_skip", "FRAME_OWNED_BY_CSTACK"),
                 CODE_3_11.to_vec(),
             ],
         ),
-        13 => ("DebugOffsets", vec![DEBUG_OFFSETS.to_vec(), one("frame_owner_skip", "FRAME_OWNED_BY_CSTACK")]),
-        14.. => ("DebugOffsets", vec![DEBUG_OFFSETS.to_vec(), one("frame_owner_skip", "FRAME_OWNED_BY_INTERPRETER")]),
+        13 => (
+            "DebugOffsets",
+            vec![
+                DEBUG_OFFSETS.to_vec(),
+                one("frame_owner_skip", "FRAME_OWNED_BY_CSTACK"),
+            ],
+        ),
+        14.. => (
+            "DebugOffsets",
+            vec![
+                DEBUG_OFFSETS.to_vec(),
+                one("frame_owner_skip", "FRAME_OWNED_BY_INTERPRETER"),
+            ],
+        ),
     };
-    (kind, parts.into_iter().chain([STRINGS.to_vec()]).flatten().collect())
+    (
+        kind,
+        parts.into_iter().chain([STRINGS.to_vec()]).flatten().collect(),
+    )
 }
 
 /// Regenerates the table for the versions whose headers are found and keeps the others; with `check` it compares.
@@ -136,7 +223,9 @@ pub(crate) fn run(check: bool) -> Result<(), Box<dyn Error>> {
     }
     let mut made: BTreeMap<u32, (String, PathBuf)> = BTreeMap::new();
     for root in header_roots() {
-        let Some((minor, version)) = version_of(&root) else { continue };
+        let Some((minor, version)) = version_of(&root) else {
+            continue;
+        };
         if !MINORS.contains(&minor) {
             continue;
         }
@@ -145,14 +234,21 @@ pub(crate) fn run(check: bool) -> Result<(), Box<dyn Error>> {
         if let Some((other, other_root)) = made.get(&minor)
             && *other != block
         {
-            return Err(format!("{} and {} disagree:\n{other}{block}", other_root.display(), root.display()).into());
+            return Err(format!(
+                "{} and {} disagree:\n{other}{block}",
+                other_root.display(),
+                root.display()
+            )
+            .into());
         }
         made.insert(minor, (block, root));
     }
     if made.is_empty() {
-        return Err("no CPython headers found; install one of python3.9-dev to python3.15-dev, \
+        return Err(
+            "no CPython headers found; install one of python3.9-dev to python3.15-dev, \
                     or name a directory in PYROBE_CPYTHON_INCLUDE"
-            .into());
+                .into(),
+        );
     }
     blocks.extend(made.into_iter().map(|(minor, (block, _))| (minor, block)));
     let new = format_rust(&render(&blocks))?;
@@ -174,7 +270,10 @@ fn report(line: &str) {
 
 fn workspace() -> Result<PathBuf, Box<dyn Error>> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    Ok(here.parent().ok_or("the package is not in a workspace")?.to_owned())
+    Ok(here
+        .parent()
+        .ok_or("the package is not in a workspace")?
+        .to_owned())
 }
 
 /// Directories that hold a `Python.h` and CPython's internal headers.
@@ -185,18 +284,25 @@ fn header_roots() -> Vec<PathBuf> {
     for minor in MINORS {
         let python = format!("python3.{minor}");
         let script = "import sysconfig; print(sysconfig.get_path('include'))";
-        if let Ok(output) = Command::new(&python).args(["-c", script]).stderr(Stdio::null()).output() {
+        if let Ok(output) = Command::new(&python)
+            .args(["-c", script])
+            .stderr(Stdio::null())
+            .output()
+        {
             let line = String::from_utf8_lossy(&output.stdout);
             roots.push(PathBuf::from(line.trim_end()));
         }
         roots.push(PathBuf::from(format!("/usr/include/{python}")));
+        roots.push(crate::workspace::sid_root().join(format!("usr/include/{python}")));
     }
     let versions = std::env::var_os("PYENV_ROOT")
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".pyenv")))
         .and_then(|root| fs::read_dir(root.join("versions")).ok());
     for version in versions.into_iter().flatten().flatten() {
-        let Ok(includes) = fs::read_dir(version.path().join("include")) else { continue };
+        let Ok(includes) = fs::read_dir(version.path().join("include")) else {
+            continue;
+        };
         roots.extend(includes.flatten().map(|entry| entry.path()));
     }
     roots.retain(|root| root.join("internal/pycore_runtime.h").exists());
@@ -208,7 +314,9 @@ fn header_roots() -> Vec<PathBuf> {
 /// Minor version and full text of `PY_VERSION`.
 fn version_of(root: &Path) -> Option<(u32, String)> {
     let header = fs::read_to_string(root.join("patchlevel.h")).ok()?;
-    let line = header.lines().find_map(|line| line.strip_prefix("#define PY_VERSION "))?;
+    let line = header
+        .lines()
+        .find_map(|line| line.strip_prefix("#define PY_VERSION "))?;
     let version = line.trim().trim_matches('"').to_owned();
     let minor = version.strip_prefix("3.")?.split('.').next()?.parse().ok()?;
     Some((minor, version))
@@ -220,7 +328,11 @@ fn generate(minor: u32, root: &Path) -> Result<String, Box<dyn Error>> {
         "#define Py_BUILD_CORE 1\n#include <Python.h>\n#include <stddef.h>\n#include <stdio.h>\n#include <string.h>\n\
          #include \"frameobject.h\"\n#include \"internal/pycore_runtime.h\"\n#include \"internal/pycore_interp.h\"\n",
     );
-    for header in ["internal/pycore_frame.h", "internal/pycore_interpframe.h", "internal/pycore_debug_offsets.h"] {
+    for header in [
+        "internal/pycore_frame.h",
+        "internal/pycore_interpframe.h",
+        "internal/pycore_debug_offsets.h",
+    ] {
         if root.join(header).exists() {
             writeln!(source, "#include \"{header}\"")?;
         }
@@ -232,29 +344,41 @@ fn generate(minor: u32, root: &Path) -> Result<String, Box<dyn Error>> {
          int main(void) {\n",
     );
     for (name, expression) in &fields {
-        writeln!(source, "printf(\"{name}: %llu,\\n\", (unsigned long long)({expression}));")?;
+        writeln!(
+            source,
+            "printf(\"{name}: %llu,\\n\", (unsigned long long)({expression}));"
+        )?;
     }
     source.push_str("return 0; }\n");
     let directory = std::env::temp_dir().join(format!("pyrobe-layouts-{}", std::process::id()));
     fs::create_dir_all(&directory)?;
     let result = compile_and_run(&source, root, &directory);
     fs::remove_dir_all(&directory)?;
-    Ok(format!("pub(super) const V3_{minor}: {kind} = {kind} {{\n{}}};\n", result?))
+    Ok(format!(
+        "pub(super) const V3_{minor}: {kind} = {kind} {{\n{}}};\n",
+        result?
+    ))
 }
 
 fn compile_and_run(source: &str, root: &Path, directory: &Path) -> Result<String, Box<dyn Error>> {
     let (file, program) = (directory.join("layout.c"), directory.join("layout"));
     fs::write(&file, source)?;
     let compiler = std::env::var_os("CC").unwrap_or_else(|| OsStr::new("cc").to_owned());
-    // Debian keeps pyconfig.h in a directory of the architecture, beside the root's parent.
+    // Debian keeps pyconfig.h in a directory of the architecture, beside the root's parent. What else is
+    // there (in another root file system: another libc) must not come before the compiler's own.
     let parent = root.parent().unwrap_or(root);
     let output = Command::new(compiler)
-        .args([OsStr::new("-w"), OsStr::new("-o"), program.as_os_str(), file.as_os_str()])
+        .args([
+            OsStr::new("-w"),
+            OsStr::new("-o"),
+            program.as_os_str(),
+            file.as_os_str(),
+        ])
         .arg("-I")
         .arg(root)
         .arg("-I")
         .arg(root.join("internal"))
-        .arg("-I")
+        .arg("-idirafter")
         .arg(parent)
         .output()?;
     if !output.status.success() {
@@ -293,5 +417,9 @@ fn format_rust(text: &str) -> Result<String, Box<dyn Error>> {
         .status()?;
     let formatted = fs::read_to_string(&file)?;
     fs::remove_file(&file)?;
-    if status.success() { Ok(formatted) } else { Err("rustfmt failed".into()) }
+    if status.success() {
+        Ok(formatted)
+    } else {
+        Err("rustfmt failed".into())
+    }
 }

@@ -8,14 +8,21 @@
     reason = "a maintainer's tool talks on its standard streams"
 )]
 
+mod apt_sources;
+mod bench;
+mod ci;
 mod ebpf;
+mod layouts;
 mod process;
+mod setup;
+mod test;
+mod tidy;
 mod toolchain;
 mod workspace;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -27,8 +34,25 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Install on Debian what CI and the end-to-end tests need (as root)
+    Setup,
     /// Build the eBPF object and put it into tracer-ebpf/object
     Ebpf(ebpf::Args),
+    /// Regenerate the table of layouts from CPython's headers
+    Layouts {
+        /// Regenerate and compare with the committed table; change nothing
+        #[arg(long)]
+        check: bool,
+    },
+    /// Check the rules of the source that no compiler knows
+    Tidy,
+    /// Run the tests
+    Test(test::Args),
+    /// Measure, and compare with the goals (as root)
+    #[command(subcommand)]
+    Bench(bench::Bench),
+    /// Run all checks that must hold before the tests
+    Ci,
 }
 
 fn main() -> ExitCode {
@@ -43,6 +67,12 @@ fn main() -> ExitCode {
 
 fn run(args: Args) -> Result<()> {
     match args.command {
+        Command::Setup => setup::run(),
         Command::Ebpf(args) => ebpf::run(&args),
+        Command::Layouts { check } => layouts::run(check).map_err(|error| anyhow!("{error}")),
+        Command::Tidy => tidy::run(),
+        Command::Test(args) => test::run(&args),
+        Command::Bench(bench) => bench::run(&bench),
+        Command::Ci => ci::run(),
     }
 }

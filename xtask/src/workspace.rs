@@ -44,3 +44,14 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
         .map(|dir| dir.join(name))
         .find(|file| file.is_file())
 }
+
+/// Where pyenv keeps its interpreters.
+pub(crate) fn pyenv_root() -> PathBuf {
+    env::var_os("PYENV_ROOT").map_or_else(|| home().join(".pyenv"), PathBuf::from)
+}
+
+/// The root file system with Debian sid's interpreters, which `setup` makes and the tests use.
+pub(crate) fn sid_root() -> PathBuf {
+    let cache = env::var_os("PYROBE_CACHE").map_or_else(|| PathBuf::from("/var/cache/pyrobe"), PathBuf::from);
+    cache.join("sid")
+}

@@ -1,0 +1,27 @@
+//! `cargo xtask bench NAME`: figures with the goals they are held against, from real recordings.
+//!
+//! Never part of the tests: a machine that is busy may not fail them. Times are medians over several rounds, in
+//! one run, of a release build; every figure is printed with what it was measured on.
+
+mod attach;
+mod ingest;
+mod target;
+
+use anyhow::Result;
+
+/// Which figures.
+#[derive(clap::Subcommand)]
+pub(crate) enum Bench {
+    /// Time from the start of `record` to all probes in place, with 20 Python processes
+    Attach,
+    /// Events a second that a report takes from a stored capture, on one core
+    Ingest,
+}
+
+/// Measures and prints.
+pub(crate) fn run(bench: &Bench) -> Result<()> {
+    match bench {
+        Bench::Attach => attach::run(),
+        Bench::Ingest => ingest::run(),
+    }
+}
