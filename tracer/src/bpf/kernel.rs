@@ -2,7 +2,7 @@
 //!
 //! Rust eBPF has no CO-RE relocations, so offsets are looked up here and handed over in a map.
 
-use btf_rs::{Btf, BtfType as _, Type};
+use btf_rs::{Backend, Btf, BtfType as _, Type};
 use tracer_ebpf::{config::Config, kfunc};
 
 use super::BpfError;
@@ -19,9 +19,9 @@ pub struct KernelFacts {
 }
 
 impl KernelFacts {
-    /// Reads the running kernel's BTF. About 50 ms.
+    /// Reads the running kernel's BTF.
     pub fn read() -> Result<Self, BpfError> {
-        let btf = Btf::from_file(VMLINUX).map_err(|error| BpfError::NoBtf {
+        let btf = open().map_err(|error| BpfError::NoBtf {
             path: VMLINUX,
             source: error.into(),
         })?;
@@ -53,6 +53,11 @@ impl KernelFacts {
     pub fn has_session_functions(&self) -> bool {
         self.kfuncs.iter().all(|(_, id)| id.is_some())
     }
+}
+
+/// In place where the kernel can map it (6.16 and newer): a copy is parsed whole, which takes some 100 ms.
+fn open() -> Result<Btf, btf_rs::Error> {
+    Btf::from_file_with_backend(VMLINUX, Backend::Mmap).or_else(|_| Btf::from_file(VMLINUX))
 }
 
 /// BTF id of a kernel function.

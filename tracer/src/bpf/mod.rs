@@ -18,4 +18,4 @@ pub use kernel::KernelFacts;
 pub use links::LinkKind;
 pub use object::object_checksum;
 pub use ring::RingReader;
-pub use tracer::{LiveCounters, Settings, Target, Tracer, Work};
+pub use tracer::{LiveCounters, ProgramLog, Settings, Target, Tracer, Work};

@@ -26,6 +26,9 @@ use crate::{
     units::{BootNs, ImageId, Pid},
 };
 
+/// The programs' own log lines, read from the kernel with `flush` and handed to the `log` crate.
+pub type ProgramLog = EbpfLogger<&'static dyn log::Log>;
+
 /// Which processes are traced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -220,7 +223,7 @@ impl Tracer {
     }
 
     /// The programs' log lines; can be taken once.
-    pub fn take_log(&mut self) -> Option<EbpfLogger<&'static dyn log::Log>> {
+    pub fn take_log(&mut self) -> Option<ProgramLog> {
         EbpfLogger::init(&mut self.ebpf).ok()
     }
 

@@ -130,6 +130,7 @@ fn look_at(file: &File, path: &Path) -> Option<Arc<Image>> {
     if !defines_runtime(file) {
         return None;
     }
+    let start = std::time::Instant::now();
     let identity = FileIdentity::of(file).ok()?;
     let kept = file.try_clone().ok()?;
     let mut segments = Vec::new();
@@ -149,6 +150,7 @@ fn look_at(file: &File, path: &Path) -> Option<Arc<Image>> {
         let plan = function_sites(&facts, &elf);
         Ok(Runtime { facts, plan })
     });
+    tracing::debug!("{}: examined in {:?}", path.display(), start.elapsed());
     Some(Arc::new(Image {
         path: path.to_owned(),
         identity,

@@ -1,10 +1,6 @@
 //! Which images are attached: those that run, those that a command will run, those that appear.
 
-use std::{
-    ffi::OsStr,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{ffi::OsStr, path::PathBuf, sync::Arc};
 
 use rustc_hash::FxHashMap;
 use rustix::time::{ClockId, clock_gettime};
@@ -38,6 +34,12 @@ enum Seen {
     Mapped(MonotonicNs),
 }
 
+/// An image that is to be attached.
+pub(super) struct Found {
+    image: Arc<Image>,
+    seen: Seen,
+}
+
 /// Images and the numbers under which they are attached.
 #[derive(Default)]
 pub(super) struct Attached {
@@ -59,8 +61,9 @@ impl Attached {
         std::mem::take(&mut self.problems)
     }
 
-    /// Attaches what processes run; those in `only`, if it is given. Returns how many of them run Python.
-    pub(super) fn scan(&mut self, tracer: &mut Tracer, only: Option<&[Pid]>) -> Result<usize, BpfError> {
+    /// Finds what processes run; those in `only`, if it is given. Attaches nothing. The number is how many of
+    /// them run Python.
+    pub(super) fn running(&mut self, only: Option<&[Pid]>) -> (usize, Vec<Found>) {
         self.images.begin_scan();
         let pids: Vec<Pid> = match only {
             Some(pids) => pids.to_vec(),
@@ -69,22 +72,24 @@ impl Attached {
                 .unwrap_or_default(),
         };
         let mut python = 0;
+        let mut all = Vec::new();
         for pid in pids {
             // It may be gone; then there is nothing to attach.
             let Ok(found) = self.images.of_process(pid) else {
                 continue;
             };
             python += usize::from(!found.is_empty());
-            for (image, _) in found {
-                self.attach(tracer, &image, Seen::Running)?;
-            }
+            all.extend(found.into_iter().map(|(image, _)| Found {
+                image,
+                seen: Seen::Running,
+            }));
         }
-        Ok(python)
+        (python, all)
     }
 
-    /// Attaches what a command line will run. Where that cannot be told (a wrapper script), what is usually
+    /// Finds what a command line will run. Where that cannot be told (a wrapper script), what is usually
     /// installed.
-    pub(super) fn command(&mut self, tracer: &mut Tracer, program: &OsStr) -> Result<(), BpfError> {
+    pub(super) fn of_command(&mut self, program: &OsStr) -> Vec<Found> {
         let path = std::env::var_os("PATH");
         let search = Search::host(std::env::var_os("LD_LIBRARY_PATH").as_deref());
         let files: Vec<PathBuf> = resolve_command(program, path.as_deref(), &search)
@@ -96,32 +101,39 @@ impl Attached {
                     .collect()
             })
             .unwrap_or_default();
-        let mut any = false;
-        for file in &files {
-            any |= self.file(tracer, file)?;
+        let found = self.files(&files);
+        if found.iter().any(|found| found.image.runtime.is_ok()) {
+            found
+        } else {
+            self.installed()
         }
-        if !any {
-            self.well_known(tracer)?;
-        }
-        Ok(())
     }
 
-    /// Attaches the interpreters that are installed where people install them.
-    pub(super) fn well_known(&mut self, tracer: &mut Tracer) -> Result<(), BpfError> {
+    /// Finds the interpreters that are installed where people install them.
+    pub(super) fn installed(&mut self) -> Vec<Found> {
         let path = std::env::var_os("PATH");
         let search = Search::host(std::env::var_os("LD_LIBRARY_PATH").as_deref());
-        for file in well_known_images(path.as_deref(), &search) {
-            self.file(tracer, &file)?;
-        }
-        Ok(())
+        self.files(&well_known_images(path.as_deref(), &search))
     }
 
-    /// Whether it holds a runtime that can be traced.
-    fn file(&mut self, tracer: &mut Tracer, file: &Path) -> Result<bool, BpfError> {
-        match self.images.of_file(file) {
-            Ok(Some(image)) => Ok(self.attach(tracer, &image, Seen::Installed)?.is_some()),
-            _ => Ok(false),
+    fn files(&mut self, files: &[PathBuf]) -> Vec<Found> {
+        let image = |file: &PathBuf| self.images.of_file(file).ok().flatten();
+        files
+            .iter()
+            .filter_map(image)
+            .map(|image| Found {
+                image,
+                seen: Seen::Installed,
+            })
+            .collect()
+    }
+
+    /// Attaches what was found.
+    pub(super) fn attach_all(&mut self, tracer: &mut Tracer, found: &[Found]) -> Result<(), BpfError> {
+        for Found { image, seen } in found {
+            self.attach(tracer, image, *seen)?;
         }
+        Ok(())
     }
 
     /// Attaches what a process has just mapped. Returns the new image's record, if there is one.
@@ -165,6 +177,7 @@ impl Attached {
                 return Ok(None);
             }
         };
+        let start = std::time::Instant::now();
         let number = match tracer.attach(&image.kernel_path(), &runtime.facts.layout, &runtime.plan.sites) {
             Ok(number) => number,
             Err(error @ BpfError::Attach { .. }) => {
@@ -179,6 +192,11 @@ impl Attached {
             }
             Err(error) => return Err(error),
         };
+        tracing::debug!(
+            "{}: probes in place in {:?}",
+            image.path.display(),
+            start.elapsed()
+        );
         let attached = now();
         let gap = match seen {
             Seen::Mapped(appeared) => Some(attached.get().saturating_sub(appeared.get())),

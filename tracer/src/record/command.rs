@@ -11,13 +11,8 @@ use tokio::sync::mpsc::Sender;
 use super::feeders::Input;
 use crate::units::Pid;
 
-/// A started command.
-pub(super) struct Started {
-    pub(super) pid: Pid,
-}
-
-/// Starts it. Its exit arrives as [`Input::CommandExited`].
-pub(super) fn start(command: &[OsString], to: Sender<Input>) -> std::io::Result<Started> {
+/// Starts it; its process id. Its exit arrives as [`Input::CommandExited`].
+pub(super) fn start(command: &[OsString], to: Sender<Input>) -> std::io::Result<Pid> {
     let Some((program, arguments)) = command.split_first() else {
         return Err(std::io::Error::other("no command"));
     };
@@ -36,7 +31,7 @@ pub(super) fn start(command: &[OsString], to: Sender<Input>) -> std::io::Result<
             // Fails only if the owner is gone.
             let _ = to.blocking_send(Input::CommandExited(code));
         })?;
-    Ok(Started { pid })
+    Ok(pid)
 }
 
 /// As a shell gives it: 128 and the signal's number for one that was killed.

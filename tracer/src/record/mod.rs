@@ -8,12 +8,16 @@ mod command;
 mod feeders;
 mod meta;
 mod owner;
+mod start;
 mod watch_records;
 
 use std::{path::PathBuf, time::Duration};
 
 pub(crate) use self::attach::placement;
-pub use self::owner::{HOST, Outcome, run};
+pub use self::{
+    owner::{HOST, Outcome},
+    start::run,
+};
 use crate::{
     bpf::{LinkKind, Work},
     capture::Overwrite,

@@ -1,28 +1,22 @@
 //! The owner of a recording: sets everything up, consumes inputs in order, ends it.
 
-use std::path::Path;
-
-use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::{
     Settings, Target,
-    attach::{Attached, now},
-    command,
-    feeders::{self, Input, RingThread},
-    meta::{meta, unix_ns},
+    attach::{Attached, Found, now},
+    feeders::{Input, RingThread},
+    meta::unix_ns,
     watch_records::watch,
 };
 use crate::{
-    bpf::{self, BpfError, KernelFacts, Tracer},
+    bpf::{BpfError, ProgramLog, Tracer},
     capture::{End, EndReason, ProcessCounters, WriteError, Writer},
-    discover::{MapEvent, MapWatcher, UserNames, process},
-    error::{Exit, UserError},
+    discover::{MapEvent, UserNames, process},
+    error::UserError,
     ingest::event::Counters,
     units::{BootNs, ByteCount, Pid},
 };
-
-/// Inputs that may wait for the owner; a batch of records is 256 KiB.
-const QUEUE: usize = 64;
 
 /// How a recording went.
 #[derive(Clone, Debug)]
@@ -43,7 +37,7 @@ pub struct Outcome {
     pub lost: u64,
 }
 
-struct Owner<'a> {
+pub(super) struct Owner<'a> {
     settings: &'a Settings,
     tracer: Tracer,
     attached: Attached,
@@ -55,190 +49,56 @@ struct Owner<'a> {
     malformed: u64,
     command: Option<Pid>,
     exit_code: Option<i32>,
+    log: Option<ProgramLog>,
 }
 
-/// Records until something ends it. `ready` is called once every probe is in place, with what was found.
-pub fn run(settings: &Settings, ready: impl FnOnce(&str)) -> Result<Outcome, UserError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| UserError::new("cannot start the runtime").caused_by(error))?;
-    runtime.block_on(record(settings, ready))
-}
-
-async fn record(settings: &Settings, ready: impl FnOnce(&str)) -> Result<Outcome, UserError> {
-    check_targets(&settings.target)?;
-    let kernel = KernelFacts::read().map_err(|error| bpf_error("cannot trace on this host", error))?;
-    let targets = match &settings.target {
-        Target::WholeHost => bpf::Target::WholeHost,
-        Target::Processes(pids) => bpf::Target::Processes(pids.clone()),
-        // The command will be our child: it is followed from its first instruction, like any child of a target.
-        Target::Command(_) => bpf::Target::Processes(vec![Pid(std::process::id())]),
-    };
-    let loading = bpf::Settings {
-        target: targets,
-        ring_bytes: settings.ring_bytes,
-        log_level: settings.log_level,
-        links: settings.links,
-        work: settings.work,
-    };
-    let mut tracer =
-        Tracer::load(&kernel, &loading).map_err(|error| bpf_error("cannot load the eBPF programs", error))?;
-    let writer = Writer::create(
-        &settings.output,
-        settings.overwrite,
-        &meta(settings, tracer.links()),
-    )
-    .map_err(|error| create_error(&settings.output, error))?;
-    let (to, inputs) = mpsc::channel(QUEUE);
-    let mut problems = Vec::new();
-    // Before the scan, so that nothing can appear between the two.
-    match MapWatcher::start() {
-        Ok(watcher) => feeders::watch_maps(watcher, to.clone()).map_err(thread_error)?,
-        Err(error) => problems.push(format!(
-            "{error}: images that appear later are found by looking at /proc once a second"
-        )),
-    }
-    let ring = tracer
-        .take_ring()
-        .map_err(|error| bpf_error("cannot read the ring", error))?;
-    let ring = RingThread::start(ring, to.clone()).map_err(thread_error)?;
-    let mut owner = Owner {
-        settings,
-        tracer,
-        attached: Attached::default(),
-        writer,
-        users: UserNames::of_host(),
-        problems,
-        events: 0,
-        undecoded: 0,
-        malformed: 0,
-        command: None,
-        exit_code: None,
-    };
-    owner.writer.set_limit(settings.max_size);
-    let processes = owner
-        .attach_at_start()
-        .map_err(|error| bpf_error("cannot attach", error))?;
-    feeders::signals_and_clock(settings.duration, &to).map_err(thread_error)?;
-    let images = owner.attached.records().len();
-    ready(&format!(
-        "recording {processes} Python process(es), {images} image(s) attached; Ctrl-C ends it"
-    ));
-    if let Target::Command(command) = &settings.target {
-        let started = command::start(command, to.clone()).map_err(|error| {
-            let name = command
-                .first()
-                .map(|name| name.to_string_lossy().into_owned())
-                .unwrap_or_default();
-            UserError::new(format!("cannot start {name}"))
-                .caused_by(error)
-                .hint("give the command as a shell finds it")
-        });
-        match started {
-            Ok(started) => owner.command = Some(started.pid),
-            Err(error) => {
-                // Nothing was recorded: an empty capture would only be in the way.
-                if settings.output != Path::new("-") {
-                    let _ = std::fs::remove_file(&settings.output);
-                }
-                return Err(error);
-            }
+impl<'a> Owner<'a> {
+    pub(super) fn new(
+        settings: &'a Settings,
+        tracer: Tracer,
+        attached: Attached,
+        writer: Writer,
+        problems: Vec<String>,
+        log: Option<ProgramLog>,
+    ) -> Self {
+        Self {
+            settings,
+            tracer,
+            attached,
+            writer,
+            users: UserNames::of_host(),
+            problems,
+            events: 0,
+            undecoded: 0,
+            malformed: 0,
+            command: None,
+            exit_code: None,
+            log,
         }
     }
-    owner.consume(inputs, to, ring).await
-}
 
-/// A pid that is gone or not Python is told before anything is loaded.
-fn check_targets(target: &Target) -> Result<(), UserError> {
-    let Target::Processes(pids) = target else {
-        return Ok(());
-    };
-    for &pid in pids {
-        if process(pid).is_err() {
-            return Err(UserError::new(format!("there is no process {pid}"))
-                .hint("`pyrobe ps` lists the Python processes of this host")
-                .exit_with(Exit::NothingToTrace));
-        }
+    /// Images attached so far.
+    pub(super) fn images(&self) -> usize {
+        self.attached.records().len()
     }
-    let mut images = crate::images::Images::default();
-    let found: Vec<_> = pids.iter().map(|&pid| (pid, images.of_process(pid))).collect();
-    if found.iter().any(|(_, found)| {
-        found
-            .as_ref()
-            .is_ok_and(|found| found.iter().any(|(image, _)| image.runtime.is_ok()))
-    }) {
-        return Ok(());
+
+    /// The recording ends with this command.
+    pub(super) fn follow(&mut self, command: Pid) {
+        self.command = Some(command);
     }
-    let (pid, found) = found.into_iter().next().unwrap_or((Pid(0), Ok(Vec::new())));
-    let why = match found {
-        Err(error) => {
-            return Err(UserError::new(format!("cannot look into process {pid}"))
-                .caused_by(error)
-                .hint("run as root"));
-        }
-        Ok(found) => found
-            .first()
-            .and_then(|(image, _)| image.runtime.as_ref().err().map(ToString::to_string)),
-    };
-    let message = match why {
-        Some(why) => format!("process {pid} cannot be traced: {why}"),
-        None => format!("process {pid} does not run Python"),
-    };
-    Err(UserError::new(message)
-        .hint("`pyrobe ps` lists the Python processes of this host, and why one is not traced")
-        .exit_with(Exit::NothingToTrace))
-}
 
-fn bpf_error(message: &str, error: BpfError) -> UserError {
-    let hint = error.hint();
-    UserError::new(message).caused_by(error).hint(hint)
-}
-
-fn thread_error(error: std::io::Error) -> UserError {
-    UserError::new("cannot start a thread").caused_by(error)
-}
-
-fn create_error(path: &Path, error: WriteError) -> UserError {
-    let hint = match &error {
-        WriteError::Exists { .. } => "-f replaces it, -o names another file",
-        _ => "-o names another place",
-    };
-    UserError::new(format!("cannot write the capture {}", path.display()))
-        .caused_by(error)
-        .hint(hint)
-}
-
-impl Owner<'_> {
-    /// Attaches all that can be known now. Returns how many Python processes run.
-    fn attach_at_start(&mut self) -> Result<usize, BpfError> {
-        let found = match &self.settings.target {
-            Target::WholeHost => {
-                let found = self.attached.scan(&mut self.tracer, None)?;
-                // So that the first process of an installed interpreter is seen from its first allocation.
-                self.attached.well_known(&mut self.tracer)?;
-                found
-            }
-            Target::Processes(pids) => {
-                let pids = pids.clone();
-                self.attached.scan(&mut self.tracer, Some(&pids))?
-            }
-            Target::Command(command) => {
-                if let Some(program) = command.first() {
-                    self.attached.command(&mut self.tracer, &program.clone())?;
-                }
-                0
-            }
-        };
+    /// Attaches what was found and puts it on record.
+    pub(super) fn attach_at_start(&mut self, found: &[Found]) -> Result<(), BpfError> {
+        self.attached.attach_all(&mut self.tracer, found)?;
         for image in self.attached.records() {
             if let Err(error) = self.writer.image(image) {
                 self.problems.push(error.to_string());
             }
         }
-        Ok(found)
+        Ok(())
     }
 
-    async fn consume(
+    pub(super) async fn consume(
         mut self,
         mut inputs: Receiver<Input>,
         to: Sender<Input>,
@@ -320,9 +180,10 @@ impl Owner<'_> {
                 MapEvent::Mapped(mapping) => self.attached.mapping(&mut self.tracer, mapping),
                 MapEvent::Lost { .. } => {
                     let before = self.attached.records().len();
+                    let (_, found) = self.attached.running(None);
                     self.attached
-                        .scan(&mut self.tracer, None)
-                        .map(|_| self.attached.records().get(before).cloned())
+                        .attach_all(&mut self.tracer, &found)
+                        .map(|()| self.attached.records().get(before).cloned())
                 }
                 _ => continue,
             };
@@ -337,6 +198,7 @@ impl Owner<'_> {
 
     fn tick(&mut self) -> Result<Option<EndReason>, WriteError> {
         self.attached.begin_scan();
+        self.flush_log();
         let counters = self.counters();
         self.writer.counters(&counters)?;
         self.writer.flush()?;
@@ -348,6 +210,13 @@ impl Owner<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// The eBPF programs' own log lines, to where ours go.
+    fn flush_log(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
     }
 
     /// Counters of the processes that run; under [`HOST`], what no process could be charged with.
@@ -380,6 +249,7 @@ impl Owner<'_> {
     }
 
     fn end(mut self, reason: EndReason, failure: Option<WriteError>) -> Result<Outcome, UserError> {
+        self.flush_log();
         let counters = self.counters();
         let lost = counters.iter().flat_map(|process| &process.losses).sum();
         self.problems.extend(self.attached.take_problems());

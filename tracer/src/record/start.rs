@@ -1,0 +1,193 @@
+//! Setting a recording up: what can fail before anything is recorded, in the order that loses nothing.
+
+use std::{path::Path, thread, time::Instant};
+
+use tokio::sync::mpsc;
+
+use super::{
+    Outcome, Settings, Target,
+    attach::{Attached, Found},
+    command,
+    feeders::{self, RingThread},
+    meta::meta,
+    owner::Owner,
+};
+use crate::{
+    bpf::{self, BpfError, KernelFacts, Tracer},
+    capture::{WriteError, Writer},
+    discover::{MapWatcher, process},
+    error::{Exit, UserError},
+    units::Pid,
+};
+
+/// Inputs that may wait for the owner; a batch of records is 256 KiB.
+const QUEUE: usize = 64;
+
+/// Records until something ends it. `ready` is called once every probe is in place, with what was found.
+pub fn run(settings: &Settings, ready: impl FnOnce(&str)) -> Result<Outcome, UserError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| UserError::new("cannot start the runtime").caused_by(error))?;
+    runtime.block_on(record(settings, ready))
+}
+
+async fn record(settings: &Settings, ready: impl FnOnce(&str)) -> Result<Outcome, UserError> {
+    check_targets(&settings.target)?;
+    let started = Instant::now();
+    let (to, inputs) = mpsc::channel(QUEUE);
+    let mut problems = Vec::new();
+    // Before the scan, so that nothing can appear between the two.
+    match MapWatcher::start() {
+        Ok(watcher) => feeders::watch_maps(watcher, to.clone()).map_err(thread_error)?,
+        Err(error) => problems.push(format!("{error}: images that appear later are not attached")),
+    }
+    // Two halves of about the same length: the kernel checks the programs, we look at files.
+    let mut attached = Attached::default();
+    let (tracer, (running, found)) = thread::scope(|scope| {
+        let finder = scope.spawn(|| find(&mut attached, &settings.target));
+        let tracer = load(settings);
+        (tracer, finder.join().unwrap_or_default())
+    });
+    let mut tracer = tracer?;
+    tracing::debug!(
+        "programs loaded and images examined after {:?}",
+        started.elapsed()
+    );
+    let log = tracer.take_log();
+    let ring = tracer
+        .take_ring()
+        .map_err(|error| bpf_error("cannot read the ring", error))?;
+    let ring = RingThread::start(ring, to.clone()).map_err(thread_error)?;
+    let mut writer = Writer::create(
+        &settings.output,
+        settings.overwrite,
+        &meta(settings, tracer.links()),
+    )
+    .map_err(|error| create_error(&settings.output, error))?;
+    writer.set_limit(settings.max_size);
+    let mut owner = Owner::new(settings, tracer, attached, writer, problems, log);
+    owner
+        .attach_at_start(&found)
+        .map_err(|error| bpf_error("cannot attach", error))?;
+    feeders::signals_and_clock(settings.duration, &to).map_err(thread_error)?;
+    tracing::debug!("attached after {:?}", started.elapsed());
+    let images = owner.images();
+    ready(&format!(
+        "recording {running} Python process(es), {images} image(s) attached; Ctrl-C ends it"
+    ));
+    if let Target::Command(command) = &settings.target {
+        match command::start(command, to.clone()) {
+            Ok(pid) => owner.follow(pid),
+            Err(error) => {
+                // Nothing was recorded: an empty capture would only be in the way.
+                if settings.output != Path::new("-") {
+                    let _ = std::fs::remove_file(&settings.output);
+                }
+                let name = command.first().map(|name| name.to_string_lossy().into_owned());
+                return Err(
+                    UserError::new(format!("cannot start {}", name.unwrap_or_default()))
+                        .caused_by(error)
+                        .hint("give the command as a shell finds it"),
+                );
+            }
+        }
+    }
+    owner.consume(inputs, to, ring).await
+}
+
+/// The programs, loaded; nothing is probed yet.
+fn load(settings: &Settings) -> Result<Tracer, UserError> {
+    let kernel = KernelFacts::read().map_err(|error| bpf_error("cannot trace on this host", error))?;
+    let target = match &settings.target {
+        Target::WholeHost => bpf::Target::WholeHost,
+        Target::Processes(pids) => bpf::Target::Processes(pids.clone()),
+        // The command will be our child: it is followed from its first instruction, like any child of a target.
+        Target::Command(_) => bpf::Target::Processes(vec![Pid(std::process::id())]),
+    };
+    let loading = bpf::Settings {
+        target,
+        ring_bytes: settings.ring_bytes,
+        log_level: settings.log_level,
+        links: settings.links,
+        work: settings.work,
+    };
+    Tracer::load(&kernel, &loading).map_err(|error| bpf_error("cannot load the eBPF programs", error))
+}
+
+/// What is to be attached at the start, and how many Python processes run.
+fn find(attached: &mut Attached, target: &Target) -> (usize, Vec<Found>) {
+    match target {
+        Target::WholeHost => {
+            let (running, mut found) = attached.running(None);
+            // So that the first process of an installed interpreter is seen from its first allocation.
+            found.extend(attached.installed());
+            (running, found)
+        }
+        Target::Processes(pids) => attached.running(Some(pids)),
+        Target::Command(command) => {
+            let found = command.first().map(|program| attached.of_command(program));
+            (0, found.unwrap_or_default())
+        }
+    }
+}
+
+/// A pid that is gone or not Python is told before anything is loaded.
+fn check_targets(target: &Target) -> Result<(), UserError> {
+    let Target::Processes(pids) = target else {
+        return Ok(());
+    };
+    for &pid in pids {
+        if process(pid).is_err() {
+            return Err(UserError::new(format!("there is no process {pid}"))
+                .hint("`pyrobe ps` lists the Python processes of this host")
+                .exit_with(Exit::NothingToTrace));
+        }
+    }
+    let mut images = crate::images::Images::default();
+    let found: Vec<_> = pids.iter().map(|&pid| (pid, images.of_process(pid))).collect();
+    if found.iter().any(|(_, found)| {
+        found
+            .as_ref()
+            .is_ok_and(|found| found.iter().any(|(image, _)| image.runtime.is_ok()))
+    }) {
+        return Ok(());
+    }
+    let (pid, found) = found.into_iter().next().unwrap_or((Pid(0), Ok(Vec::new())));
+    let why = match found {
+        Err(error) => {
+            return Err(UserError::new(format!("cannot look into process {pid}"))
+                .caused_by(error)
+                .hint("run as root"));
+        }
+        Ok(found) => found
+            .first()
+            .and_then(|(image, _)| image.runtime.as_ref().err().map(ToString::to_string)),
+    };
+    let message = match why {
+        Some(why) => format!("process {pid} cannot be traced: {why}"),
+        None => format!("process {pid} does not run Python"),
+    };
+    Err(UserError::new(message)
+        .hint("`pyrobe ps` lists the Python processes of this host, and why one is not traced")
+        .exit_with(Exit::NothingToTrace))
+}
+
+fn bpf_error(message: &str, error: BpfError) -> UserError {
+    let hint = error.hint();
+    UserError::new(message).caused_by(error).hint(hint)
+}
+
+fn thread_error(error: std::io::Error) -> UserError {
+    UserError::new("cannot start a thread").caused_by(error)
+}
+
+fn create_error(path: &Path, error: WriteError) -> UserError {
+    let hint = match &error {
+        WriteError::Exists { .. } => "-f replaces it, -o names another file",
+        _ => "-o names another place",
+    };
+    UserError::new(format!("cannot write the capture {}", path.display()))
+        .caused_by(error)
+        .hint(hint)
+}
