@@ -4,6 +4,7 @@
 //! one run, of a release build; every figure is printed with what it was measured on.
 
 mod attach;
+mod hit;
 mod ingest;
 mod target;
 
@@ -14,6 +15,8 @@ use anyhow::Result;
 pub(crate) enum Bench {
     /// Time from the start of `record` to all probes in place, with 20 Python processes
     Attach,
+    /// Cost of a hit: our programs with a ten-frame stack against empty ones
+    Hit,
     /// Events a second that a report takes from a stored capture, on one core
     Ingest,
 }
@@ -22,6 +25,7 @@ pub(crate) enum Bench {
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Attach => attach::run(),
+        Bench::Hit => hit::run(),
         Bench::Ingest => ingest::run(),
     }
 }

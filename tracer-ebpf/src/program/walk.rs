@@ -6,6 +6,8 @@
 //! Counters of loops go through [`low_bits`]: the verifier follows every iteration, and states that differ only
 //! in what it knows of a counter would multiply.
 
+use core::mem::MaybeUninit;
+
 use tracer_ebpf::{
     config::Config,
     layout::ImageLayout,
@@ -126,6 +128,21 @@ fn step(layout: &ImageLayout, at: &mut u64, window: &mut [u64; WINDOW_WORDS]) ->
     })
 }
 
+/// A window of zeros, word by word: the compiler's way is a call of a function that stores bytes.
+#[inline(always)]
+fn zeroed_window() -> [u64; WINDOW_WORDS] {
+    let mut window = MaybeUninit::<[u64; WINDOW_WORDS]>::uninit();
+    let words = window.as_mut_ptr().cast::<u64>();
+    let mut index = 0;
+    while index < WINDOW_WORDS {
+        // SAFETY: the index is in the array.
+        unsafe { words.add(index).write_volatile(0) };
+        index += 1;
+    }
+    // SAFETY: every word is written.
+    unsafe { window.assume_init() }
+}
+
 #[inline(always)]
 fn word(window: &[u64; WINDOW_WORDS], offset: u32) -> u64 {
     window[(offset >> 3) as usize & (WINDOW_WORDS - 1)]
@@ -134,7 +151,7 @@ fn word(window: &[u64; WINDOW_WORDS], offset: u32) -> u64 {
 /// First pass.
 #[inline(never)]
 fn summarize(walker: &Walker, top: u64) -> Summary {
-    let mut window = [0; WINDOW_WORDS];
+    let mut window = zeroed_window();
     let mut at = top;
     // SAFETY: a map value.
     let mut hash = unsafe { (*walker.state).epoch };
@@ -213,7 +230,7 @@ fn send(walker: &Walker, top: u64, id: u64, key: u64, end: u8) {
 /// Writes the frames to `scratch`; how many.
 #[inline(always)]
 fn collect(walker: &Walker, top: u64, scratch: *mut Scratch) -> u32 {
-    let mut window = [0; WINDOW_WORDS];
+    let mut window = zeroed_window();
     let mut at = top;
     let mut depth = low_bits::<511>(walker.config.zero);
     for _ in 0..MAX_FRAMES {
