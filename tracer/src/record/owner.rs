@@ -13,7 +13,7 @@ use crate::{
     bpf::{BpfError, ProgramLog, Tracer},
     capture::{End, EndReason, ProcessCounters, WriteError, Writer},
     discover::{MapEvent, UserNames, process},
-    error::UserError,
+    error::{Exit, UserError},
     ingest::event::Counters,
     units::{BootNs, ByteCount, Pid},
 };
@@ -271,7 +271,8 @@ impl<'a> Owner<'a> {
         }) {
             return Err(UserError::new("the recording ended before its time")
                 .caused_by(error)
-                .hint("what was written so far can be read; make room, or write elsewhere with -o"));
+                .hint("what was written so far can be read; make room, or write elsewhere with -o")
+                .exit_with(Exit::Partial));
         }
         Ok(Outcome {
             reason,
