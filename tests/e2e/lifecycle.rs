@@ -111,7 +111,7 @@ fn a_process_that_becomes_another_interpreter_is_followed() {
     let recording = Recording::start(pyrobe(["record", "--mode", "allocs", "-o"]).arg(&capture.path));
     let ran = run(first.command().arg(&script.path).arg(&second.program)).expect_code(0);
     recording.stop().expect_code(0);
-    known.map(Target::finish);
+    known.into_iter().for_each(Target::finish);
 
     let expected = expected::parse(&ran.stdout_text());
     let pid = expected.first().expect("it said what it made").pid;

@@ -202,12 +202,11 @@ impl<'a> Owner<'a> {
         let counters = self.counters();
         self.writer.counters(&counters)?;
         self.writer.flush()?;
-        if let Target::Processes(pids) = &self.settings.target {
-            if pids.iter().all(|&pid| process(pid).is_err())
-                && counters.iter().all(|process| process.pid == HOST)
-            {
-                return Ok(Some(EndReason::TargetExited));
-            }
+        if let Target::Processes(pids) = &self.settings.target
+            && pids.iter().all(|&pid| process(pid).is_err())
+            && counters.iter().all(|process| process.pid == HOST)
+        {
+            return Ok(Some(EndReason::TargetExited));
         }
         Ok(None)
     }
