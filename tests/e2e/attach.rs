@@ -13,15 +13,6 @@ use crate::{
     },
 };
 
-/// The line of `make` in the target's program.
-fn make_frame(target: &mut Target) -> ExpectedFrame {
-    ExpectedFrame {
-        function: "make".to_owned(),
-        file: None,
-        line: target.tell("where").parse().expect("a line number"),
-    }
-}
-
 fn record_pid(target: &Target, capture: &Capture) -> Recording {
     let pid = target.pid().to_string();
     Recording::start(pyrobe(["record", "--mode", "allocs", "--pid", &pid, "-o"]).arg(&capture.path))
@@ -40,7 +31,7 @@ on_every_interpreter!(running_process, check_running_process);
 
 fn check_running_process(interpreter: &Interpreter) {
     let mut target = Target::start(interpreter);
-    let frame = make_frame(&mut target);
+    let frame = target.make_frame();
     let capture = Capture::new();
     let recording = record_pid(&target, &capture);
     target.tell("make 1000 700");
@@ -64,7 +55,7 @@ fn only_the_named_processes_are_recorded() {
         return;
     };
     let (mut named, mut other) = (Target::start(&interpreter), Target::start(&interpreter));
-    let frame = make_frame(&mut named);
+    let frame = named.make_frame();
     let capture = Capture::new();
     let recording = record_pid(&named, &capture);
     named.tell("make 500 100");
@@ -86,7 +77,7 @@ fn a_recording_ends_with_its_only_process() {
         return;
     };
     let mut target = Target::start(&interpreter);
-    let frame = make_frame(&mut target);
+    let frame = target.make_frame();
     let pid = target.pid();
     let capture = Capture::new();
     let recording = record_pid(&target, &capture);
@@ -102,7 +93,7 @@ fn two_recordings_of_two_processes_do_not_disturb_each_other() {
         return;
     };
     let (mut first, mut second) = (Target::start(&interpreter), Target::start(&interpreter));
-    let frame = make_frame(&mut first);
+    let frame = first.make_frame();
     let (of_first, of_second) = (Capture::new(), Capture::new());
     let first_recording = record_pid(&first, &of_first);
     let second_recording = record_pid(&second, &of_second);
@@ -122,7 +113,7 @@ fn two_recordings_of_one_process_both_see_all() {
         return;
     };
     let mut target = Target::start(&interpreter);
-    let frame = make_frame(&mut target);
+    let frame = target.make_frame();
     let (first, second) = (Capture::new(), Capture::new());
     let first_recording = record_pid(&target, &first);
     let second_recording = record_pid(&target, &second);

@@ -18,7 +18,7 @@ use rustix::{
 use tempfile::TempDir;
 
 use crate::support::{
-    capture::{Capture, record},
+    capture::{Capture, list_processes, record},
     collapsed,
     interpreters::{Id, find},
     recording::Recording,
@@ -113,18 +113,13 @@ fn a_target_killed_in_a_run_is_recorded_up_to_its_end() {
         return;
     };
     let mut target = Target::start(&interpreter);
-    let pid = target.pid();
+    let (pid, frame) = (target.pid(), target.make_frame());
     let capture = Capture::new();
     let recording = record_pid(&target, &capture.path);
     target.tell("make 2000 100");
     target.kill();
     recording.wait().expect_code(0);
-    let made: u64 = capture
-        .stacks("count")
-        .iter()
-        .filter(|stack| stack.pid == pid && stack.frames.iter().any(|frame| frame.function == "make"))
-        .map(|stack| stack.value)
-        .sum();
+    let made = collapsed::sum(&capture.stacks("count"), pid, &[frame]);
     assert!((2000..2100).contains(&made), "{made} blocks instead of 2000");
 }
 
@@ -151,7 +146,7 @@ fn the_exit_code_of_the_command_is_passed_on() {
     );
 }
 
-/// A file system of a few pages, unmounted when this is dropped.
+/// A file system of one mebibyte, unmounted when this is dropped.
 struct TinyDisk(TempDir);
 
 impl TinyDisk {
@@ -162,7 +157,7 @@ impl TinyDisk {
             directory.path(),
             "tmpfs",
             MountFlags::empty(),
-            Some(c"size=128k"),
+            Some(c"size=1m"),
         )
         .expect("root can mount");
         Self(directory)
@@ -186,7 +181,7 @@ fn a_full_disk_ends_the_recording_in_part_and_keeps_what_was_written() {
     let file = disk.0.path().join("full.pyrobe");
     let recording = record_pid(&target, &file);
     target.tell("spread 2000");
-    target.tell("make 200000 100");
+    target.tell("make 500000 100");
     let run = recording.stop().expect_code(3).expect_error_with_hint();
     assert!(
         run.stderr.contains("No space left on device"),
@@ -364,11 +359,10 @@ fn forged_libraries_stop_neither_the_list_nor_a_recording() {
     for file in forgeries(&real, directory.path()) {
         target.tell(&format!("map {}", file.display()));
     }
-    let list = run(&mut pyrobe(["ps", "--json"])).expect_code(0);
-    let rows = list.json()["rows"].as_array().cloned().unwrap_or_default();
+    let rows = list_processes();
     assert!(
         rows.iter().any(|row| row["pid"] == pid),
-        "the process is listed\n{list}"
+        "the process is listed: {rows:?}"
     );
     let capture = Capture::new();
     let recording = record_pid(&target, &capture.path);

@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::{
     matrix::on_every_interpreter,
     support::{
+        capture::list_processes,
         interpreters::{Id, Interpreter, find, workloads},
         run::{pyrobe, run},
         skip,
@@ -17,14 +18,9 @@ use crate::{
 /// The row of a process in `pyrobe ps --json`.
 #[track_caller]
 fn row(pid: u32) -> Value {
-    let list = run(&mut pyrobe(["ps", "--json"])).expect_code(0);
-    let rows = list.json()["rows"]
-        .as_array()
-        .cloned()
-        .unwrap_or_else(|| panic!("no rows\n{list}"));
-    rows.into_iter()
-        .find(|row| row["pid"] == pid)
-        .unwrap_or_else(|| panic!("no row for {pid}\n{list}"))
+    let rows = list_processes();
+    let row = rows.iter().find(|row| row["pid"] == pid).cloned();
+    row.unwrap_or_else(|| panic!("no row for {pid}: {rows:?}"))
 }
 
 on_every_interpreter!(ps_names_the_interpreter, check_row);

@@ -8,10 +8,11 @@ use serde_json::Value;
 use crate::support::{
     capture::{Capture, record},
     collapsed,
-    expected::ExpectedFrame,
+    expected::{self, ExpectedFrame},
     interpreters::{Id, Interpreter, find, set_environment},
     recording::Recording,
     run::{finish, pyrobe, run},
+    target::Target,
 };
 
 /// Runs of `python -c` in a row.
@@ -100,29 +101,61 @@ fn each_of_200_short_lived_processes_is_recorded_from_its_first_allocation() {
 
 #[test]
 fn a_process_that_becomes_another_interpreter_is_followed() {
-    let Some(first) = find(Id::Pyenv(11)) else { return };
-    let Some(second) = find(Id::Pyenv(13)) else { return };
-    let second = second.program.to_str().expect("its path is text").to_owned();
-    let recorded = record(&first, "exec_self.py", &[], &[&second]);
-    let stats = recorded.capture.report("stats", &[]);
+    let (Some(first), Some(second)) = (find(Id::Pyenv(11)), find(Id::Pyenv(13))) else {
+        return;
+    };
+    // What runs when the recording starts is attached from then on, for every process to come.
+    let known = [Target::start(&first), Target::start(&second)];
+    let script = first.script("exec_self.py");
+    let capture = Capture::new();
+    let recording = Recording::start(pyrobe(["record", "--mode", "allocs", "-o"]).arg(&capture.path));
+    let ran = run(first.command().arg(&script.path).arg(&second.program)).expect_code(0);
+    recording.stop().expect_code(0);
+    known.into_iter().for_each(Target::finish);
+
+    let expected = expected::parse(&ran.stdout_text());
+    let pid = expected.first().expect("it said what it made").pid;
+    let stats = capture.report("stats", &[]);
     let pythons: Vec<&str> = stats["processes"]
         .as_array()
         .expect("a list of processes")
         .iter()
+        .filter(|process| process["pid"] == pid)
         .filter_map(|process| process["python"].as_str())
         .collect();
     assert!(
         pythons.len() == 2 && pythons[0].starts_with("3.11.") && pythons[1].starts_with("3.13."),
         "two programs of one process, in order: {pythons:?}"
     );
-    let counts = recorded.capture.stacks("count");
-    for expected in &recorded.expected {
-        for stack in &expected.stacks {
-            let seen = collapsed::sum(&counts, expected.pid, &stack.frames);
-            assert!(
-                seen.abs_diff(stack.count) <= 3,
-                "{seen} blocks instead of {stack:?}"
-            );
-        }
+    let counts = capture.stacks("count");
+    for stack in expected.iter().flat_map(|process| &process.stacks) {
+        let seen = collapsed::sum(&counts, pid, &stack.frames);
+        assert!(
+            seen.abs_diff(stack.count) <= 3,
+            "{seen} blocks instead of {stack:?}"
+        );
     }
+}
+
+#[test]
+fn the_gap_before_an_unknown_interpreter_is_attached_is_told() {
+    let (Some(first), Some(second)) = (find(Id::Pyenv(11)), find(Id::Pyenv(13))) else {
+        return;
+    };
+    let second = second.program.to_str().expect("its path is text").to_owned();
+    // Nothing knows of the second interpreter before the first one becomes it.
+    let recorded = record(&first, "exec_self.py", &[], &[&second]);
+    let stats = recorded.capture.report("stats", &[]);
+    let images = stats["coverage"]["images"].as_array().expect("a list of images");
+    let late = images.iter().find(|image| {
+        image["python"]
+            .as_str()
+            .is_some_and(|python| python.starts_with("3.13."))
+    });
+    let gap = late.and_then(|image| image["attach_gap_ns"].as_u64());
+    assert!(
+        gap > Some(0),
+        "nothing says what was missed: {}",
+        stats["coverage"]
+    );
 }

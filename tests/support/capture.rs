@@ -96,3 +96,14 @@ pub(crate) fn record(
         run,
     }
 }
+
+/// The rows of `pyrobe ps --json`. A host may have processes that even root cannot look into: then it is done in part.
+#[track_caller]
+pub(crate) fn list_processes() -> Vec<Value> {
+    let list = run(&mut pyrobe(["ps", "--json"]));
+    assert!(matches!(list.code(), 0 | 3), "unexpected exit code\n{list}");
+    list.json()["rows"]
+        .as_array()
+        .cloned()
+        .unwrap_or_else(|| panic!("no rows\n{list}"))
+}

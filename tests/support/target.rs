@@ -5,7 +5,10 @@ use std::{
     process::{Child, ChildStdin, ChildStdout, Stdio},
 };
 
-use super::interpreters::{Interpreter, Script};
+use super::{
+    expected::ExpectedFrame,
+    interpreters::{Interpreter, Script},
+};
 
 /// A process that says `ready` and reads its input, `tests/workloads/on_command.py`; killed when this is dropped.
 pub(crate) struct Target {
@@ -59,6 +62,16 @@ impl Target {
     pub(crate) fn tell(&mut self, command: &str) -> String {
         self.send(command);
         self.line()
+    }
+
+    /// The frame in which `make` makes its blocks.
+    #[track_caller]
+    pub(crate) fn make_frame(&mut self) -> ExpectedFrame {
+        ExpectedFrame {
+            function: "make".to_owned(),
+            file: None,
+            line: self.tell("where").parse().expect("a line number"),
+        }
     }
 
     /// Tells it something that has no answer.

@@ -3,7 +3,7 @@ import sys
 
 from _expected import Expected
 
-COUNT = 50
+COUNT = 20
 DEPTH = 1000
 sys.setrecursionlimit(3 * DEPTH)
 

@@ -61,7 +61,7 @@ def shrinking_lists(kept):
 
 def growing_dict():
     grown = {}
-    for i in range(5 * ROUNDS):
+    for i in range(2 * ROUNDS):
         grown[i] = i
     return grown
 

@@ -75,7 +75,7 @@ fn read<R: io::Read>(mut reader: Reader<R>) -> Snapshot {
     match reader.ended() {
         Some(Ended::Cut { reason, .. }) => profile.set_truncated(format!("the capture is cut: {reason}")),
         Some(Ended::Corrupt { reason, .. }) => {
-            profile.set_truncated(format!("the capture is damaged: {reason}"))
+            profile.set_truncated(format!("the capture is damaged: {reason}"));
         }
         Some(Ended::Complete) | None => {}
     }

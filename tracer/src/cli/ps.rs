@@ -10,6 +10,7 @@ use crate::{
     discover::{MappedFile, ProcessInfo, processes},
     error::{Exit, UserError},
     images::{Image, Images},
+    python::Allocator,
     symbolize::escape,
     units::Pid,
 };
@@ -123,9 +124,7 @@ fn row(process: &ProcessInfo, image: &Arc<Image>, mapped: &MappedFile) -> Row {
         python,
         image: escape(&mapped.path.to_string_lossy()),
         build_id,
-        allocator: image
-            .allocator(process.pid, mapped)
-            .map(|allocator| allocator.name()),
+        allocator: image.allocator(process.pid, mapped).map(Allocator::name),
         modes,
         container: process.container.clone(),
         command: words.join(" "),

@@ -20,7 +20,7 @@ use crate::{
 
 /// Records, and says how it went.
 pub(super) fn run(args: &Record, verbose: u8) -> CommandResult {
-    let settings = settings(args, verbose)?;
+    let settings = settings(args, verbose);
     if settings.output == Path::new("-") && std::io::stdout().is_terminal() {
         return Err(
             UserError::new("a capture is not for a terminal").hint("-o names a file, or send it into a pipe")
@@ -36,7 +36,7 @@ pub(super) fn run(args: &Record, verbose: u8) -> CommandResult {
     })
 }
 
-fn settings(args: &Record, verbose: u8) -> Result<Settings, UserError> {
+fn settings(args: &Record, verbose: u8) -> Settings {
     let target = if !args.command.is_empty() {
         Target::Command(args.command.clone())
     } else if args.pid.is_empty() {
@@ -45,7 +45,7 @@ fn settings(args: &Record, verbose: u8) -> Result<Settings, UserError> {
         Target::Processes(args.pid.iter().map(|&pid| Pid(pid)).collect())
     };
     let output = args.output.clone().unwrap_or_else(|| default_output(&target));
-    Ok(Settings {
+    Settings {
         target,
         output,
         overwrite: if args.force {
@@ -59,7 +59,7 @@ fn settings(args: &Record, verbose: u8) -> Result<Settings, UserError> {
         links: args.links,
         work: if args.empty { Work::Nothing } else { Work::Record },
         log_level: program_level(verbose),
-    })
+    }
 }
 
 /// Like memray's: named after what is traced.

@@ -3,7 +3,6 @@
 //! Tests skip what is missing and say so; the end-to-end tests are those that fail without an interpreter.
 
 #![expect(
-    clippy::print_stderr,
     clippy::unwrap_used,
     reason = "a test says why it skips, and fails by panicking"
 )]

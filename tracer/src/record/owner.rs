@@ -13,7 +13,7 @@ use crate::{
     bpf::{BpfError, ProgramLog, Tracer},
     capture::{End, EndReason, ProcessCounters, WriteError, Writer},
     discover::{MapEvent, UserNames, process},
-    error::UserError,
+    error::{Exit, UserError},
     ingest::event::Counters,
     units::{BootNs, ByteCount, Pid},
 };
@@ -202,12 +202,11 @@ impl<'a> Owner<'a> {
         let counters = self.counters();
         self.writer.counters(&counters)?;
         self.writer.flush()?;
-        if let Target::Processes(pids) = &self.settings.target {
-            if pids.iter().all(|&pid| process(pid).is_err())
-                && counters.iter().all(|process| process.pid == HOST)
-            {
-                return Ok(Some(EndReason::TargetExited));
-            }
+        if let Target::Processes(pids) = &self.settings.target
+            && pids.iter().all(|&pid| process(pid).is_err())
+            && counters.iter().all(|process| process.pid == HOST)
+        {
+            return Ok(Some(EndReason::TargetExited));
         }
         Ok(None)
     }
@@ -271,7 +270,8 @@ impl<'a> Owner<'a> {
         }) {
             return Err(UserError::new("the recording ended before its time")
                 .caused_by(error)
-                .hint("what was written so far can be read; make room, or write elsewhere with -o"));
+                .hint("what was written so far can be read; make room, or write elsewhere with -o")
+                .exit_with(Exit::Partial));
         }
         Ok(Outcome {
             reason,

@@ -173,6 +173,11 @@ fn process_losses_json(process: &ProcessSummary) -> ProcessLossesJson {
 pub(super) fn coverage_json(snapshot: &Snapshot) -> CoverageJson {
     let used = snapshot.processes_by_image();
     let images = snapshot.context.images.iter().filter_map(|image| {
+        let processes = used.get(&image.id).copied().unwrap_or(0);
+        // Whoever used it before it was attached may be gone since: only the gap tells.
+        if processes == 0 && image.attach_gap_ns.is_none() {
+            return None;
+        }
         Some(ImageCoverageJson {
             image: escape(&image.path),
             python: escape(&image.version),
@@ -181,7 +186,7 @@ pub(super) fn coverage_json(snapshot: &Snapshot) -> CoverageJson {
             copies: image.coverage.copies,
             percent: image.coverage.percent(),
             attach_gap_ns: image.attach_gap_ns,
-            processes: used.get(&image.id).copied()?,
+            processes,
         })
     });
     CoverageJson {
