@@ -63,12 +63,14 @@ pub(super) fn run(args: &Listing) -> CommandResult {
             Err(_) => {}
         }
     }
-    if unreadable > 0 {
+    // Root is refused only where another security mechanism hides a process; nothing can be done about that.
+    let hidden = unreadable > 0 && !rustix::process::geteuid().is_root();
+    if hidden {
         output::say(&format!(
             "warning: {unreadable} process(es) cannot be looked into\nhint: run as root"
         ));
     }
-    let partial = if unreadable > 0 { Exit::Partial } else { Exit::Done };
+    let partial = if hidden { Exit::Partial } else { Exit::Done };
     let exit = if rows.is_empty() {
         Exit::NothingToTrace
     } else {

@@ -1,6 +1,10 @@
 //! Which images are attached: those that run, those that a command will run, those that appear.
 
-use std::{ffi::OsStr, path::PathBuf, sync::Arc};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rustc_hash::FxHashMap;
 use rustix::time::{ClockId, clock_gettime};
@@ -87,26 +91,39 @@ impl Attached {
         (python, all)
     }
 
-    /// Finds what a command line will run. Where that cannot be told (a wrapper script), what is usually
-    /// installed.
-    pub(super) fn of_command(&mut self, program: &OsStr) -> Vec<Found> {
+    /// Finds what a command line will run: the command, or one that stands behind wrappers such as `env`,
+    /// `timeout` or `chroot DIR`. Where that cannot be told (a script that starts it), what is usually installed.
+    pub(super) fn of_command(&mut self, command: &[OsString]) -> Vec<Found> {
         let path = std::env::var_os("PATH");
         let search = Search::host(std::env::var_os("LD_LIBRARY_PATH").as_deref());
-        let files: Vec<PathBuf> = resolve_command(program, path.as_deref(), &search)
-            .map(|resolved| {
-                resolved
-                    .libpython
-                    .into_iter()
-                    .chain([resolved.executable])
-                    .collect()
+        let roots = command
+            .iter()
+            .map(Path::new)
+            .filter(|word| word.is_absolute() && word.is_dir());
+        let inside: Vec<OsString> = roots
+            .flat_map(|root| {
+                let programs = command
+                    .iter()
+                    .map(Path::new)
+                    .filter_map(|word| word.strip_prefix("/").ok());
+                programs.map(|program| root.join(program).into_os_string())
             })
-            .unwrap_or_default();
-        let found = self.files(&files);
-        if found.iter().any(|found| found.image.runtime.is_ok()) {
-            found
-        } else {
-            self.installed()
+            .collect();
+        for word in command.iter().chain(&inside) {
+            let Ok(resolved) = resolve_command(word, path.as_deref(), &search) else {
+                continue;
+            };
+            let files: Vec<PathBuf> = resolved
+                .libpython
+                .into_iter()
+                .chain([resolved.executable])
+                .collect();
+            let found = self.files(&files);
+            if found.iter().any(|found| found.image.runtime.is_ok()) {
+                return found;
+            }
         }
+        self.installed()
     }
 
     /// Finds the interpreters that are installed where people install them.

@@ -125,10 +125,7 @@ fn find(attached: &mut Attached, target: &Target) -> (usize, Vec<Found>) {
             (running, found)
         }
         Target::Processes(pids) => attached.running(Some(pids)),
-        Target::Command(command) => {
-            let found = command.first().map(|program| attached.of_command(program));
-            (0, found.unwrap_or_default())
-        }
+        Target::Command(command) => (0, attached.of_command(command)),
     }
 }
 
