@@ -11,7 +11,7 @@ use tracer_ebpf::{
     },
     process::ProcessState,
     reason::Reason,
-    record::{Code, Frame, Head, LineTable, Text, kind},
+    record::{Code, Head, LineTable, Text, kind},
 };
 
 use crate::{
@@ -56,10 +56,10 @@ pub(crate) struct Progress {
     reserved: u32,
 }
 
-/// Sends the code objects of `depth` frames that were not sent before, with line tables, in at most
-/// [`MAX_STEPS`] records. Whether that was enough.
+/// Sends the first `count` code objects of the list in `scratch`, with line tables, in at most [`MAX_STEPS`]
+/// records. Whether that was enough.
 #[inline(always)]
-pub(crate) fn send_unknown(walker: &Walker, scratch: *mut Scratch, depth: u32) -> bool {
+pub(crate) fn send_unknown(walker: &Walker, scratch: *mut Scratch, count: u32) -> bool {
     // SAFETY: here and below, `scratch` is reserved ring memory.
     let progress = unsafe { &raw mut (*scratch).codes };
     // SAFETY: see above.
@@ -78,17 +78,18 @@ pub(crate) fn send_unknown(walker: &Walker, scratch: *mut Scratch, depth: u32) -
         // SAFETY: see above; the index is below MAX_FRAMES.
         let code = unsafe {
             let next = (&raw mut (*progress).next).read_volatile();
-            if next >= low_bits::<511>(depth) {
+            if next >= low_bits::<511>(count) {
                 return true;
             }
             (&raw mut (*progress).next).write_volatile(next + 1);
             let index = (next & (MAX_FRAMES as u32 - 1)) as usize;
-            (&raw mut (*(&raw mut (*scratch).frames).cast::<Frame>().add(index)).code).read_volatile()
+            (&raw mut (*scratch).unknown).cast::<u64>().add(index).read_volatile()
         };
         let key = CodeKey {
             pid: u64::from(walker.pid),
             code,
         };
+        // One that recurs in the stack is in the list more than once.
         // SAFETY: a lookup; the value is not kept.
         if unsafe { CODES.get(key) }.is_some() {
             continue;

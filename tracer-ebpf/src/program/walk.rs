@@ -20,7 +20,7 @@ use tracer_ebpf::{
 use crate::{
     code,
     emit::{lose, output, reserve},
-    maps::STACKS,
+    maps::{CODES, CodeKey, STACKS},
     opaque::{less, low_bits},
     read, thread,
 };
@@ -182,6 +182,8 @@ fn mix(hash: u64, value: u64) -> u64 {
 pub(crate) struct Scratch {
     pub(crate) head: StackHead,
     pub(crate) frames: [Frame; MAX_FRAMES],
+    /// Code objects of the frames that were not sent before; one that recurs may stand here more than once.
+    pub(crate) unknown: [u64; MAX_FRAMES],
     pub(crate) codes: code::Progress,
 }
 
@@ -193,8 +195,8 @@ fn send(walker: &Walker, top: u64, id: u64, key: u64, end: u8) {
         return;
     };
     let scratch = entry.as_mut_ptr();
-    let depth = collect(walker, top, scratch);
-    let codes_sent = code::send_unknown(walker, scratch, depth);
+    let (depth, unknown) = collect(walker, top, scratch);
+    let codes_sent = code::send_unknown(walker, scratch, unknown);
     let mut frames = low_bits::<511>(depth);
     if frames > MAX_FRAMES as u32 {
         frames = MAX_FRAMES as u32;
@@ -227,12 +229,13 @@ fn send(walker: &Walker, top: u64, id: u64, key: u64, end: u8) {
     }
 }
 
-/// Writes the frames to `scratch`; how many.
+/// Writes the frames and the code objects that are new to `scratch`; how many of either.
 #[inline(always)]
-fn collect(walker: &Walker, top: u64, scratch: *mut Scratch) -> u32 {
+fn collect(walker: &Walker, top: u64, scratch: *mut Scratch) -> (u32, u32) {
     let mut window = zeroed_window();
     let mut at = top;
     let mut depth = low_bits::<511>(walker.config.zero);
+    let mut unknown = depth;
     for _ in 0..MAX_FRAMES {
         let Some(frame) = step(walker.layout, &mut at, &mut window) else {
             break;
@@ -246,9 +249,16 @@ fn collect(walker: &Walker, top: u64, scratch: *mut Scratch) -> u32 {
             (*to).instr = offset(walker.layout, frame);
             (*to).reserved = 0;
         }
+        let key = CodeKey { pid: u64::from(walker.pid), code: frame.code };
+        // SAFETY: a lookup; the value is not kept.
+        let is_new = unsafe { CODES.get(key) }.is_none() as u32 & frame.counts as u32;
+        let next = low_bits::<511>(unknown) & (MAX_FRAMES as u32 - 1);
+        // SAFETY: as above; what does not count is overwritten by the next.
+        unsafe { *(&raw mut (*scratch).unknown).cast::<u64>().add(next as usize) = frame.code };
         depth = low_bits::<511>(depth + frame.counts as u32);
+        unknown = low_bits::<511>(unknown + is_new);
     }
-    depth
+    (depth, unknown)
 }
 
 /// Byte offset of a frame's instruction from the first one of its code. Computed without a branch.
