@@ -83,7 +83,10 @@ pub(crate) fn send_unknown(walker: &Walker, scratch: *mut Scratch, count: u32) -
             }
             (&raw mut (*progress).next).write_volatile(next + 1);
             let index = (next & (MAX_FRAMES as u32 - 1)) as usize;
-            (&raw mut (*scratch).unknown).cast::<u64>().add(index).read_volatile()
+            (&raw mut (*scratch).unknown)
+                .cast::<u64>()
+                .add(index)
+                .read_volatile()
         };
         let key = CodeKey {
             pid: u64::from(walker.pid),

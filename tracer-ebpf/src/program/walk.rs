@@ -249,7 +249,10 @@ fn collect(walker: &Walker, top: u64, scratch: *mut Scratch) -> (u32, u32) {
             (*to).instr = offset(walker.layout, frame);
             (*to).reserved = 0;
         }
-        let key = CodeKey { pid: u64::from(walker.pid), code: frame.code };
+        let key = CodeKey {
+            pid: u64::from(walker.pid),
+            code: frame.code,
+        };
         // SAFETY: a lookup; the value is not kept.
         let is_new = unsafe { CODES.get(key) }.is_none() as u32 & frame.counts as u32;
         let next = low_bits::<511>(unknown) & (MAX_FRAMES as u32 - 1);
