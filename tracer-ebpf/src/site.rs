@@ -24,11 +24,32 @@ pub enum Role {
     RawFree = 7,
     /// `PyCode_Type.tp_dealloc(code)`: a code object's address may be reused from here on.
     CodeDealloc = 8,
+    /// A copy of pymalloc's allocation: the jump behind `cmp pool, pool->nextpool`. The pool is
+    /// [`Site::operand`]; where the jump does not lead to the slow path, the block is `pool->freeblock` and its size
+    /// class `pool->szidx`.
+    PoolAlloc = 9,
+    /// The return of `allocate_from_new_pool`, the slow path of those copies: the result is the block.
+    PoolRefill = 10,
+    /// Where a compiler has inlined that function: the jump behind `cmp class, pool->szidx`. The pool is
+    /// [`Site::operand`], the index of the class [`Site::second`]; the block is `pool->freeblock` if they are equal (the
+    /// zero flag is set), otherwise the pool's first one.
+    PoolInit = 11,
+    /// Behind a call of libc's `malloc` or `calloc` in a copy of the raw allocator: the block is [`Site::operand`].
+    RawResult = 12,
+    /// A copy of a free behind a guard on the allocator table's slot: the jump of the guard. The pointer is
+    /// [`Site::operand`]; a block of either allocator.
+    GuardedFree = 13,
+    /// The call of (or jump to) libc's `free` in a copy of the raw allocator: the pointer is in RDI.
+    LibcFree = 14,
+    /// The call of libc's `realloc` in a copy of the raw allocator: the pointer is in RDI, the size in RSI.
+    LibcRealloc = 15,
+    /// Behind that call: the new block is [`Site::operand`].
+    ReallocResult = 16,
 }
 
 impl Role {
     /// All roles, in the order of their numbers.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 17] = [
         Self::ObjMalloc,
         Self::ObjCalloc,
         Self::ObjRealloc,
@@ -38,6 +59,14 @@ impl Role {
         Self::RawRealloc,
         Self::RawFree,
         Self::CodeDealloc,
+        Self::PoolAlloc,
+        Self::PoolRefill,
+        Self::PoolInit,
+        Self::RawResult,
+        Self::GuardedFree,
+        Self::LibcFree,
+        Self::LibcRealloc,
+        Self::ReallocResult,
     ];
 }
 
@@ -50,6 +79,57 @@ pub mod flag {
     pub const FIRST_IN_RDI: u32 = 2;
     /// At this instruction the third argument is in RSI, where it was moved, not in RDX (entry and return sites).
     pub const SECOND_IN_RSI: u32 = 4;
+    /// The hit counts only if the zero flag is set (the compare before a conditional jump found equality).
+    pub const IF_ZERO: u32 = 8;
+    /// The hit counts only if the zero flag is clear.
+    pub const IF_NOT_ZERO: u32 = 16;
+}
+
+/// Values of [`Operand::kind`].
+pub mod operand {
+    /// There is none.
+    pub const NONE: u8 = 0;
+    /// The value of the register.
+    pub const REGISTER: u8 = 1;
+    /// The 64-bit word in memory at register plus displacement.
+    pub const MEMORY: u8 = 2;
+}
+
+/// Where a value is at a site.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Operand {
+    /// One of [`operand`]'s constants.
+    pub kind: u8,
+    /// Number of a general purpose register as instructions encode it: RAX 0, RCX 1, RDX 2, RBX 3, RSP 4, RBP 5,
+    /// RSI 6, RDI 7, R8 8 to R15 15.
+    pub register: u8,
+    /// Always 0.
+    pub reserved: u16,
+    /// Bytes added to the register, if the value is in memory.
+    pub displacement: i32,
+}
+
+impl Operand {
+    /// In a register.
+    pub const fn register(number: u8) -> Self {
+        Self {
+            kind: operand::REGISTER,
+            register: number,
+            reserved: 0,
+            displacement: 0,
+        }
+    }
+
+    /// In memory at a register's value plus `displacement`.
+    pub const fn memory(number: u8, displacement: i32) -> Self {
+        Self {
+            kind: operand::MEMORY,
+            register: number,
+            reserved: 0,
+            displacement,
+        }
+    }
 }
 
 /// One entry of the site table.
@@ -66,6 +146,11 @@ pub struct Site {
     pub flags: u32,
     /// Always 0.
     pub reserved: u32,
+    /// See [`Role`]: the pool, the block or the pointer.
+    pub operand: Operand,
+    /// See [`Role`]: what else there is to know.
+    pub second: Operand,
 }
 
-const _: () = assert!(size_of::<Site>() == 24);
+const _: () = assert!(size_of::<Operand>() == 8);
+const _: () = assert!(size_of::<Site>() == 40);

@@ -194,8 +194,8 @@ impl Tracer {
                 planned.site(ImageId(image)),
             )?;
             let half = match planned.half {
-                PlannedHalf::EntryOnly => Half::Entry,
-                PlannedHalf::EntryAndReturn => Half::Both,
+                PlannedHalf::EntryOnly | PlannedHalf::Within => Half::Entry,
+                PlannedHalf::EntryAndReturn | PlannedHalf::ReturnOnly => Half::Both,
             };
             points.push(Point {
                 offset: planned.offset.get(),

@@ -6,13 +6,15 @@
 mod coverage;
 mod inlined;
 mod placement;
+mod reference;
 
-use tracer_ebpf::site::{Role, Site, flag};
+use tracer_ebpf::site::{Operand, Role, Site, flag};
 
 use self::placement::Place;
 pub use self::{
     coverage::Coverage,
     placement::{Placement, instruction_at},
+    reference::{Covered, Reference, ReferenceKind},
 };
 use crate::{
     elf::Elf,
@@ -27,6 +29,10 @@ pub enum Half {
     EntryOnly,
     /// Its beginning and its return: the result counts.
     EntryAndReturn,
+    /// Only its return: the result is all that counts.
+    ReturnOnly,
+    /// Not a call at all but a place within a function, looked at as it is passed.
+    Within,
 }
 
 /// A probe to be set.
@@ -34,7 +40,7 @@ pub enum Half {
 pub struct PlannedSite {
     /// What happens here.
     pub role: Role,
-    /// Entry of the function.
+    /// Entry of the function, or of the one that the site is in as far as that is known.
     pub function: VirtAddr,
     /// The instruction under the probe.
     pub address: VirtAddr,
@@ -48,6 +54,10 @@ pub struct PlannedSite {
     /// raw function of the same kind: the malloc and calloc sites report large requests themselves, a free may
     /// concern a block of either allocator, and a realloc reports for whatever it calls anyway.
     pub flags: u32,
+    /// See [`Role`].
+    pub operand: Operand,
+    /// See [`Role`].
+    pub second: Operand,
 }
 
 impl PlannedSite {
@@ -59,6 +69,8 @@ impl PlannedSite {
             role: self.role as u32,
             flags: self.flags,
             reserved: 0,
+            operand: self.operand,
+            second: self.second,
         }
     }
 }
@@ -138,6 +150,8 @@ impl Plan {
                     placement,
                     half,
                     flags,
+                    operand: Operand::default(),
+                    second: Operand::default(),
                 });
             }
             Some(_) => self.notes.push(format!(
