@@ -40,6 +40,8 @@ pub struct Config {
     pub zero: u32,
     /// Process id of pyrobe itself, never traced.
     pub own_pid: u32,
+    /// Always 0, like [`Self::zero`], 64 bits wide.
+    pub nothing: u64,
 }
 
-const _: () = assert!(size_of::<Config>() == 56);
+const _: () = assert!(size_of::<Config>() == 64);

@@ -35,10 +35,12 @@ pub enum Reason {
     ThreadStateUnreadable = 12,
     /// The header of a block of libc's malloc could not be read; its size was computed instead.
     ChunkUnreadable = 13,
+    /// The header of a pool could not be read or is none: the block is not reported.
+    PoolUnreadable = 14,
 }
 
 /// How many reasons there are; the length of every table of loss counters.
-pub const REASONS: usize = 14;
+pub const REASONS: usize = 15;
 
 impl Reason {
     /// All reasons, in the order of their numbers.
@@ -57,6 +59,7 @@ impl Reason {
         Self::SiteUnknown,
         Self::ThreadStateUnreadable,
         Self::ChunkUnreadable,
+        Self::PoolUnreadable,
     ];
 
     /// The stable name used in JSON and in reports.
@@ -76,6 +79,7 @@ impl Reason {
             Self::SiteUnknown => "site_unknown",
             Self::ThreadStateUnreadable => "thread_state_unreadable",
             Self::ChunkUnreadable => "chunk_unreadable",
+            Self::PoolUnreadable => "pool_unreadable",
         }
     }
 }

@@ -1,10 +1,13 @@
 //! The eBPF programs. On any other target this is an empty program, so that the workspace builds everywhere.
 //!
-//! One file per concern: `maps`, `functions` (what a hit means), `process` (per-process state), `thread` (the
-//! thread state), `walk` (frames), `code` (code objects), `emit` (rings), `lifecycle` (fork, exec, exit).
+//! One file per concern: `maps`, `probes` (the programs), `hit` (who and where), `functions` and `sites` (what a hit
+//! means), `blocks` (its records), `process` (per-process state), `thread` (the thread state), `walk` (frames), `code`
+//! (code objects), `emit` (the ring), `lifecycle` (fork, exec, exit).
 //! uprobe programs are preemptible: nothing here keeps anything in per-CPU memory across a helper call.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
+#[cfg(target_arch = "bpf")]
+mod blocks;
 #[cfg(target_arch = "bpf")]
 mod code;
 #[cfg(target_arch = "bpf")]
@@ -12,17 +15,23 @@ mod emit;
 #[cfg(target_arch = "bpf")]
 mod functions;
 #[cfg(target_arch = "bpf")]
+mod hit;
+#[cfg(target_arch = "bpf")]
 mod lifecycle;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod opaque;
 #[cfg(target_arch = "bpf")]
+mod probes;
+#[cfg(target_arch = "bpf")]
 mod process;
 #[cfg(target_arch = "bpf")]
 mod read;
 #[cfg(target_arch = "bpf")]
 mod session;
+#[cfg(target_arch = "bpf")]
+mod sites;
 #[cfg(target_arch = "bpf")]
 mod thread;
 #[cfg(target_arch = "bpf")]

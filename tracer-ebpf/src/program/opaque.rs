@@ -48,3 +48,16 @@ pub(crate) fn less(a: u64, b: u64) -> u64 {
     };
     value
 }
+
+/// `value`, with nothing known about it: two paths that differ only in it are one again. `nothing` is
+/// `Config::nothing`.
+#[inline(always)]
+pub(crate) fn forget(value: u64, nothing: u64) -> u64 {
+    let mut value = value;
+    // SAFETY: pure arithmetic on registers.
+    unsafe {
+        asm!("{value} ^= {nothing}", value = inout(reg) value, nothing = in(reg) nothing,
+            options(pure, nomem, nostack));
+    };
+    value
+}

@@ -28,14 +28,20 @@ use super::{
 pub(super) struct Point {
     pub(super) offset: u64,
     pub(super) cookie: u64,
-    pub(super) half: Half,
+    pub(super) probe: Probe,
 }
 
-/// Which halves of a call are wanted.
+/// What runs at a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Half {
+pub(super) enum Probe {
+    /// What needs no stack: a free, the death of a code object.
     Entry,
-    Both,
+    /// A place within a function, where a block is in hand.
+    Within,
+    /// Both halves of a call.
+    Call,
+    /// The return of a call.
+    Return,
 }
 
 /// Something that holds probes in place until it is dropped.
@@ -52,6 +58,7 @@ pub(super) enum Programs {
     },
     Multi {
         entry: OwnedFd,
+        within: OwnedFd,
         call: OwnedFd,
         back: OwnedFd,
     },
@@ -124,11 +131,12 @@ impl Programs {
             }),
             LinkKind::Multi => Ok(Self::Multi {
                 entry: object::load_program(ebpf, kernel, "on_entry", Attach::Multi)?,
+                within: object::load_program(ebpf, kernel, "on_within", Attach::Multi)?,
                 call: object::load_program(ebpf, kernel, "on_call", Attach::Multi)?,
                 back: object::load_program(ebpf, kernel, "on_return", Attach::Multi)?,
             }),
             LinkKind::PerPoint => {
-                for name in ["on_entry", "on_call", "on_return"] {
+                for name in ["on_entry", "on_call", "on_return", "on_within"] {
                     uprobe(ebpf, name)?
                         .load()
                         .map_err(|error| BpfError::Object { source: error.into() })?;
@@ -145,30 +153,48 @@ impl Programs {
         path: &str,
         points: &[Point],
     ) -> Result<Vec<Link>, BpfError> {
-        let entries: Vec<Point> = points
-            .iter()
-            .copied()
-            .filter(|point| point.half == Half::Entry)
-            .collect();
-        let calls: Vec<Point> = points
-            .iter()
-            .copied()
-            .filter(|point| point.half == Half::Both)
-            .collect();
+        let of = |wanted: &[Probe]| -> Vec<Point> {
+            let chosen = points.iter().filter(|point| wanted.contains(&point.probe));
+            chosen.copied().collect()
+        };
+        let entries = of(&[Probe::Entry]);
+        let within = of(&[Probe::Within]);
+        let calls = of(&[Probe::Call]);
+        let returns = of(&[Probe::Call, Probe::Return]);
         let mut links = Vec::new();
         match self {
             Self::Session { entry, session } => {
+                // One program for all that walks the stack: the verifier takes its time over each.
+                let session_points = of(&[Probe::Within, Probe::Call, Probe::Return]);
                 links.extend(multi(entry, Attach::Multi, raw::Return::No, path, &entries)?);
-                links.extend(multi(session, Attach::Session, raw::Return::No, path, &calls)?);
+                links.extend(multi(
+                    session,
+                    Attach::Session,
+                    raw::Return::No,
+                    path,
+                    &session_points,
+                )?);
             }
-            Self::Multi { entry, call, back } => {
+            Self::Multi {
+                entry,
+                within: places,
+                call,
+                back,
+            } => {
                 links.extend(multi(entry, Attach::Multi, raw::Return::No, path, &entries)?);
+                links.extend(multi(places, Attach::Multi, raw::Return::No, path, &within)?);
                 // The second halves first: a call whose first half is seen has its second half seen too.
-                links.extend(multi(back, Attach::Multi, raw::Return::Yes, path, &calls)?);
+                links.extend(multi(back, Attach::Multi, raw::Return::Yes, path, &returns)?);
                 links.extend(multi(call, Attach::Multi, raw::Return::No, path, &calls)?);
             }
             Self::PerPoint => {
-                for (name, points) in [("on_entry", &entries), ("on_return", &calls), ("on_call", &calls)] {
+                let all = [
+                    ("on_entry", &entries),
+                    ("on_within", &within),
+                    ("on_return", &returns),
+                    ("on_call", &calls),
+                ];
+                for (name, points) in all {
                     for point in points {
                         links.push(single(ebpf, name, path, *point)?);
                     }

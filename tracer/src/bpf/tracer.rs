@@ -12,17 +12,17 @@ use tracer_ebpf::{
     limits::{MAX_IMAGES, MAX_SITES},
     process::ProcessState,
     reason::{REASONS, Reason},
-    site::Site,
+    site::{Role, Site},
 };
 
 use super::{
     BpfError, KernelFacts, LinkKind, RingReader, cost,
-    links::{self, Half, Link, Point, Programs},
+    links::{self, Link, Point, Probe, Programs},
     object::{self, RING},
 };
 use crate::{
     ingest::event::Counters,
-    plan::{Half as PlannedHalf, PlannedSite},
+    plan::{Half, PlannedSite},
     units::{BootNs, ImageId, Pid},
 };
 
@@ -193,14 +193,10 @@ impl Tracer {
                 number(index),
                 planned.site(ImageId(image)),
             )?;
-            let half = match planned.half {
-                PlannedHalf::EntryOnly | PlannedHalf::Within => Half::Entry,
-                PlannedHalf::EntryAndReturn | PlannedHalf::ReturnOnly => Half::Both,
-            };
             points.push(Point {
                 offset: planned.offset.get(),
                 cookie: index as u64,
-                half,
+                probe: probe(planned),
             });
         }
         // The numbers are used up even if the links fail: a part of them may have been hit.
@@ -298,6 +294,25 @@ impl Tracer {
 impl Drop for Tracer {
     fn drop(&mut self) {
         self.detach();
+    }
+}
+
+/// The program that a site is for.
+fn probe(site: &PlannedSite) -> Probe {
+    let needs_no_stack = matches!(
+        site.role,
+        Role::ObjFree
+            | Role::RawFree
+            | Role::CodeDealloc
+            | Role::GuardedFree
+            | Role::LibcFree
+            | Role::LibcRealloc
+    );
+    match site.half {
+        _ if needs_no_stack => Probe::Entry,
+        Half::Within | Half::EntryOnly => Probe::Within,
+        Half::EntryAndReturn => Probe::Call,
+        Half::ReturnOnly => Probe::Return,
     }
 }
 
