@@ -9,6 +9,7 @@
 )]
 
 mod attach;
+mod census;
 mod embedding;
 mod faults;
 mod host;
