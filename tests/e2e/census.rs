@@ -30,7 +30,7 @@ type Seen = [u64; 4];
 on_site_interpreters!(counted, check_counted);
 
 fn check_counted(interpreter: &Interpreter) {
-    let recorded = record(interpreter, "census.py", &[]);
+    let recorded = record(interpreter, "census.py", &[], &[]);
     let mut expected = recorded.expected;
     let cases: Vec<Case> = serde_json::from_value(expected[0].more.remove("cases").unwrap_or_default())
         .expect("the program's figures are cases");
@@ -40,7 +40,10 @@ fn check_counted(interpreter: &Interpreter) {
     for row in table["rows"].as_array().expect("a table has rows") {
         if row["file"] == expected[0].file.as_str() {
             let line = lines.entry(row["line"].as_u64().unwrap_or(0)).or_default();
-            for (sum, key) in line.iter_mut().zip(["own_count", "own_bytes", "live_count", "live_bytes"]) {
+            for (sum, key) in line
+                .iter_mut()
+                .zip(["own_count", "own_bytes", "live_count", "live_bytes"])
+            {
                 *sum += row[key].as_u64().expect("a number");
             }
         }
@@ -57,11 +60,13 @@ fn check_counted(interpreter: &Interpreter) {
             let [blocks, bytes, live_blocks, live_bytes] = seen;
             let freed = case.blocks.map(|blocks| blocks - case.live_blocks);
             let right = case.blocks.is_none_or(|truth| within(blocks, truth))
-                && case.bytes.is_none_or(|truth| within(bytes, truth))
+                && case.bytes.is_none_or(|truth| bytes_within(bytes, truth))
                 && within(live_blocks, case.live_blocks)
-                && case.live_bytes.is_none_or(|truth| within(live_bytes, truth))
+                && case
+                    .live_bytes
+                    .is_none_or(|truth| bytes_within(live_bytes, truth))
                 && freed.is_none_or(|truth| within(blocks.saturating_sub(live_blocks), truth));
-            (!right).then(|| format!("{case:?}, but pyrobe says {seen:?}"))
+            (!right).then(|| format!("{}: {case:?}, but pyrobe says {seen:?}", case.name))
         })
         .collect();
     assert!(
@@ -77,4 +82,12 @@ fn check_counted(interpreter: &Interpreter) {
 /// few bytes larger than asked for: both stay below it.
 fn within(seen: u64, truth: u64) -> bool {
     seen.abs_diff(truth) * 200 <= truth
+}
+
+/// The same for bytes, of which the allocator may have taken some for itself: a node of its arenas' radix tree, of
+/// 2^14 pointers, is made when an arena comes to stand in another 16 GiB of the address space.
+/// <https://github.com/python/cpython/blob/3.13/Include/internal/pycore_obmalloc.h>
+fn bytes_within(seen: u64, truth: u64) -> bool {
+    const NODE: u64 = (1 << 14) * 8;
+    within(seen, truth) || within(seen.saturating_sub(NODE), truth)
 }
