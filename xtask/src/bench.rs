@@ -6,6 +6,7 @@
 mod attach;
 mod hit;
 mod ingest;
+mod load;
 mod target;
 
 use anyhow::Result;
@@ -19,6 +20,8 @@ pub(crate) enum Bench {
     Hit,
     /// Events a second that a report takes from a stored capture, on one core
     Ingest,
+    /// Four processes that allocate as fast as they can, for half a minute: what is lost, what userspace takes
+    Load,
 }
 
 /// Measures and prints.
@@ -27,5 +30,6 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Attach => attach::run(),
         Bench::Hit => hit::run(),
         Bench::Ingest => ingest::run(),
+        Bench::Load => load::run(),
     }
 }

@@ -8,11 +8,12 @@ import itertools
 import time
 
 BLOCKS = 200_000
+SOURCE = b"x" * 100
 
 
 def timed():
     start = time.process_time_ns()
-    kept = list(map(bytes, itertools.repeat(100, BLOCKS)))
+    kept = list(map(bytes.upper, itertools.repeat(SOURCE, BLOCKS)))
     middle = time.process_time_ns()
     kept.clear()
     end = time.process_time_ns()

@@ -1,17 +1,25 @@
-//! What a hit costs: our programs with a ten-frame stack against empty programs on the same instructions.
+//! What an allocation and a free cost: our programs with a ten-frame stack, against empty programs on the same
+//! instructions and against a stock one-line probe.
 //!
-//! The same Python program runs bare, with empty programs and recorded, in turn; what either adds to a block is
-//! the cost. An allocation is two hits (call and return), a free is one.
+//! The same Python program runs bare, with empty programs, recorded and under the stock probe, in turn; what each
+//! adds to a block is the cost.
 
-use std::{path::Path, process::Command};
+use std::{
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
-use super::target::{describe_machine, pyrobe, python, scratch, spread};
+use super::target::{debian_python, describe_machine, pyrobe, python, scratch, spread};
 use crate::{process, workspace};
 
 const ROUNDS: usize = 11;
-const GOAL: f64 = 2.0;
+const GOAL_ALLOC: f64 = 2.0;
+const GOAL_FREE: f64 = 1.3;
+/// A stock probe's cost over ours.
+const GOAL_STOCK: f64 = 12.0;
 
 /// Nanoseconds a block.
 #[derive(Clone, Copy)]
@@ -21,47 +29,109 @@ struct Cost {
 }
 
 pub(super) fn run() -> Result<()> {
-    let (pyrobe, python) = (pyrobe()?, python()?);
+    let pyrobe = pyrobe()?;
+    let plain = python()?;
+    // The stock probe sees every allocation only where there is one copy of the function.
+    let library = library_of(&plain)?;
+    interpreter(&pyrobe, &plain, Some(&library))?;
+    interpreter(&pyrobe, &debian_python(), None)
+}
+
+fn interpreter(pyrobe: &Path, python: &Path, library: Option<&Path>) -> Result<()> {
     let capture = scratch("hit")?.join("hit.pyrobe");
     let program = workspace::root().join("xtask/src/bench/hit.py");
-    describe_machine(&pyrobe, &python)?;
+    describe_machine(pyrobe, python)?;
     let record = |options: &[&str]| {
-        let mut command = Command::new(&pyrobe);
+        let mut command = Command::new(pyrobe);
         command
-            .args(["record", "-f", "-o"])
+            .args(["record", "--mode", "allocs", "-f", "-o"])
             .arg(&capture)
             .args(options)
             .arg("--")
-            .arg(&python)
+            .arg(python)
             .arg(&program);
         command
     };
-    let (mut empty, mut full) = (Vec::new(), Vec::new());
+    let (mut empty, mut full, mut stock) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let bare = measure(Command::new(&python).arg(&program), &python)?;
-        empty.push(measure(&mut record(&["--empty"]), &pyrobe)?.minus(bare));
-        full.push(measure(&mut record(&[]), &pyrobe)?.minus(bare));
+        let bare = measure(Command::new(python).arg(&program), python)?;
+        empty.push(measure(&mut record(&["--empty"]), pyrobe)?.minus(bare));
+        full.push(measure(&mut record(&[]), pyrobe)?.minus(bare));
+        if let Some(library) = library {
+            let probe = Stock::start(library)?;
+            stock.push(
+                measure(Command::new(python).arg(&program), python)?
+                    .minus(bare)
+                    .alloc,
+            );
+            probe.stop()?;
+        }
     }
     println!("cost of a block, {ROUNDS} rounds, medians in ns (least to most)");
-    for (name, of) in [
-        ("allocation", (|cost| cost.alloc) as fn(&Cost) -> f64),
-        ("free", |cost| cost.free),
+    for (name, of, goal) in [
+        ("allocation", (|cost| cost.alloc) as fn(&Cost) -> f64, GOAL_ALLOC),
+        ("free", |cost| cost.free, GOAL_FREE),
     ] {
         let empty = spread(empty.iter().map(of).collect()).context("no round was made")?;
         let full = spread(full.iter().map(of).collect()).context("no round was made")?;
         println!(
-            "{name}: empty programs {:.0} ({:.0} to {:.0}), recorded with 10 frames {:.0} ({:.0} to {:.0}): \
-             ratio {:.2}, goal at most {GOAL:.0}",
-            empty.median,
-            empty.least,
-            empty.most,
-            full.median,
-            full.least,
-            full.most,
+            "{name}: empty programs {empty}, recorded with 10 frames {full}: ratio {:.2}, goal at most {goal:.1}",
             full.median / empty.median
         );
     }
+    if let Some(stock) = spread(stock) {
+        let full = spread(full.iter().map(|cost| cost.alloc).collect()).context("no round was made")?;
+        println!(
+            "allocation: stock one-line probe on PyObject_Malloc {stock}: {:.1} times ours, goal at least {GOAL_STOCK:.0}",
+            stock.median / full.median
+        );
+    }
     Ok(())
+}
+
+/// The shared library that an interpreter's code is in.
+fn library_of(python: &Path) -> Result<PathBuf> {
+    let maps = process::output(Command::new(python).args([
+        "-c",
+        "print(next(line.split()[-1] for line in open('/proc/self/maps') if 'libpython' in line))",
+    ]))?;
+    Ok(PathBuf::from(maps))
+}
+
+/// What one writes today: `bpftrace` with a count of the calls.
+struct Stock(Child);
+
+impl Stock {
+    fn start(library: &Path) -> Result<Self> {
+        let script = format!(
+            "BEGIN {{ printf(\"attached\\n\"); }} uprobe:{}:PyObject_Malloc {{ @calls = count(); }}",
+            library.display()
+        );
+        let mut child = Command::new("bpftrace")
+            .args(["-B", "line", "-e", &script])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("cannot start bpftrace: install Debian's package of that name")?;
+        let mut said = BufReader::new(child.stdout.take().context("its output is a pipe")?);
+        let mut line = String::new();
+        while line.trim() != "attached" {
+            line.clear();
+            if said.read_line(&mut line)? == 0 {
+                bail!("bpftrace ended before it was attached: {}", child.wait()?);
+            }
+        }
+        // The probes are attached before BEGIN runs; what it counts is not read.
+        std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+        Ok(Self(child))
+    }
+
+    fn stop(mut self) -> Result<()> {
+        process::run_quietly(Command::new("kill").args(["-INT", &self.0.id().to_string()]))?;
+        self.0.wait().context("cannot wait for bpftrace")?;
+        Ok(())
+    }
 }
 
 impl Cost {

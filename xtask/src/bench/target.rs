@@ -34,6 +34,11 @@ pub(super) fn python() -> Result<PathBuf> {
         .with_context(|| format!("no Python 3.12 in {}", versions.display()))
 }
 
+/// Debian's Python 3.11: optimised, with copies of the allocator inlined at hundreds of places.
+pub(super) fn debian_python() -> PathBuf {
+    PathBuf::from("/usr/bin/python3.11")
+}
+
 /// A directory for a bench's files, empty.
 pub(super) fn scratch(name: &str) -> Result<PathBuf> {
     let directory = workspace::target_dir().join("bench").join(name);
@@ -59,6 +64,12 @@ pub(super) struct Spread {
     pub(super) median: f64,
     pub(super) least: f64,
     pub(super) most: f64,
+}
+
+impl std::fmt::Display for Spread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.0} ({:.0} to {:.0})", self.median, self.least, self.most)
+    }
 }
 
 /// Sorts values into a spread; nothing of no values.
