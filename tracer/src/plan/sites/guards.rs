@@ -23,6 +23,8 @@ pub(super) struct Guard {
     pub(super) jump: u64,
     /// Where it goes on if the slot holds the function.
     pub(super) equal: u64,
+    /// Where it goes on otherwise.
+    pub(super) different: u64,
 }
 
 /// The guard that an instruction with the function's address belongs to, if it does.
@@ -35,11 +37,12 @@ pub(super) fn of(code: &Code<'_>, reference: &Instruction, function: u64) -> Opt
     let mut at = compare;
     for _ in 0..MAX_BETWEEN {
         at = code.at(at.next_ip())?;
-        if let Some((equal, _)) = equality_edges(&at) {
+        if let Some((equal, different)) = equality_edges(&at) {
             return Some(Guard {
                 function,
                 jump: at.ip(),
                 equal,
+                different,
             });
         }
         if writes_flags(&at) || code.successors(&at).next.is_none() {

@@ -7,6 +7,7 @@
 mod alloc;
 mod body;
 mod code;
+mod entries;
 mod guards;
 mod pool;
 mod raw;
@@ -40,6 +41,9 @@ pub fn find(facts: &ImageFacts, elf: &Elf<'_>) -> Option<Sites> {
     let code = Code::new(elf);
     let mut found = alloc::find(facts, &code)?;
     found.merge(raw::find(facts, &code)?);
+    let hits = code.references(&facts.functions.obj);
+    found.references.extend(entries::references(facts, &code, &hits, &found));
+    found.outside(ReferenceKind::Allocation, &hits);
     found.finish();
     Some(found)
 }
