@@ -25,11 +25,17 @@ const MAX_DEPTH: usize = 2;
 /// The references to `_PyObject_Malloc`, `_Calloc` and `_Realloc` among `hits`; `sites` are those that are known.
 pub(super) fn references(facts: &ImageFacts, code: &Code<'_>, hits: &Hits, sites: &Sites) -> Vec<Reference> {
     let [malloc, calloc, realloc, _] = facts.functions.obj;
-    let places = sites.sites.iter().map(|site| (site.address.get(), site.address.get()));
-    let calls = sites.references.iter().filter_map(|reference| match reference.covered {
-        Covered::Site(site) => Some((reference.address.get(), site.get())),
-        _ => None,
-    });
+    let places = sites
+        .sites
+        .iter()
+        .map(|site| (site.address.get(), site.address.get()));
+    let calls = sites
+        .references
+        .iter()
+        .filter_map(|reference| match reference.covered {
+            Covered::Site(site) => Some((reference.address.get(), site.get())),
+            _ => None,
+        });
     let known = Known {
         code,
         sites: places.chain(calls).collect(),
@@ -101,7 +107,9 @@ impl Known<'_, '_> {
             if !seen.insert(at) || seen.len() > TABLE_BUDGET {
                 continue;
             }
-            let Some(instruction) = self.code.at(at) else { continue };
+            let Some(instruction) = self.code.at(at) else {
+                continue;
+            };
             match instruction.flow_control() {
                 FlowControl::IndirectCall | FlowControl::IndirectBranch => return true,
                 FlowControl::Call => {}
@@ -128,7 +136,10 @@ impl Known<'_, '_> {
                 Some(End::Unknown) => is_whole = false,
                 None if seen.len() > BUDGET => return (first, false),
                 None => {
-                    let next = self.code.at(at).map(|instruction| self.code.successors(&instruction));
+                    let next = self
+                        .code
+                        .at(at)
+                        .map(|instruction| self.code.successors(&instruction));
                     ways.extend(next.unwrap_or_default().iter());
                 }
             }
@@ -150,7 +161,9 @@ impl Known<'_, '_> {
         if is_call(&instruction) {
             return Some(match self.code.target(&instruction) {
                 None => End::Implementation,
-                Some(Pointer::Address(target)) if self.functions.contains(&target.get()) => End::Implementation,
+                Some(Pointer::Address(target)) if self.functions.contains(&target.get()) => {
+                    End::Implementation
+                }
                 Some(Pointer::Address(target)) if depth > 0 => match self.follow(target.get(), depth - 1) {
                     (Some(site), _) => End::Site(site),
                     (None, true) => End::Implementation,
@@ -164,8 +177,7 @@ impl Known<'_, '_> {
             return None;
         }
         // A jump through a table ends the function as a call does.
-        let is_through_table =
-            instruction.is_jmp_near_indirect() && self.code.target(&instruction).is_none();
+        let is_through_table = instruction.is_jmp_near_indirect() && self.code.target(&instruction).is_none();
         Some(match instruction.flow_control() {
             FlowControl::Return => End::Return,
             _ if is_through_table => End::Implementation,

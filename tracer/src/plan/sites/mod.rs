@@ -20,7 +20,7 @@ use tracer_ebpf::site::{Operand, Role};
 
 use self::{code::Code, search::Hits};
 use super::{
-    Covered, Half, Placement, PlannedSite, Reference, ReferenceKind,
+    Coverage, Covered, Half, Placement, PlannedSite, Reference, ReferenceKind,
     placement::{self, Place},
 };
 use crate::{elf::Elf, python::ImageFacts, units::VirtAddr};
@@ -42,13 +42,39 @@ pub fn find(facts: &ImageFacts, elf: &Elf<'_>) -> Option<Sites> {
     let mut found = alloc::find(facts, &code)?;
     found.merge(raw::find(facts, &code)?);
     let hits = code.references(&facts.functions.obj);
-    found.references.extend(entries::references(facts, &code, &hits, &found));
+    found
+        .references
+        .extend(entries::references(facts, &code, &hits, &found));
     found.outside(ReferenceKind::Allocation, &hits);
     found.finish();
     Some(found)
 }
 
 impl Sites {
+    /// Whether allocations and frees of both domains are seen, so that no function needs a probe.
+    pub fn is_usable(&self) -> bool {
+        let has = |roles: &[Role]| self.sites.iter().any(|site| roles.contains(&site.role));
+        has(&[Role::PoolAlloc])
+            && has(&[Role::RawMalloc, Role::RawResult])
+            && has(&[Role::ObjFree, Role::GuardedFree])
+            && has(&[Role::RawFree, Role::LibcFree])
+    }
+
+    /// How many of the references that matter have a site.
+    pub fn coverage(&self) -> Coverage {
+        let count = |wanted: fn(&Covered) -> bool| {
+            let matching = self
+                .references
+                .iter()
+                .filter(|reference| wanted(&reference.covered));
+            u32::try_from(matching.count()).unwrap_or(u32::MAX)
+        };
+        Coverage {
+            resolved: count(|covered| matches!(covered, Covered::Site(_))),
+            copies: count(|covered| !matches!(covered, Covered::Elsewhere(_))),
+        }
+    }
+
     /// Adds a site, unless there is one for the same instruction already.
     fn add(&mut self, site: PlannedSite) {
         if self.sites.iter().all(|known| known.address != site.address) {
