@@ -9,7 +9,7 @@ use tracer_ebpf::{
     process::ProcessState,
     reason::Reason,
     record::block,
-    site::{Role, operand},
+    site::{Operand, Role, operand},
 };
 
 use crate::{

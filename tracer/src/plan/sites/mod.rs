@@ -9,6 +9,7 @@ mod body;
 mod code;
 mod entries;
 mod guards;
+mod init;
 mod pool;
 mod raw;
 mod registers;
@@ -58,6 +59,10 @@ impl Sites {
             && has(&[Role::RawMalloc, Role::RawResult])
             && has(&[Role::ObjFree, Role::GuardedFree])
             && has(&[Role::RawFree, Role::LibcFree])
+    }
+
+    fn has(&self, role: Role) -> bool {
+        self.sites.iter().any(|site| site.role == role)
     }
 
     /// How many of the references that matter have a site.

@@ -91,6 +91,24 @@ fn compare_before(
     Err("no compare near the jump")
 }
 
+/// The jump on equality that looks at the flags of a compare, and the instructions between.
+pub(super) fn jump_behind(code: &Code<'_>, compare: &Instruction) -> Option<(Instruction, Vec<Instruction>)> {
+    let mut between = Vec::new();
+    let mut at = compare.next_ip();
+    while between.len() <= MAX_BETWEEN {
+        let instruction = code.at(at)?;
+        if equality_edges(&instruction).is_some() {
+            return Some((instruction, between));
+        }
+        if writes_flags(&instruction) || code.predecessors(at).len() != 1 {
+            return None;
+        }
+        at = code.successors(&instruction).next?;
+        between.push(instruction);
+    }
+    None
+}
+
 /// What is known backwards of a point in the code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct State {
@@ -245,7 +263,7 @@ fn is_freeblock_store(instruction: &Instruction, pool: Register) -> bool {
 }
 
 /// Whether every way from `start` on loads `pool->freeblock` while `pool` still holds the pool.
-fn takes_freeblock(code: &Code<'_>, start: u64, pool: Register) -> bool {
+pub(super) fn takes_freeblock(code: &Code<'_>, start: u64, pool: Register) -> bool {
     let mut seen = FxHashSet::default();
     let mut ways = vec![(start, pool)];
     while let Some((at, pool)) = ways.pop() {
