@@ -18,7 +18,7 @@ use crate::{
         Classifier, FileIdentity, LoadSegment, MappedFile, Mapping, Range, bias, mapped_files, read_memory,
     },
     elf::Elf,
-    plan::{Plan, function_sites},
+    plan::{Plan, plan},
     python::{Allocator, ImageFacts, WhyNot, classify, examine_elf},
     units::{Pid, ProcAddr},
 };
@@ -147,7 +147,7 @@ fn look_at(file: &File, path: &Path) -> Option<Arc<Image>> {
             })
             .collect();
         let facts = examine_elf(&elf)?;
-        let plan = function_sites(&facts, &elf);
+        let plan = plan(&facts, &elf);
         Ok(Runtime { facts, plan })
     });
     tracing::debug!("{}: examined in {:?}", path.display(), start.elapsed());

@@ -19,12 +19,13 @@ use crate::{
 /// Instructions followed in one function.
 const LIMIT: usize = 3000;
 
-/// Copies of pymalloc's allocation code in an image.
+/// How much of the allocator's code in an image is seen: of the copies of pymalloc's allocation by function probes, of all
+/// references to the allocator by sites.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Coverage {
-    /// Copies in which a site stands.
+    /// Those that a site sees.
     pub resolved: u32,
-    /// All copies.
+    /// All of them.
     pub copies: u32,
 }
 

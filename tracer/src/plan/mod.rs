@@ -1,12 +1,14 @@
 //! Pure: image facts and settings to probe sites, and reasons for what cannot be probed.
 //!
-//! Here: function probes, one site in each function that the allocator tables start with, and one where code
-//! objects end. What they cannot see (copies that the compiler inlined elsewhere) is counted, never hidden.
+//! Sites in every copy of the allocator where they are found ([`sites`]); otherwise function probes, one in each
+//! function that the allocator tables start with. In both cases one where code objects end. What is not seen is
+//! counted, never hidden. Invariant: never a mixture of both, which would count blocks twice.
 
 mod coverage;
 mod inlined;
 mod placement;
 mod reference;
+mod sites;
 
 use tracer_ebpf::site::{Operand, Role, Site, flag};
 
@@ -15,6 +17,7 @@ pub use self::{
     coverage::Coverage,
     placement::{Placement, instruction_at},
     reference::{Covered, Reference, ReferenceKind},
+    sites::Sites,
 };
 use crate::{
     elf::Elf,
@@ -82,8 +85,37 @@ pub struct Plan {
     pub sites: Vec<PlannedSite>,
     /// How much of pymalloc's code the sites stand for; `None` if it could not be told.
     pub coverage: Option<Coverage>,
+    /// The proof of coverage, by address; empty for function probes.
+    pub references: Vec<Reference>,
     /// What is worth telling in `doctor` and at `-v`.
     pub notes: Vec<String>,
+}
+
+/// Plans what an image allows: sites in the allocator's copies, or else function probes.
+///
+/// `elf` is the file that the facts are of.
+pub fn plan(facts: &ImageFacts, elf: &Elf<'_>) -> Plan {
+    match sites::find(facts, elf) {
+        Some(found) if found.is_usable() => {
+            let mut plan = Plan {
+                coverage: Some(found.coverage()),
+                sites: found.sites,
+                references: found.references,
+                notes: found.notes,
+            };
+            if let Some(dealloc) = facts.code_dealloc {
+                plan.add(elf, Role::CodeDealloc, dealloc, 0);
+            }
+            plan.sites.sort_by_key(|site| (site.role, site.address));
+            plan
+        }
+        found => {
+            let mut plan = function_sites(facts, elf);
+            let notes = found.into_iter().flat_map(|found| found.notes);
+            plan.notes.extend(notes);
+            plan
+        }
+    }
 }
 
 /// Plans entry and return probes on an image's allocator functions.
@@ -93,6 +125,7 @@ pub fn function_sites(facts: &ImageFacts, elf: &Elf<'_>) -> Plan {
     let mut plan = Plan {
         sites: Vec::new(),
         coverage: coverage::of(facts, elf),
+        references: Vec::new(),
         notes: Vec::new(),
     };
     // The raw functions come first: where a build uses them for all domains (`--without-pymalloc`), a call is

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use tracer_ebpf::layout::tstate;
 
 use super::*;
-use crate::plan::{Plan, function_sites, instruction_at};
+use crate::plan::{Plan, function_sites, instruction_at, plan};
 
 /// What is known of an interpreter from elsewhere: its version as it prints it, and its layout as debuggers see it.
 struct Known {
@@ -346,7 +346,7 @@ proptest! {
         }
         data.truncate(length);
         if let Ok(facts) = examine(&data) {
-            let _ = function_sites(&facts, &Elf::parse(&data).unwrap());
+            let _ = plan(&facts, &Elf::parse(&data).unwrap());
         }
     }
 }
