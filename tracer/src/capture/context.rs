@@ -71,6 +71,8 @@ pub struct ImageRecord {
     pub coverage_resolved: u32,
     /// All copies in it.
     pub coverage_copies: u32,
+    /// Bytes of a pool of its small-block allocator; 0 if it has none, or none is known.
+    pub pool_bytes: u32,
     /// When its probes were all in place.
     pub attached: MonotonicNs,
     /// How long the first process of it ran before that, nanoseconds; `None` if it was attached before any ran
@@ -161,6 +163,29 @@ impl ProcessCounters {
             losses,
         }
     }
+}
+
+/// What the pools of a process held at one time, as the interpreter itself counts. It stands in the capture before any
+/// event that is later than `began`, and behind every earlier one that is not still in the ring.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Audit {
+    /// Process id.
+    pub pid: Pid,
+    /// When it started; with the pid it names the process.
+    pub start: BootNs,
+    /// When reading its pools began, on the clock of the events. It ran on meanwhile.
+    pub began: MonotonicNs,
+    /// When reading them ended.
+    pub ended: MonotonicNs,
+    /// Whether it was traced before it had any block: otherwise its pools hold blocks of which no event tells.
+    pub since_start: bool,
+    /// Whether all pools that could be found were read.
+    pub complete: bool,
+    /// Pools in use.
+    pub pools: u64,
+    /// Blocks in use by size class: of 16 bytes, of 32, ... of 512.
+    pub used: Vec<u64>,
 }
 
 /// A time in which something was not traced, on purpose or not.

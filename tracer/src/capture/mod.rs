@@ -2,7 +2,7 @@
 //!
 //! `format` is the bytes, `context` what the blocks that are no events say, `write` and `read` the two ends.
 //! Nothing here knows what an event means. Blocks of different kinds, and of different rings, stand in no
-//! order to each other; the event blocks of one ring are in order.
+//! order to each other; the event blocks of one ring are in order, and an audit stands before what is later.
 
 pub mod context;
 mod format;
@@ -12,6 +12,6 @@ pub mod write;
 #[cfg(test)]
 mod tests;
 
-pub use context::{End, EndReason, Gap, ImageRecord, Meta, ProcessCounters, ProcessRecord};
+pub use context::{Audit, End, EndReason, Gap, ImageRecord, Meta, ProcessCounters, ProcessRecord};
 pub use read::{Block, Ended, OpenError, Reader};
 pub use write::{Overwrite, WriteError, Writer};

@@ -15,7 +15,7 @@ use tracer_ebpf::ABI_VERSION;
 use zstd::bulk::Decompressor;
 
 use super::{
-    context::{End, Gap, ImageRecord, Meta, ProcessCounters, ProcessRecord},
+    context::{Audit, End, Gap, ImageRecord, Meta, ProcessCounters, ProcessRecord},
     format::{Codec, EVENTS_HEAD, Frame, HEAD_BYTES, HeaderError, kind, parse_header},
 };
 
@@ -97,6 +97,8 @@ pub enum Block {
     Counters(Vec<ProcessCounters>),
     /// A time without tracing.
     Gap(Gap),
+    /// What the pools of a process held.
+    Audit(Audit),
     /// The end.
     End(End),
 }
@@ -285,6 +287,7 @@ fn parse_block(kind: u8, raw: Vec<u8>) -> Result<Option<Block>, Stop> {
         kind::PROCESS => Block::Process(json(&raw)?),
         kind::COUNTERS => Block::Counters(json(&raw)?),
         kind::GAP => Block::Gap(json(&raw)?),
+        kind::AUDIT => Block::Audit(json(&raw)?),
         kind::END => Block::End(json(&raw)?),
         kind::EVENTS => {
             let Some(head) = raw.first_chunk::<EVENTS_HEAD>() else {

@@ -93,6 +93,18 @@ fn sample(ring_events: &[(u32, Vec<u8>)]) -> (Vec<u8>, Vec<Block>) {
             });
         }
     }
+    let audit = Audit {
+        pid: Pid(4),
+        start: BootNs(7),
+        began: MonotonicNs(100),
+        ended: MonotonicNs(101),
+        since_start: true,
+        complete: true,
+        pools: 2,
+        used: vec![0, 7],
+    };
+    writer.audit(&audit).unwrap();
+    blocks.push(Block::Audit(audit));
     let gap = Gap {
         from: MonotonicNs(1),
         to: MonotonicNs(2),

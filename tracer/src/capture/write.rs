@@ -18,7 +18,7 @@ use tracer_ebpf::ABI_VERSION;
 use zstd::bulk::Compressor;
 
 use super::{
-    context::{End, Gap, ImageRecord, Meta, ProcessCounters, ProcessRecord},
+    context::{Audit, End, Gap, ImageRecord, Meta, ProcessCounters, ProcessRecord},
     format::{Codec, EVENTS_HEAD, Frame, HEAD_BYTES, MAX_RAW, header, kind},
 };
 use crate::units::ByteCount;
@@ -177,6 +177,13 @@ impl Writer {
     /// Something was not traced for a while.
     pub fn gap(&mut self, gap: &Gap) -> Result<(), WriteError> {
         self.json(kind::GAP, gap)
+    }
+
+    /// What the pools of a process hold. What was gathered is written first, so that what the audit is later than
+    /// stands before it.
+    pub fn audit(&mut self, audit: &Audit) -> Result<(), WriteError> {
+        self.flush()?;
+        self.json(kind::AUDIT, audit)
     }
 
     /// Adds whole records of a ring, in the order in which the ring gave them.

@@ -69,6 +69,9 @@ pub(super) struct Record {
     /// End when the capture has this size: 500M, 2G, or bytes
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(super) max_size: Option<ByteCount>,
+    /// How often what is seen is checked against the interpreters' own counts; 0 for never
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = interval)]
+    pub(super) audit_interval: Duration,
     /// Bytes of the ring between the kernel and pyrobe
     #[arg(long, value_name = "BYTES", hide = true, value_parser = ring_bytes)]
     pub(super) ring_bytes: Option<u32>,
@@ -255,6 +258,14 @@ fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "a time such as 90s, 10m or 1h is expected".to_owned())
 }
 
+/// A time, or 0.
+fn interval(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    duration(text)
+}
+
 fn size(text: &str) -> Result<ByteCount, String> {
     const K: f64 = 1024.0;
     let units = [
@@ -306,6 +317,9 @@ mod tests {
         assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("2"), Ok(Duration::from_secs(2)));
         assert!(duration("0").is_err() && duration("-1s").is_err() && duration("soon").is_err());
+        assert_eq!(interval("0"), Ok(Duration::ZERO));
+        assert_eq!(interval("2"), Ok(Duration::from_secs(2)));
+        assert!(interval("never").is_err());
         assert_eq!(size("2G"), Ok(ByteCount(2 << 30)));
         assert_eq!(size("500"), Ok(ByteCount(500)));
         assert!(size("0").is_err() && size("G").is_err() && size("1e400").is_err());

@@ -3,10 +3,10 @@
 use std::{io, path::Path};
 
 use crate::{
-    capture::{Block, Ended, Gap, ImageRecord, Meta, OpenError, Reader},
+    capture::{Audit, Block, Ended, Gap, ImageRecord, Meta, OpenError, Reader},
     error::UserError,
     ingest::Decoder,
-    profile::{Context, Coverage, ImageInfo, Profile, ProfileSettings, Snapshot},
+    profile::{Context, Coverage, ImageInfo, PoolAudit, Profile, ProfileSettings, Snapshot, audit::ByClass},
     record::HOST,
 };
 
@@ -62,6 +62,7 @@ fn read<R: io::Read>(mut reader: Reader<R>) -> Snapshot {
                     ));
                 }
             }
+            Block::Audit(audit) => profile.audit(pool_audit(&audit)),
             Block::Process(_) => {}
         }
     }
@@ -77,7 +78,7 @@ fn read<R: io::Read>(mut reader: Reader<R>) -> Snapshot {
         Some(Ended::Corrupt { reason, .. }) => {
             profile.set_truncated(format!("the capture is damaged: {reason}"));
         }
-        Some(Ended::Complete) | None => {}
+        Some(Ended::Complete) | None => profile.finish(),
     }
     profile.set_context(context);
     profile.snapshot()
@@ -106,6 +107,23 @@ fn image_info(image: ImageRecord) -> ImageInfo {
         },
         placement: image.placement,
         attach_gap_ns: image.attach_gap_ns,
+    }
+}
+
+fn pool_audit(audit: &Audit) -> PoolAudit {
+    let mut used = ByClass::default();
+    for (to, from) in used.iter_mut().zip(&audit.used) {
+        *to = *from;
+    }
+    PoolAudit {
+        pid: audit.pid,
+        start: audit.start,
+        began: audit.began,
+        ended: audit.ended,
+        since_start: audit.since_start,
+        complete: audit.complete,
+        pools: audit.pools,
+        used,
     }
 }
 

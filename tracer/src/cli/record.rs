@@ -55,6 +55,7 @@ fn settings(args: &Record, verbose: u8) -> Settings {
         },
         duration: args.duration,
         max_size: args.max_size,
+        audit_interval: args.audit_interval,
         ring_bytes: args.ring_bytes.unwrap_or(DEFAULT_RING_BYTES),
         links: args.links,
         work: if args.empty { Work::Nothing } else { Work::Record },

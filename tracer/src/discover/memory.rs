@@ -8,6 +8,8 @@ use crate::units::{Pid, ProcAddr};
 
 /// Most bytes of one read.
 pub const MAX_READ: usize = 16 << 20;
+/// Most pieces of one call, `UIO_MAXIOV`.
+const MAX_PIECES: usize = 1024;
 
 /// `len` bytes at `addr`; fewer if what follows is not mapped, an error if nothing is or the process is gone.
 pub fn read_memory(pid: Pid, addr: ProcAddr, len: usize) -> io::Result<Vec<u8>> {
@@ -34,6 +36,62 @@ pub fn read_memory(pid: Pid, addr: ProcAddr, len: usize) -> io::Result<Vec<u8>> 
     let read = usize::try_from(read).map_err(|_| io::Error::last_os_error())?;
     bytes.truncate(read);
     Ok(bytes)
+}
+
+/// `N` bytes at each of the addresses, appended to `to` in their order; `None` where they cannot be read. An error if
+/// nothing of the process can be read: it is gone, or not ours to read.
+pub fn read_each<const N: usize>(
+    pid: Pid,
+    addrs: &[ProcAddr],
+    to: &mut Vec<Option<[u8; N]>>,
+) -> io::Result<()> {
+    let pid = libc::pid_t::try_from(pid.get()).map_err(|_| io::ErrorKind::NotFound)?;
+    let mut rest = addrs;
+    while !rest.is_empty() {
+        let read = read_some(pid, rest.get(..MAX_PIECES).unwrap_or(rest), to)?;
+        rest = rest.get(read..).unwrap_or_default();
+        if read == 0 {
+            // The kernel stops at the first piece that is not mapped.
+            to.push(None);
+            rest = rest.get(1..).unwrap_or_default();
+        }
+    }
+    Ok(())
+}
+
+/// The pieces before the first one that cannot be read, in one call; how many they are.
+fn read_some<const N: usize>(
+    pid: libc::pid_t,
+    addrs: &[ProcAddr],
+    to: &mut Vec<Option<[u8; N]>>,
+) -> io::Result<usize> {
+    let mut bytes = vec![[0u8; N]; addrs.len()];
+    let local = libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: N * bytes.len(),
+    };
+    let remote: Vec<libc::iovec> = addrs
+        .iter()
+        .map(|addr| libc::iovec {
+            iov_base: std::ptr::without_provenance_mut(usize::try_from(addr.get()).unwrap_or(usize::MAX)),
+            iov_len: N,
+        })
+        .collect();
+    let pieces = libc::c_ulong::try_from(remote.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: `local` describes `bytes`, which lives and is not otherwise used during the call; the kernel
+    // checks what `remote`'s pieces point to, which is never dereferenced here.
+    let read = unsafe { libc::process_vm_readv(pid, &raw const local, 1, remote.as_ptr(), pieces, 0) };
+    match usize::try_from(read) {
+        Ok(read) => {
+            let whole = read / N.max(1);
+            to.extend(bytes.into_iter().take(whole).map(Some));
+            Ok(whole)
+        }
+        Err(_) => match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::EFAULT) => Ok(0),
+            error => Err(error),
+        },
+    }
 }
 
 #[cfg(test)]
@@ -81,6 +139,23 @@ mod tests {
         assert!(read_memory(me, ProcAddr(addr + page as u64), 1).is_err());
         // SAFETY: the whole mapping; nothing refers to it.
         unsafe { rustix::mm::munmap(at, 2 * page) }.unwrap();
+    }
+
+    #[test]
+    fn pieces_that_cannot_be_read_do_not_hide_the_others() {
+        let cat = Cat::start(&mut Command::new("cat"));
+        let pid = cat.pid();
+        let start = mapped_files(pid).unwrap().remove(0).ranges.first().unwrap().start;
+        let (nothing, magic) = (ProcAddr(0), Some(*b"\x7fELF"));
+        let addrs = [nothing, start, start, ProcAddr(u64::MAX - 8), nothing, start];
+        let mut found = Vec::new();
+        read_each::<4>(pid, &addrs, &mut found).unwrap();
+        assert_eq!(found, [None, magic, magic, None, None, magic]);
+        let mut many = Vec::new();
+        read_each::<4>(pid, &[start; 2 * MAX_PIECES + 1], &mut many).unwrap();
+        assert_eq!(many, vec![magic; 2 * MAX_PIECES + 1]);
+        drop(cat);
+        assert!(read_each::<4>(pid, &addrs, &mut found).is_err());
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub use command::{CommandError, Resolved, resolve_command};
 pub use identity::{FileIdentity, ImageKey};
 pub use library::{Search, libpython_of};
 pub use maps::{MappedFile, Range, mapped_files};
-pub use memory::{MAX_READ, read_memory};
+pub use memory::{MAX_READ, read_each, read_memory};
 pub use open::{OpenedFile, Via, open_mapped};
 pub use process::{ProcessInfo, environment_variable, process, processes};
 pub use user::UserNames;

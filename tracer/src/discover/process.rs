@@ -42,6 +42,8 @@ pub struct ProcessInfo {
     pub container: Option<String>,
     /// Path of its executable, as the kernel shows it; `None` for a kernel thread.
     pub exe: Option<PathBuf>,
+    /// Whether it has not called exec since it was forked: its memory began as a copy of its parent's.
+    pub forked: bool,
 }
 
 impl ProcessInfo {
@@ -81,6 +83,7 @@ pub fn process(pid: Pid) -> io::Result<ProcessInfo> {
         container: cgroup::container_of(&cgroup),
         cgroup: cgroup::path_of(&cgroup),
         exe,
+        forked: stat.flags & PF_FORKNOEXEC != 0,
     })
 }
 
@@ -105,13 +108,18 @@ pub(super) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Set by a fork, cleared by an exec.
+/// <https://github.com/torvalds/linux/blob/v6.18/include/linux/sched.h>
+const PF_FORKNOEXEC: u32 = 0x40;
+
 struct Stat {
     comm: Vec<u8>,
     parent: u32,
+    flags: u32,
     start_ticks: u64,
 }
 
-/// `PID (COMM) STATE PPID ... STARTTIME ...`, field 22; COMM may hold anything, parentheses included, so it
+/// `PID (COMM) STATE PPID ... FLAGS ... STARTTIME ...`, fields 9 and 22; COMM may hold anything, parentheses included, so it
 /// ends at the last one.
 fn parse_stat(stat: &[u8]) -> Option<Stat> {
     let open = stat.iter().position(|byte| *byte == b'(')?;
@@ -120,10 +128,12 @@ fn parse_stat(stat: &[u8]) -> Option<Stat> {
     let rest = str::from_utf8(stat.get(close + 1..)?).ok()?;
     let mut fields = rest.split_ascii_whitespace();
     let parent = fields.nth(1)?.parse().ok()?;
-    let start_ticks = fields.nth(17)?.parse().ok()?;
+    let flags = fields.nth(4)?.parse().ok()?;
+    let start_ticks = fields.nth(12)?.parse().ok()?;
     Some(Stat {
         comm,
         parent,
+        flags,
         start_ticks,
     })
 }
@@ -221,6 +231,7 @@ mod tests {
         assert_eq!(me.command_line, std::env::args_os().collect::<Vec<_>>());
         assert_eq!(me.uid, rustix::process::geteuid().as_raw());
         assert_eq!(me.parent.get(), std::os::unix::process::parent_id());
+        assert!(!me.forked);
         assert!(me.started_at(BootNs(me.start.get() + 1)));
         assert!(!me.started_at(BootNs(me.start.get() + 2_000_000_000)));
     }

@@ -8,6 +8,7 @@ use rustc_hash::FxHashMap;
 use tracer_ebpf::reason::REASONS;
 
 use super::{
+    audit::PoolAudit,
     context::Context,
     high_water::HighWater,
     info::{End, ProcessInfo, ProcessKey},
@@ -108,6 +109,25 @@ impl Profile {
         }
     }
 
+    /// What the pools of a process held. To be given before any event that is later; it is compared with what the events
+    /// up to its time leave alive. Without effect if the process is not known, or has ended.
+    pub fn audit(&mut self, audit: PoolAudit) {
+        let running = self.by_pid.get(&audit.pid).copied();
+        if let Some(process) = running.and_then(|index| self.processes.get_mut(index))
+            && process.is_running()
+            && process.info.key.start == Some(audit.start)
+        {
+            process.audit(audit);
+        }
+    }
+
+    /// There are no more events: audits that still waited for some are compared with what lives now.
+    pub fn finish(&mut self) {
+        for process in &mut self.processes {
+            process.before(MonotonicNs(u64::MAX));
+        }
+    }
+
     /// Losses that belong to no process (table full, unknown site), by the number of the reason.
     pub fn set_host_losses(&mut self, losses: [u64; REASONS]) {
         self.host_losses = losses;
@@ -130,6 +150,7 @@ impl Profile {
                 self.seen_at(alloc.time);
                 let index = self.index_of(alloc.pid);
                 if let Some(process) = self.processes.get_mut(index) {
+                    process.before(alloc.time);
                     process.info.last_seen = Some(alloc.time);
                     process.alloc(alloc, &mut self.stacks, &mut self.all);
                 }
@@ -138,6 +159,7 @@ impl Profile {
                 self.seen_at(free.time);
                 let index = self.index_of(free.pid);
                 if let Some(process) = self.processes.get_mut(index) {
+                    process.before(free.time);
                     process.info.last_seen = Some(free.time);
                     process.free(free, &mut self.all);
                 }
@@ -146,6 +168,7 @@ impl Profile {
                 self.seen_at(realloc.time);
                 let index = self.index_of(realloc.pid);
                 if let Some(process) = self.processes.get_mut(index) {
+                    process.before(realloc.time);
                     process.info.last_seen = Some(realloc.time);
                     process.realloc(realloc, &mut self.stacks, &mut self.all);
                 }
@@ -209,6 +232,7 @@ impl Profile {
             GoneReason::Exit => End::Exit,
         };
         if let Some(process) = self.processes.get_mut(index) {
+            process.before(event.time);
             process.counters = Some(event.counters);
             process.info.last_seen = Some(event.time);
             process.end(end, &mut self.all);

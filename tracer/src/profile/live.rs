@@ -2,10 +2,11 @@
 //!
 //! Apart because the rules for which event frees which block are subtle: events can be lost, and the kinds
 //! of `tracer_ebpf::record::block` decide. Invariant: each rule that drops a block says why, so that the
-//! caller's sums stay exact.
+//! caller's sums stay exact; the pool blocks in the set are counted by size class.
 
 use rustc_hash::FxHashMap;
 
+use super::audit::{ByClass, class_of};
 use crate::ingest::event::BlockKind;
 
 /// Index of a tally in its process.
@@ -42,6 +43,7 @@ pub(super) enum Freed {
 #[derive(Debug, Default)]
 pub(super) struct LiveSet {
     blocks: FxHashMap<u64, Block>,
+    pool_blocks: ByClass,
 }
 
 impl Block {
@@ -70,7 +72,26 @@ impl Block {
 impl LiveSet {
     /// A block was allocated. What stood at the address is returned: its free was lost.
     pub(super) fn insert(&mut self, addr: u64, block: Block) -> Option<Block> {
-        self.blocks.insert(addr, block)
+        let stale = self.blocks.insert(addr, block);
+        if let Some(stale) = stale {
+            self.count(stale, |count| *count -= 1);
+        }
+        self.count(block, |count| *count += 1);
+        stale
+    }
+
+    /// Pool blocks in the set.
+    pub(super) fn pool_blocks(&self) -> &ByClass {
+        &self.pool_blocks
+    }
+
+    /// Every block in the set was counted when it came, so that no count goes below 0.
+    fn count(&mut self, block: Block, change: impl FnOnce(&mut u64)) {
+        if block.owner() == Owner::Pool
+            && let Some(count) = class_of(block.size()).and_then(|class| self.pool_blocks.get_mut(class))
+        {
+            change(count);
+        }
     }
 
     /// A block was freed, by a free that can free blocks of this kind.
@@ -78,16 +99,18 @@ impl LiveSet {
         let Some(block) = self.blocks.remove(&addr) else {
             return Freed::Unmatched;
         };
-        match (kind, block.owner()) {
+        let freed = match (kind, block.owner()) {
             (BlockKind::Any, _) | (BlockKind::Pool, Owner::Pool) | (BlockKind::Raw, Owner::Raw) => {
                 Freed::Block(block)
             }
             (BlockKind::Raw, Owner::Pool) => Freed::Stale(block),
             (BlockKind::Pool, Owner::Raw) => {
                 self.blocks.insert(addr, block);
-                Freed::PassedOn
+                return Freed::PassedOn;
             }
-        }
+        };
+        self.count(block, |count| *count -= 1);
+        freed
     }
 
     #[cfg(test)]
@@ -97,7 +120,7 @@ impl LiveSet {
 
     /// Forgets all blocks and gives their memory back.
     pub(super) fn clear(&mut self) {
-        self.blocks = FxHashMap::default();
+        *self = Self::default();
     }
 }
 

@@ -5,6 +5,7 @@
 //! exactly; whatever does not fit is counted, never dropped silently.
 
 pub mod apply;
+pub mod audit;
 pub mod context;
 mod high_water;
 pub mod info;
@@ -22,6 +23,7 @@ pub(crate) mod testing;
 mod tests;
 
 pub use apply::{Profile, ProfileSettings};
+pub use audit::{Audits, PoolAudit};
 pub use context::{Context, Coverage, ImageInfo};
 pub use info::{End, ProcessInfo, ProcessKey};
 pub use losses::{Losses, Operations};

@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 use tracer_ebpf::record::stack_id;
 
 use super::{
+    audit::{AuditLog, Audits, PoolAudit},
     high_water::{Entry, Held, HighWater},
     info::{End, ProcessInfo},
     live::{Block, Freed, LiveSet, Owner, TallyIndex, reallocated},
@@ -17,6 +18,7 @@ use super::{
 use crate::{
     ingest::event::{Alloc, BlockKind, Counters, Free, Realloc},
     symbolize::{FrameTable, Symbolizer},
+    units::MonotonicNs,
 };
 
 /// State of one process, running or gone.
@@ -31,6 +33,7 @@ pub(super) struct ProcessState {
     unmatched_frees: u64,
     stale_blocks: u64,
     live: LiveSet,
+    audits: AuditLog,
     by_id: FxHashMap<u64, TallyIndex>,
     /// The id and tally of the last allocation: the next one often has the same.
     last_stack: Option<(u64, TallyIndex)>,
@@ -66,6 +69,7 @@ impl ProcessState {
             unmatched_frees: 0,
             stale_blocks: 0,
             live: LiveSet::default(),
+            audits: AuditLog::default(),
             by_id: FxHashMap::default(),
             last_stack: None,
             threads: LastAllocations::default(),
@@ -137,10 +141,29 @@ impl ProcessState {
         self.info.end = end;
         all.shrink(self.high_water.current());
         self.live.clear();
+        self.audits.end();
         self.by_id = FxHashMap::default();
         self.last_stack = None;
         self.threads = LastAllocations::default();
         self.symbolizer.forget_code();
+    }
+
+    /// The next event is of this time: what was audited before is compared with the blocks that live now.
+    #[inline]
+    pub(super) fn before(&mut self, time: MonotonicNs) {
+        if self.audits.is_due(time) {
+            self.audits.compare(time, self.live.pool_blocks());
+        }
+    }
+
+    /// What its pools held, a little later than the last event so far.
+    pub(super) fn audit(&mut self, audit: PoolAudit) {
+        self.audits.add(audit);
+    }
+
+    /// What came of the audits so far.
+    pub(super) fn audits(&self) -> &Audits {
+        self.audits.audits()
     }
 
     /// What was lost or not understood so far.

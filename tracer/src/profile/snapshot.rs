@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use tracer_ebpf::reason::REASONS;
 
 use super::{
+    audit::Audits,
     context::{Context, Coverage},
     info::ProcessInfo,
     losses::Losses,
@@ -29,6 +30,8 @@ pub struct ProcessSummary {
     pub losses: Losses,
     /// Probe hits, if the kernel side's counters are known.
     pub hits: Option<u64>,
+    /// How far what is believed alive is from what its pools held.
+    pub audits: Audits,
     /// Sum of all stacks. Its `peak_bytes` is the process's high-water mark.
     pub total: Tally,
     /// Each stack once, in the order in which they were first seen.

@@ -94,6 +94,7 @@ impl Profile {
                 copies: a.copies.saturating_add(b.copies),
             }),
             losses: process.losses(table.overflow()),
+            audits: process.audits().clone(),
             hits: process.counters.map(|counters| counters.hits),
             info: process.info.clone(),
             total,
@@ -124,6 +125,10 @@ impl Profile {
         note(
             count(|process| process.info.end == End::Unseen),
             "process(es) whose end was not delivered: their last counters are not known",
+        );
+        note(
+            count(|process| process.audits.is_far_off()),
+            "process(es) whose live blocks are more than 1% apart from what the interpreter counts: `report stats` says more",
         );
         if self.frames.is_full() || self.stacks.is_full() {
             notes.push(format!(

@@ -6,6 +6,7 @@
     reason = "a test may fail by panicking"
 )]
 
+mod audits;
 mod identity;
 mod live_set;
 mod properties;

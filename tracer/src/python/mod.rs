@@ -9,6 +9,7 @@ pub(crate) mod flow;
 mod layout;
 mod layout_table;
 mod members;
+mod pool_header;
 mod pools;
 mod tstate;
 pub mod version;
@@ -18,6 +19,7 @@ use tracer_ebpf::layout::ImageLayout;
 pub use self::{
     allocator::{AllocatorFunctions, AllocatorTables},
     classify::{Allocator, classify},
+    pool_header::{POOL_HEADER_BYTES, Pool, SIZE_CLASSES, pool_in_use},
     version::{Level, Version},
 };
 use crate::{

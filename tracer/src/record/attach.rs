@@ -237,6 +237,7 @@ fn record(image: &Image, id: ImageId, attached: MonotonicNs, gap: Option<u64>) -
         let facts = &runtime.facts;
         facts.version.to_string().clone_into(&mut record.version);
         record.version_hex = facts.version.hex();
+        record.pool_bytes = facts.layout.pool_bytes;
         record.build_id = facts.build_id.clone().unwrap_or_default();
         record.kind = match facts.kind {
             ImageKind::SharedLibrary => "library".to_owned(),

@@ -57,6 +57,10 @@ pub(super) fn meta(settings: &Settings, links: LinkKind) -> Meta {
         settings: BTreeMap::from([
             ("ring-bytes".to_owned(), settings.ring_bytes.to_string()),
             ("links".to_owned(), links.to_string()),
+            (
+                "audit-interval".to_owned(),
+                format!("{:?}", settings.audit_interval),
+            ),
         ]),
     }
 }

@@ -4,10 +4,12 @@
 //! command only send into it. Invariant: whatever ends a recording, the capture is complete up to there.
 
 mod attach;
+mod audit;
 mod command;
 mod feeders;
 mod meta;
 mod owner;
+mod pool_scan;
 mod start;
 mod watch_records;
 
@@ -48,6 +50,8 @@ pub struct Settings {
     pub duration: Option<Duration>,
     /// How large at most.
     pub max_size: Option<ByteCount>,
+    /// How often the pools of a process are read at most; zero for never.
+    pub audit_interval: Duration,
     /// Bytes of the ring.
     pub ring_bytes: u32,
     /// A way to attach other than the best one.

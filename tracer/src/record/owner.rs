@@ -5,6 +5,7 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use super::{
     Settings, Target,
     attach::{Attached, Found, now},
+    audit::{Auditor, Which},
     feeders::{Input, RingThread},
     meta::unix_ns,
     watch_records::watch,
@@ -43,6 +44,7 @@ pub(super) struct Owner<'a> {
     attached: Attached,
     writer: Writer,
     users: UserNames,
+    auditor: Auditor,
     problems: Vec<String>,
     events: u64,
     undecoded: u64,
@@ -67,6 +69,7 @@ impl<'a> Owner<'a> {
             attached,
             writer,
             users: UserNames::of_host(),
+            auditor: Auditor::new(settings.audit_interval),
             problems,
             events: 0,
             undecoded: 0,
@@ -120,6 +123,13 @@ impl<'a> Owner<'a> {
                 }
             }
         };
+        // While the probes stand, so that what changes meanwhile is on record.
+        if failure.is_none() {
+            match self.audit(Which::All) {
+                Ok(()) | Err(WriteError::Full { .. }) => {}
+                Err(error) => failure = Some(error),
+            }
+        }
         self.tracer.detach();
         ring.stop();
         // What was in the ring belongs to the recording, whatever ended it.
@@ -161,7 +171,7 @@ impl<'a> Owner<'a> {
     }
 
     fn records(&mut self, records: &[u8]) -> Result<(), WriteError> {
-        let found = watch(records, &mut self.users);
+        let found = watch(records, &mut self.users, &mut self.auditor);
         self.events += found.events;
         self.undecoded += found.undecoded;
         self.writer.events(0, records)?;
@@ -170,6 +180,14 @@ impl<'a> Owner<'a> {
         }
         for process in &found.processes {
             self.writer.process(process)?;
+        }
+        Ok(())
+    }
+
+    /// Compares nothing: puts on record what the interpreters themselves count.
+    fn audit(&mut self, which: Which) -> Result<(), WriteError> {
+        for audit in self.auditor.run(which, self.attached.records()) {
+            self.writer.audit(&audit)?;
         }
         Ok(())
     }
@@ -202,6 +220,7 @@ impl<'a> Owner<'a> {
         let counters = self.counters();
         self.writer.counters(&counters)?;
         self.writer.flush()?;
+        self.audit(Which::Due)?;
         if let Target::Processes(pids) = &self.settings.target
             && pids.iter().all(|&pid| process(pid).is_err())
             && counters.iter().all(|process| process.pid == HOST)
@@ -252,6 +271,7 @@ impl<'a> Owner<'a> {
         let counters = self.counters();
         let lost = counters.iter().flat_map(|process| &process.losses).sum();
         self.problems.extend(self.attached.take_problems());
+        self.problems.extend(self.auditor.take_problem());
         let end = End {
             reason,
             message: failure.as_ref().map(ToString::to_string).unwrap_or_default(),

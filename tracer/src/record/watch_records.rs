@@ -1,6 +1,7 @@
 //! What the recorder itself needs of the records that pass through it: processes to describe, and line tables
 //! that the kernel side could not read while the process can still be asked.
 
+use super::audit::Auditor;
 use crate::{
     capture::ProcessRecord,
     discover::{UserNames, process, read_memory},
@@ -36,13 +37,14 @@ impl Memory for Live {
 }
 
 /// Looks through a batch of whole records.
-pub(super) fn watch(records: &[u8], users: &mut UserNames) -> Found {
+pub(super) fn watch(records: &[u8], users: &mut UserNames, auditor: &mut Auditor) -> Found {
     let mut found = Found::default();
     let mut decoder = Decoder::new(records);
     // Pieces of a table follow their code object at once.
     let mut newest = None;
     for event in decoder.by_ref() {
         found.events += 1;
+        auditor.event(&event);
         match event {
             Event::Process(seen) => found.processes.extend(describe(seen.pid, users)),
             Event::Code(code) => {

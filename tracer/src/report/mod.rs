@@ -5,6 +5,7 @@
 //! footer; flame graph: the subtitle), so that no figure stands without what it may be short of. Collapsed
 //! lines have no place for them; whoever writes them out prints [`footer::warnings`] besides.
 
+mod audit;
 pub mod collapsed;
 pub mod flamegraph;
 pub mod footer;

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::{
+    audit::{self, AuditsJson},
     footer,
     footer_json::{self, Footer},
     format::{count, duration, percent, size},
@@ -53,6 +54,8 @@ pub struct Stats {
     #[serde(flatten)]
     footer: Footer,
     #[serde(skip)]
+    audit_text: String,
+    #[serde(skip)]
     footer_text: String,
 }
 
@@ -92,6 +95,8 @@ struct ProcessJson {
     delivered: Operations,
     lost: u64,
     lossy: bool,
+    /// What is believed alive beside what its pools held.
+    audit: AuditsJson,
 }
 
 impl Stats {
@@ -127,6 +132,7 @@ impl Stats {
                 tool_version: escape(&context.tool_version),
             },
             footer: footer_json::json(snapshot),
+            audit_text: audit::text(snapshot),
             footer_text: footer::text(snapshot),
         }
     }
@@ -192,7 +198,7 @@ impl Stats {
                 "\n(! something of this process was lost: its figures are not exact)"
             )?;
         }
-        write!(out, "\n{}", self.footer_text)?;
+        write!(out, "{}\n{}", self.audit_text, self.footer_text)?;
         writeln!(
             out,
             "Units:    bytes are bytes occupied, not asked for; 1 KiB = 1024 bytes"
@@ -293,5 +299,6 @@ fn process_json(snapshot: &Snapshot, process: &ProcessSummary) -> ProcessJson {
         delivered: process.losses.delivered,
         lost: process.losses.total(),
         lossy: process.is_lossy(),
+        audit: audit::json(process),
     }
 }

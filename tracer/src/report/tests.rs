@@ -19,9 +19,10 @@ use super::{
 use crate::{
     ingest::event::BlockKind,
     profile::{
-        Metric, Snapshot, View,
+        Metric, PoolAudit, Snapshot, View,
         testing::{Story, context, counters, number},
     },
+    units::{BootNs, MonotonicNs, Pid},
 };
 
 /// A web application with a worker: recursion, temporaries, threads without a frame, one lossy process.
@@ -200,6 +201,70 @@ fn stats_text_of_a_truncated_capture_with_partial_coverage() {
     profile.set_truncated("block 12 has a wrong checksum");
     profile.add_decode_problems(2);
     insta::assert_snapshot!(Stats::from_snapshot(&profile.snapshot()).text(None));
+}
+
+/// One process that is right, one that is off, one with blocks from before tracing, one too large.
+fn audited() -> Snapshot {
+    let mut story = Story::default();
+    for (pid, name) in [(7, "right.py"), (8, "off.py"), (9, "old.py"), (10, "large.py")] {
+        story.process(pid, &format!("python3 {name}"));
+        story
+            .alloc(pid, 0x10, 16, "")
+            .alloc(pid, 0x40, 64, "")
+            .alloc(pid, 0x80, 64, "");
+    }
+    let mut profile = story.profile();
+    for (pid, began, ended, used, since_start, complete) in [
+        (7, 100_000_000, 100_000_000, 2, true, true),
+        (8, 1, 4_500_001, 2, true, true),
+        (8, 100_000_000, 101_500_000, 1_200, true, true),
+        (9, 100_000_000, 100_000_000, 50_000, false, true),
+        (10, 100_000_000, 100_000_000, 0, true, false),
+    ] {
+        let mut by_class = [0; 32];
+        (by_class[0], by_class[3]) = (1, used);
+        profile.audit(PoolAudit {
+            pid: Pid(pid),
+            start: BootNs(1000),
+            began: MonotonicNs(began),
+            ended: MonotonicNs(ended),
+            since_start,
+            complete,
+            pools: 3,
+            used: by_class,
+        });
+    }
+    profile.finish();
+    profile.snapshot()
+}
+
+#[test]
+fn stats_text_of_audited_processes() {
+    insta::assert_snapshot!(Stats::from_snapshot(&audited()).text(Some(120)));
+}
+
+#[test]
+fn stats_json_of_audited_processes() {
+    let value = Stats::from_snapshot(&audited()).json().unwrap();
+    assert_eq!(
+        value["processes"][1]["audit"],
+        json!({
+            "made": 2, "incomplete": 0, "worst_percent": 119_800.0 / 1_201.0,
+            "last": {
+                "began_ns": 100_000_000, "ended_ns": 101_500_000, "since_start": true, "pools": 3,
+                "believed_blocks": 3, "used_blocks": 1_201, "difference_blocks": -1_198,
+                "apart_blocks": 1_198, "apart_percent": 119_800.0 / 1_201.0, "drift_blocks": 0,
+                "classes": [
+                    {"size": 16, "believed": 1, "used": 1, "difference": 0, "drift": 0},
+                    {"size": 64, "believed": 2, "used": 1_200, "difference": -1_198, "drift": 0},
+                ],
+            },
+        })
+    );
+    assert_eq!(
+        value["processes"][3]["audit"],
+        json!({"made": 0, "incomplete": 1, "worst_percent": null, "last": null})
+    );
 }
 
 #[test]

@@ -1,0 +1,238 @@
+//! The truth check: now and then the used-block counts that the interpreter keeps in its pools are read and put into
+//! the capture, where a report compares them with the blocks that the events leave alive.
+//!
+//! Apart from `pool_scan`, which reads one process; here is decided when, of whom, and from where. Invariants: nothing is
+//! judged here; a reading costs the owner a bounded time; an audit is written before any event that is later than it.
+
+use std::{io, time::Duration};
+
+use rustc_hash::{FxHashMap, FxHashSet};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::{
+    attach::now,
+    pool_scan::{Part, Scan, scan},
+};
+use crate::{
+    capture::{Audit, ImageRecord},
+    discover::{process, read_each},
+    ingest::event::{BlockKind, Event},
+    units::{BootNs, ImageId, MonotonicNs, Pid, ProcAddr},
+};
+
+/// Headers read in one turn, after which the other processes wait for the next one: about 30 ms. As many bytes of
+/// events as come in that time fit the ring many times over.
+const HEADERS_PER_TURN: usize = 1 << 18;
+/// Headers read in the turn that ends a recording.
+const HEADERS_AT_END: usize = 1 << 21;
+/// Headers read of one process at most: 8 GiB of pools (2 GiB up to 3.9). A larger heap is not audited, and a report
+/// says so.
+const HEADERS_PER_PROCESS: usize = 1 << 19;
+/// Parts remembered of one process at most; more than the headers of one reading come from.
+const PARTS_PER_PROCESS: usize = 1 << 14;
+/// Larger requests are not served from pools.
+/// <https://github.com/python/cpython/blob/v3.13.0/Include/internal/pycore_obmalloc.h#L157>
+const SMALL_REQUEST_THRESHOLD: u64 = 512;
+/// Age of a process at its first audit. The time between two doubles from there to the interval, so that short lives
+/// are audited too.
+const FIRST: Duration = Duration::from_secs(1);
+
+/// Which processes are audited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    /// Those whose time has come.
+    Due,
+    /// All, at the end of the recording.
+    All,
+}
+
+/// Knows where each process was seen to have pool blocks.
+pub(super) struct Auditor {
+    /// Zero: never.
+    interval: Duration,
+    processes: FxHashMap<Pid, Known>,
+    /// Where the last block was: the next one is often beside it.
+    last: (Pid, Part),
+    problem: Option<String>,
+}
+
+/// A process that is traced.
+#[derive(Debug)]
+struct Known {
+    start: BootNs,
+    image: ImageId,
+    first_seen: MonotonicNs,
+    due: MonotonicNs,
+    parts: FxHashSet<Part>,
+    /// Whether tracing began before the process had any block; not known before its first audit.
+    since_start: Option<bool>,
+}
+
+impl Auditor {
+    pub(super) fn new(interval: Duration) -> Self {
+        Self {
+            interval,
+            processes: FxHashMap::default(),
+            last: (Pid(0), Part::of(ProcAddr(0))),
+            problem: None,
+        }
+    }
+
+    /// What kept audits from being made, told once.
+    pub(super) fn take_problem(&mut self) -> Option<String> {
+        self.problem.take()
+    }
+
+    /// Learns from an event that goes into the capture.
+    #[inline]
+    pub(super) fn event(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Alloc(alloc) if alloc.kind == BlockKind::Pool => self.block(alloc.pid, alloc.addr),
+            // Some of these are blocks of libc's malloc; then there is no pool around.
+            Event::Realloc(realloc)
+                if realloc.kind == BlockKind::Any && realloc.requested.get() <= SMALL_REQUEST_THRESHOLD =>
+            {
+                self.block(realloc.pid, realloc.addr);
+            }
+            Event::Process(process) => {
+                self.last = (Pid(0), Part::of(ProcAddr(0)));
+                let known = Known {
+                    start: process.start,
+                    image: process.image,
+                    first_seen: process.time,
+                    due: later(process.time, FIRST.min(self.interval)),
+                    parts: FxHashSet::default(),
+                    since_start: None,
+                };
+                self.processes.insert(process.pid, known);
+            }
+            Event::Gone(gone) => {
+                self.processes.remove(&gone.pid);
+            }
+            _ => {}
+        }
+    }
+
+    #[inline]
+    fn block(&mut self, pid: Pid, addr: ProcAddr) {
+        let part = Part::of(addr);
+        if self.last == (pid, part) {
+            return;
+        }
+        self.last = (pid, part);
+        if let Some(known) = self.processes.get_mut(&pid)
+            && known.parts.len() < PARTS_PER_PROCESS
+        {
+            known.parts.insert(part);
+        }
+    }
+
+    /// Makes the audits whose time has come. Every event handed to [`Auditor::event`] so far was made before they
+    /// begin; none may be written between that and the audits.
+    pub(super) fn run(&mut self, which: Which, images: &[ImageRecord]) -> Vec<Audit> {
+        if self.interval.is_zero() {
+            return Vec::new();
+        }
+        let turn = now();
+        let mut due: Vec<(MonotonicNs, Pid)> = self
+            .processes
+            .iter()
+            .filter(|(_, known)| which == Which::All || known.due <= turn)
+            .map(|(&pid, known)| (known.due, pid))
+            .collect();
+        due.sort_unstable();
+        let limit = match which {
+            Which::Due => HEADERS_PER_TURN,
+            Which::All => HEADERS_AT_END,
+        };
+        let (mut audits, mut read) = (Vec::new(), 0);
+        for (_, pid) in due {
+            if read >= limit {
+                break;
+            }
+            let Some(known) = self.processes.get_mut(&pid) else {
+                continue;
+            };
+            let age = Duration::from_nanos(turn.get().saturating_sub(known.first_seen.get()));
+            known.due = later(turn, self.interval.min(age.max(FIRST)));
+            let Some(image) = images.iter().find(|image| image.id == known.image) else {
+                continue;
+            };
+            match audit(pid, known, image) {
+                Ok(Some((audit, headers))) => {
+                    read += headers;
+                    audits.push(audit);
+                }
+                Ok(None) => {}
+                // It is gone, and has said so in the ring.
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                Err(error) => {
+                    let problem = format!("no audit of process {pid}, whose memory cannot be read: {error}");
+                    self.problem.get_or_insert(problem);
+                }
+            }
+        }
+        // Parts without a pool were forgotten; the next block in one must be noted again.
+        self.last = (Pid(0), Part::of(ProcAddr(0)));
+        audits
+    }
+}
+
+/// Reads one process; with the audit the number of headers read. Nothing for a build without pools.
+fn audit(pid: Pid, known: &mut Known, image: &ImageRecord) -> io::Result<Option<(Audit, usize)>> {
+    if image.pool_bytes == 0 {
+        return Ok(None);
+    }
+    let since_start = match known.since_start {
+        Some(since_start) => since_start,
+        None => *known.since_start.insert(is_since_start(pid, known.start, image)?),
+    };
+    let began = now();
+    let found = scan(
+        known.parts.iter().copied(),
+        image.pool_bytes,
+        HEADERS_PER_PROCESS,
+        |places, headers| read_each(pid, places, headers),
+    )?;
+    let ended = now();
+    let Scan {
+        used,
+        pools,
+        read,
+        complete,
+        parts,
+    } = found;
+    if complete {
+        known.parts = parts;
+    }
+    let audit = Audit {
+        pid,
+        start: known.start,
+        began,
+        ended,
+        since_start,
+        complete,
+        pools,
+        used: used.to_vec(),
+    };
+    Ok(Some((audit, read)))
+}
+
+/// Whether a process has no block from before it was traced: it began after its image was attached, and is no fork
+/// that began with its parent's blocks.
+fn is_since_start(pid: Pid, start: BootNs, image: &ImageRecord) -> io::Result<bool> {
+    // The two clocks differ by the time that the machine slept.
+    let boot = clock_gettime(ClockId::Boottime);
+    let boot =
+        u64::try_from(boot.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(boot.tv_nsec).unwrap_or(0);
+    let slept = boot.saturating_sub(now().get());
+    let attached = BootNs(image.attached.get().saturating_add(slept));
+    Ok(start >= attached && !process(pid)?.forked)
+}
+
+fn later(time: MonotonicNs, by: Duration) -> MonotonicNs {
+    MonotonicNs(
+        time.get()
+            .saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)),
+    )
+}

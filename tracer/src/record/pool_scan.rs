@@ -1,0 +1,217 @@
+//! Finds the pools of a process that are in use, from a few places where blocks were seen.
+//!
+//! Apart from `audit`, which says when and of whom. What the tracer has seen only starts the search: pools lie in
+//! arenas and arenas beside each other, so that pools of which no block was ever seen are found too; otherwise what the
+//! tracer misses would be missing on both sides of the comparison. Invariant: only aligned places near a pool in
+//! use are read, and at most as many as asked for.
+
+use std::io;
+
+use rustc_hash::FxHashSet;
+
+use crate::{
+    python::{POOL_HEADER_BYTES, SIZE_CLASSES, pool_in_use},
+    units::ProcAddr,
+};
+
+/// An arena has this many bytes or less (256 KiB up to 3.9), or twice as many (3.15 with huge pages), and need not
+/// be aligned: an arena with a pool in one part of the address space reaches into its neighbours at most.
+/// <https://github.com/python/cpython/blob/v3.13.0/Include/internal/pycore_obmalloc.h#L210-L234>
+const PART_BITS: u32 = 20;
+
+/// A part of the address space, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Part(u64);
+
+impl Part {
+    /// The part that an address is in.
+    pub(super) fn of(addr: ProcAddr) -> Self {
+        Self(addr.get() >> PART_BITS)
+    }
+
+    /// The places in it where the header of a pool can stand.
+    fn places(self, pool_bytes: u32) -> impl Iterator<Item = ProcAddr> {
+        let start = self.0 << PART_BITS;
+        (0..1 << PART_BITS)
+            .step_by(pool_bytes as usize)
+            .map(move |by| ProcAddr(start + by))
+    }
+
+    fn neighbours(self) -> impl Iterator<Item = Self> {
+        let last = u64::MAX >> PART_BITS;
+        let above = self.0.checked_add(1).filter(|&part| part <= last);
+        self.0.checked_sub(1).into_iter().chain(above).map(Self)
+    }
+}
+
+/// What was found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Scan {
+    /// Used blocks of each size class.
+    pub(super) used: [u64; SIZE_CLASSES],
+    /// Pools in use.
+    pub(super) pools: u64,
+    /// Places that were read.
+    pub(super) read: usize,
+    /// Whether the search went as far as it leads.
+    pub(super) complete: bool,
+    /// The parts that hold pools in use.
+    pub(super) parts: FxHashSet<Part>,
+}
+
+/// Searches from `known`. `read` appends what stands at each of the given places; at most `limit` places are read.
+pub(super) fn scan(
+    known: impl IntoIterator<Item = Part>,
+    pool_bytes: u32,
+    limit: usize,
+    mut read: impl FnMut(&[ProcAddr], &mut Vec<Option<[u8; POOL_HEADER_BYTES]>>) -> io::Result<()>,
+) -> io::Result<Scan> {
+    let mut scan = Scan {
+        complete: true,
+        ..Scan::default()
+    };
+    // A pool has no other size; anything smaller would be a search without an end.
+    if !pool_bytes.is_power_of_two() || pool_bytes < 4096 || pool_bytes > 1 << PART_BITS {
+        return Ok(scan);
+    }
+    let mut open: Vec<Part> = known.into_iter().collect();
+    let mut seen: FxHashSet<Part> = open.iter().copied().collect();
+    let (mut places, mut headers) = (Vec::new(), Vec::new());
+    while let Some(part) = open.pop() {
+        places.clear();
+        places.extend(part.places(pool_bytes));
+        if scan.read + places.len() > limit {
+            scan.complete = false;
+            break;
+        }
+        headers.clear();
+        read(&places, &mut headers)?;
+        scan.read += places.len();
+        let before = scan.pools;
+        for (header, &place) in headers.iter().zip(&places) {
+            let pool = header
+                .as_ref()
+                .and_then(|header| pool_in_use(header, place, pool_bytes));
+            if let Some(pool) = pool
+                && let Some(used) = scan.used.get_mut(pool.class)
+            {
+                *used += u64::from(pool.used);
+                scan.pools += 1;
+            }
+        }
+        if scan.pools > before {
+            scan.parts.insert(part);
+            open.extend(part.neighbours().filter(|&next| seen.insert(next)));
+        }
+    }
+    Ok(scan)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const POOL: u32 = 16384;
+    const PART: u64 = 1 << PART_BITS;
+
+    type Memory = BTreeMap<u64, [u8; POOL_HEADER_BYTES]>;
+
+    /// Memory with pools of this many used 16-byte blocks at these addresses.
+    fn memory(pools: &[(u64, u32)]) -> Memory {
+        let header = |count: u32| {
+            let mut header = [0; POOL_HEADER_BYTES];
+            let words = [0, 48 + 16 * count, POOL - 16]
+                .into_iter()
+                .flat_map(u32::to_le_bytes);
+            header
+                .iter_mut()
+                .zip(count.to_le_bytes())
+                .for_each(|(to, from)| *to = from);
+            header
+                .iter_mut()
+                .skip(36)
+                .zip(words)
+                .for_each(|(to, from)| *to = from);
+            header
+        };
+        pools.iter().map(|&(at, count)| (at, header(count))).collect()
+    }
+
+    fn search(memory: &Memory, known: &[u64], limit: usize) -> Scan {
+        let known: Vec<Part> = known.iter().map(|&addr| Part::of(ProcAddr(addr))).collect();
+        scan(known, POOL, limit, |places, headers| {
+            headers.extend(places.iter().map(|place| memory.get(&place.get()).copied()));
+            Ok(())
+        })
+        .unwrap()
+    }
+
+    #[track_caller]
+    fn check(pools: &[(u64, u32)], known: &[u64], expected: (u64, u64)) {
+        let found = search(&memory(pools), known, usize::MAX);
+        assert!(found.complete);
+        assert_eq!((found.pools, found.used.iter().sum()), expected);
+    }
+
+    #[test]
+    fn pools_beside_known_ones_are_found_and_far_ones_are_not() {
+        let at = 100 * PART;
+        check(&[(at, 3)], &[at + 48], (1, 3));
+        check(&[(at, 3), (at + 5 * u64::from(POOL), 7)], &[at], (2, 10));
+        check(&[(at, 3), (at - PART, 7), (at - 2 * PART, 9)], &[at], (3, 19));
+        check(&[(at, 3), (at + 2 * PART, 7)], &[at], (1, 3));
+        check(&[(at, 3)], &[at + 9 * PART], (0, 0));
+        check(&[], &[0, u64::MAX], (0, 0));
+    }
+
+    #[test]
+    fn a_search_that_is_too_long_says_so() {
+        let pools: Vec<_> = (0..50).map(|part| (part * PART, 1)).collect();
+        let found = search(&memory(&pools), &[0], 640);
+        assert!(
+            !found.complete && found.read <= 640 && found.pools == 10,
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn a_process_that_cannot_be_read_is_an_error() {
+        let part = Part::of(ProcAddr(PART));
+        let gone = scan([part], POOL, 1 << 20, |_, _| Err(io::ErrorKind::NotFound.into()));
+        assert_eq!(gone.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_size_that_no_pool_has_is_not_searched_with() {
+        for pool_bytes in [0, 1, 16, 5000, 1 << 21] {
+            let found = scan([Part(1)], pool_bytes, 1 << 20, |_, _| unreachable!()).unwrap();
+            assert_eq!(found.read, 0);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_memory_ends_the_search_within_its_limit(
+            byte in any::<u8>(), limit in 0usize..5000, known in prop::collection::vec(any::<u64>(), 0..20)
+        ) {
+            let parts: Vec<Part> = known.iter().map(|&addr| Part::of(ProcAddr(addr))).collect();
+            let one = memory(&[(0, 1)]).remove(&0).unwrap();
+            let mut read = 0;
+            // Every place looks like a pool, or like nothing at all.
+            let found = scan(parts, POOL, limit, |places, headers| {
+                read += places.len();
+                let header = if byte.is_multiple_of(2) { one } else { [byte; POOL_HEADER_BYTES] };
+                headers.extend(places.iter().map(|_| Some(header)));
+                Ok(())
+            }).unwrap();
+            prop_assert!(read <= limit && found.read == read);
+            prop_assert!(found.pools <= read as u64);
+        }
+    }
+}
