@@ -162,7 +162,7 @@ impl Held {
 }
 
 /// Whether the kernel emulates it. The length rules out prefixes, which it refuses or which change the meaning.
-fn is_emulated(instruction: &Instruction) -> bool {
+pub(super) fn is_emulated(instruction: &Instruction) -> bool {
     let length = instruction.len();
     match instruction.code() {
         Code::Push_r64 => {
