@@ -11,7 +11,7 @@ use std::{
     rc::Rc,
 };
 
-use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, OpKind};
+use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpKind};
 use rustc_hash::FxHashMap;
 
 use super::body::{Body, jump_target};
@@ -168,7 +168,8 @@ impl<'a> Code<'a> {
         }
     }
 
-    /// The instructions that lead to the one at `address`, apart from indirect jumps (of switches) and calls.
+    /// The instructions that lead to the one at `address`, apart from indirect jumps (of switches) and calls. Padding
+    /// before a place that is jumped to does not.
     pub(super) fn predecessors(&self, address: u64) -> Vec<Instruction> {
         let Some(body) = self.body(address) else {
             return Vec::new();
@@ -178,10 +179,12 @@ impl<'a> Code<'a> {
                 .iter()
                 .any(|successor| successor == address)
         };
+        let is_padding =
+            |nop: &Instruction| nop.mnemonic() == Mnemonic::Nop && self.predecessors(nop.ip()).is_empty();
         let before = body
             .before(address)
-            .filter(|instruction| instruction.next_ip() == address);
-        let mut found: Vec<Instruction> = before.copied().into_iter().filter(leads_here).collect();
+            .filter(|before| before.next_ip() == address && leads_here(before) && !is_padding(before));
+        let mut found: Vec<Instruction> = before.copied().into_iter().collect();
         let mut add = |instruction: Instruction| {
             if leads_here(&instruction) && found.iter().all(|known| known.ip() != instruction.ip()) {
                 found.push(instruction);
