@@ -166,6 +166,12 @@ impl Held {
     }
 }
 
+/// Whether the kernel emulates it or it is a call that the kernel emulates, too: for places that do not wait for a
+/// return.
+pub(super) fn is_emulated_or_call(instruction: &Instruction) -> bool {
+    is_emulated(instruction) || instruction.code() == Code::Call_rel32_64 && instruction.len() == 5
+}
+
 /// Whether the kernel emulates it. The length rules out prefixes, which it refuses or which change the meaning.
 pub(super) fn is_emulated(instruction: &Instruction) -> bool {
     let length = instruction.len();

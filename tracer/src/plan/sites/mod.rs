@@ -7,8 +7,11 @@
 mod alloc;
 mod body;
 mod code;
+mod guards;
 mod pool;
+mod raw;
 mod registers;
+mod result;
 mod search;
 
 use iced_x86::Instruction;
@@ -36,6 +39,7 @@ pub struct Sites {
 pub fn find(facts: &ImageFacts, elf: &Elf<'_>) -> Option<Sites> {
     let code = Code::new(elf);
     let mut found = alloc::find(facts, &code)?;
+    found.merge(raw::find(facts, &code)?);
     found.finish();
     Some(found)
 }
@@ -46,6 +50,14 @@ impl Sites {
         if self.sites.iter().all(|known| known.address != site.address) {
             self.sites.push(site);
         }
+    }
+
+    fn merge(&mut self, other: Self) {
+        for site in other.sites {
+            self.add(site);
+        }
+        self.references.extend(other.references);
+        self.notes.extend(other.notes);
     }
 
     /// Adds a probe on a whole function.
@@ -100,7 +112,7 @@ fn within(
 ) -> Option<PlannedSite> {
     let address = VirtAddr(instruction.ip());
     let function = code.function_at(address.get())?.start;
-    let placement = if placement::is_emulated(instruction) {
+    let placement = if placement::is_emulated_or_call(instruction) {
         Placement::Emulated {
             skipped_bytes: u32::try_from(address.get() - function).ok()?,
         }

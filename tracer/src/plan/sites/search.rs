@@ -13,6 +13,9 @@ use crate::units::VirtAddr;
 const MAX_HITS: usize = 1 << 16;
 /// Bytes of an immediate that may follow a displacement.
 const TRAILING: [u64; 4] = [0, 1, 2, 4];
+/// How four bytes may make a target.
+const RELATIVE: u8 = 1;
+const ABSOLUTE: u8 = 2;
 
 /// An instruction that refers to one of the addresses.
 #[derive(Clone, Copy, Debug)]
@@ -86,17 +89,19 @@ impl Code<'_> {
         let lowest = first.saturating_sub(4);
         let span = last - lowest;
         // Most displacements lead elsewhere: a small table on the low bits tells without a search.
-        let mut maybe = [false; 4096];
+        let mut maybe = [0_u8; 4096];
+        let mut mark = |value: u64, bit: u8| {
+            if let Some(place) = maybe.get_mut(low_bits(value)) {
+                *place |= bit;
+            }
+        };
         for target in targets {
+            mark(*target, ABSOLUTE);
             for trailing in TRAILING {
-                if let Some(place) = maybe.get_mut(low_bits(target.wrapping_sub(trailing))) {
-                    *place = true;
-                }
+                mark(target.wrapping_sub(trailing), RELATIVE);
             }
         }
-        let is_maybe = |value: u64| {
-            value.wrapping_sub(lowest) <= span && maybe.get(low_bits(value)).copied().unwrap_or_default()
-        };
+        let is_maybe = |value: u64, bit: u8| maybe.get(low_bits(value)).copied().unwrap_or_default() & bit;
         let mut found = Vec::new();
         for segment in self.elf().segments().iter().filter(|segment| segment.executable) {
             let Some(bytes) = self.elf().bytes_from(segment.address) else {
@@ -106,7 +111,10 @@ impl Code<'_> {
                 let place = segment.address.get().wrapping_add(index);
                 let value = i64::from(i32::from_le_bytes(*window)).cast_unsigned();
                 let relative = place.wrapping_add(4).wrapping_add(value);
-                if is_maybe(relative) {
+                if is_maybe(relative, RELATIVE) | is_maybe(value, ABSOLUTE) == 0 {
+                    continue;
+                }
+                if relative.wrapping_sub(lowest) <= span {
                     for trailing in TRAILING {
                         let target = relative.wrapping_add(trailing);
                         if targets.binary_search(&target).is_ok() {
@@ -114,7 +122,7 @@ impl Code<'_> {
                         }
                     }
                 }
-                if is_maybe(value) && targets.binary_search(&value).is_ok() {
+                if targets.binary_search(&value).is_ok() {
                     found.push((value, place));
                 }
                 if found.len() >= MAX_HITS {
