@@ -7,6 +7,7 @@
 mod alloc;
 mod body;
 mod code;
+mod free;
 mod guards;
 mod pool;
 mod raw;
@@ -40,6 +41,7 @@ pub fn find(facts: &ImageFacts, elf: &Elf<'_>) -> Option<Sites> {
     let code = Code::new(elf);
     let mut found = alloc::find(facts, &code)?;
     found.merge(raw::find(facts, &code)?);
+    found.merge(free::find(facts, &code));
     found.finish();
     Some(found)
 }
