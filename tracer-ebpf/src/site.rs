@@ -83,6 +83,8 @@ pub mod flag {
     pub const IF_ZERO: u32 = 8;
     /// The hit counts only if the zero flag is clear.
     pub const IF_NOT_ZERO: u32 = 16;
+    /// A [`super::Role::GuardedFree`] concerns pymalloc's blocks only: a block of libc's passes another site.
+    pub const POOL_ONLY: u32 = 32;
 }
 
 /// Values of [`Operand::kind`].
@@ -104,8 +106,9 @@ pub struct Operand {
     /// Number of a general purpose register as instructions encode it: RAX 0, RCX 1, RDX 2, RBX 3, RSP 4, RBP 5,
     /// RSI 6, RDI 7, R8 8 to R15 15.
     pub register: u8,
-    /// Always 0.
-    pub reserved: u16,
+    /// For what a call has returned: bytes from where it returned to up to the site. Other ways may lead to the site, too;
+    /// then the word below the stack pointer, where the call left its return address, says otherwise. 0: none do.
+    pub behind: u16,
     /// Bytes added to the register, if the value is in memory.
     pub displacement: i32,
 }
@@ -116,7 +119,7 @@ impl Operand {
         Self {
             kind: operand::REGISTER,
             register: number,
-            reserved: 0,
+            behind: 0,
             displacement: 0,
         }
     }
@@ -126,7 +129,7 @@ impl Operand {
         Self {
             kind: operand::MEMORY,
             register: number,
-            reserved: 0,
+            behind: 0,
             displacement,
         }
     }

@@ -37,11 +37,22 @@ struct PoolHeader {
     size_class: u32,
 }
 
+/// Whether the call that the site is behind has just returned, if other ways lead there, too. Nothing is pushed
+/// between the two, and signals are delivered further down.
+#[inline(always)]
+fn is_behind_call(operand: Operand, regs: &pt_regs) -> bool {
+    let returned_to = regs.rip.wrapping_sub(u64::from(operand.behind));
+    operand.behind == 0 || read::user_or_zero::<u64>(regs.rsp.wrapping_sub(8)) == returned_to
+}
+
 /// What a place within a function says of the block that has been, or is about to be, handed out.
 #[inline(always)]
 pub(crate) fn block(hit: &Hit, state: *mut ProcessState, regs: &pt_regs) -> Option<Block> {
     let operand = value(hit.site.operand, regs);
     if hit.is(Role::RawResult) || hit.is(Role::ReallocResult) {
+        if !is_behind_call(hit.site.operand, regs) {
+            return None;
+        }
         return Some(Block {
             address: operand,
             class: 0,

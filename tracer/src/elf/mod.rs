@@ -5,6 +5,7 @@
 //! size of the file. Only 64-bit little-endian x86-64 files are taken.
 
 mod dynamic;
+mod frames;
 mod relocations;
 mod symbols;
 
@@ -18,6 +19,7 @@ use object::{
 
 use self::{dynamic::Dynamic, relocations::Relocations};
 pub use self::{
+    frames::FunctionTable,
     relocations::{Pointer, TlsReloc},
     symbols::Symbol,
 };
@@ -106,6 +108,8 @@ pub struct Elf<'a> {
     kind: ImageKind,
     segments: Vec<Segment>,
     build_id: Option<String>,
+    /// `.eh_frame_hdr`.
+    frame_header: Option<VirtAddr>,
     dynamic: Dynamic<'a>,
     relocations: OnceLock<Relocations>,
 }
@@ -168,12 +172,17 @@ impl<'a> Elf<'a> {
             });
         }
         let build_id = programs.iter().find_map(|program| build_id(program, data));
+        let frame_header = programs
+            .iter()
+            .find(|program| program.p_type(Le) == elf::PT_GNU_EH_FRAME)
+            .map(|program| VirtAddr(program.p_vaddr(Le)));
         let mut elf = Self {
             data,
             header,
             kind,
             segments,
             build_id,
+            frame_header,
             dynamic: Dynamic::default(),
             relocations: OnceLock::new(),
         };

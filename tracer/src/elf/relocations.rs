@@ -117,6 +117,17 @@ impl<'a> Elf<'a> {
         None
     }
 
+    /// The words that will hold the address of another file's function of that name: its slots in the GOT.
+    pub fn import_slots(&self, name: &str) -> Vec<VirtAddr> {
+        let relocations = self.relocations.get_or_init(|| self.read_relocations());
+        let slots = relocations.entries.iter().filter(|entry| {
+            matches!(entry.kind, elf::R_X86_64_GLOB_DAT | elf::R_X86_64_JUMP_SLOT)
+                && self.dynamic_symbol(entry.symbol).is_none()
+                && self.dynamic_name(entry.symbol) == Some(name)
+        });
+        slots.map(|entry| VirtAddr(entry.address)).collect()
+    }
+
     fn relocation_at(&self, address: VirtAddr) -> Option<Entry> {
         let relocations = self.relocations.get_or_init(|| self.read_relocations());
         let index = relocations

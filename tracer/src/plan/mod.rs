@@ -7,6 +7,7 @@ mod coverage;
 mod inlined;
 mod placement;
 mod reference;
+mod sites;
 
 use tracer_ebpf::site::{Operand, Role, Site, flag};
 

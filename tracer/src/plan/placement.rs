@@ -97,7 +97,9 @@ fn emulated(elf: &Elf<'_>, function: VirtAddr, role: Role, half: Half) -> Option
             .iter()
             .filter(|used| writes(used.access()))
             .map(|used| used.register().full_register());
-        if half == Half::EntryAndReturn && written.clone().any(|register| register == Register::RSP) {
+        if matches!(half, Half::EntryAndReturn | Half::ReturnOnly)
+            && written.clone().any(|register| register == Register::RSP)
+        {
             return None;
         }
         held.execute(&instruction, &mut written);
@@ -144,6 +146,9 @@ impl Held {
     fn flags(&self, role: Role, half: Half) -> Option<u32> {
         let in_place =
             |register, argument, flags: u32| (self.get(register) == Some(argument)).then_some(flags);
+        if half == Half::ReturnOnly {
+            return Some(0);
+        }
         if role == Role::CodeDealloc {
             return in_place(Register::RDI, Argument::Object, 0);
         }
@@ -161,8 +166,14 @@ impl Held {
     }
 }
 
+/// Whether the kernel emulates it or it is a call that the kernel emulates, too: for places that do not wait for a
+/// return.
+pub(super) fn is_emulated_or_call(instruction: &Instruction) -> bool {
+    is_emulated(instruction) || instruction.code() == Code::Call_rel32_64 && instruction.len() == 5
+}
+
 /// Whether the kernel emulates it. The length rules out prefixes, which it refuses or which change the meaning.
-fn is_emulated(instruction: &Instruction) -> bool {
+pub(super) fn is_emulated(instruction: &Instruction) -> bool {
     let length = instruction.len();
     match instruction.code() {
         Code::Push_r64 => {
