@@ -1,5 +1,6 @@
 //! Whether an instruction is reached only behind certain jumps.
 
+use iced_x86::Instruction;
 use rustc_hash::FxHashSet;
 
 use super::super::code::Code;
@@ -18,10 +19,21 @@ pub(super) struct Edge {
 }
 
 /// Whether every way to `address` takes one of the edges, or begins at one of the `entries`.
-///
-/// A way begins at the start of a function, and where nothing is known to lead to (the case of a switch).
 pub(super) fn only_through(code: &Code<'_>, address: VirtAddr, edges: &[Edge], entries: &[VirtAddr]) -> bool {
     let edges: FxHashSet<Edge> = edges.iter().copied().collect();
+    back(code, address, entries, &mut |_, edge| edges.contains(&edge))
+}
+
+/// Goes back from `address` on all ways, until `is_end` says so of an instruction and the way on from it, or one of the
+/// `entries` is reached; false if a way begins elsewhere.
+///
+/// A way begins at the start of a function, and where nothing is known to lead to (the case of a switch).
+pub(super) fn back(
+    code: &Code<'_>,
+    address: VirtAddr,
+    entries: &[VirtAddr],
+    is_end: &mut dyn FnMut(&Instruction, Edge) -> bool,
+) -> bool {
     let mut seen = FxHashSet::default();
     let mut open = vec![address];
     while let Some(address) = open.pop() {
@@ -34,7 +46,7 @@ pub(super) fn only_through(code: &Code<'_>, address: VirtAddr, edges: &[Edge], e
         }
         for instruction in before {
             let from = VirtAddr(instruction.ip());
-            if !edges.contains(&Edge { from, to: address }) {
+            if !is_end(&instruction, Edge { from, to: address }) {
                 open.push(from);
             }
         }

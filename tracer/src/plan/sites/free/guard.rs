@@ -19,11 +19,12 @@ const MAX_BETWEEN: usize = 6;
 /// Instructions that may stand between where the address is put into a register and the compare.
 const MAX_AHEAD: usize = 24;
 
+/// Instructions looked at before a guard, all ways together.
+const MAX_BEFORE: usize = 200;
+
 /// A guard.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Guard {
-    /// The compare.
-    pub(super) compare: VirtAddr,
     /// The conditional jump.
     pub(super) jump: VirtAddr,
     /// Where it goes on if the slot holds the function.
@@ -34,6 +35,87 @@ pub(super) struct Guard {
     pub(super) if_equal: u32,
     /// What was compared with the function's address, in terms of the state at the jump.
     pub(super) compared: Value,
+}
+
+impl Guard {
+    /// A conditional jump on the zero flag as if it were a guard: `equal` is one of its two ways.
+    pub(super) fn by_flag(jump: &Instruction, equal: VirtAddr) -> Option<Self> {
+        let taken = VirtAddr(jump.near_branch_target());
+        let following = VirtAddr(jump.next_ip());
+        if !is_emulated(jump) || taken == following {
+            return None;
+        }
+        let (if_taken, if_not) = match jump.condition_code() {
+            ConditionCode::e => (flag::IF_ZERO, flag::IF_NOT_ZERO),
+            ConditionCode::ne => (flag::IF_NOT_ZERO, flag::IF_ZERO),
+            _ => return None,
+        };
+        let (different, if_equal) = if equal == taken {
+            (following, if_taken)
+        } else {
+            (taken, if_not)
+        };
+        Some(Self {
+            jump: VirtAddr(jump.ip()),
+            equal,
+            different,
+            if_equal,
+            compared: Value::Unknown,
+        })
+    }
+
+    /// The registers that hold at the jump what `value` is there, on whichever way it was reached.
+    pub(super) fn registers_with(&self, code: &Code<'_>, value: Value) -> Vec<Value> {
+        let registers = (0..16).map(|number| Value::Start(number, 0));
+        registers
+            .filter(|register| *register != value && are_equal(code, self.jump, *register, value))
+            .collect()
+    }
+}
+
+/// Whether two values are the same at `address`, because all ways there make them so.
+fn are_equal(code: &Code<'_>, address: VirtAddr, one: Value, other: Value) -> bool {
+    let mut left = MAX_BEFORE;
+    // Instructions before the address, the last one first.
+    let mut ways: Vec<Vec<Instruction>> = vec![Vec::new()];
+    while let Some(way) = ways.pop() {
+        let state = state_after(&way);
+        let value = state.translate(one);
+        if value != Value::Unknown && value == state.translate(other) {
+            continue;
+        }
+        let first = way.last().map_or(address.get(), Instruction::ip);
+        let before = code.predecessors(first);
+        if before.is_empty() || code.is_start(first) || way.len() >= MAX_AHEAD {
+            return false;
+        }
+        for instruction in before {
+            let is_plain = matches!(
+                instruction.flow_control(),
+                FlowControl::Next | FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch
+            );
+            if !is_plain || left == 0 {
+                return false;
+            }
+            left -= 1;
+            let mut longer = way.clone();
+            longer.push(instruction);
+            ways.push(longer);
+        }
+    }
+    true
+}
+
+/// The state behind the instructions, of which the last one is given first.
+fn state_after(way: &[Instruction]) -> State {
+    let mut state = State::default();
+    let mut info = InstructionInfoFactory::new();
+    for instruction in way.iter().rev() {
+        if instruction.flow_control() == FlowControl::Next {
+            state.execute(instruction, &mut info);
+        }
+    }
+    state
 }
 
 /// Why a reference is no guard.
@@ -94,7 +176,7 @@ fn is_compared(code: &Code<'_>, reference: VirtAddr, function: VirtAddr) -> bool
         code,
         reference,
         State::default(),
-        None,
+        &[],
         &mut |instruction, state| {
             found |= compared_with(state, instruction, function).is_some();
             if found {
@@ -127,28 +209,17 @@ fn behind(code: &Code<'_>, compare: &Instruction, compared: u32) -> Result<Guard
                 state.execute(&instruction, &mut info);
             }
             FlowControl::ConditionalBranch => {
-                if !is_emulated(&instruction) {
-                    return Err(NoGuard::Unclear("the kernel does not emulate the guard's jump"));
-                }
-                let taken = VirtAddr(instruction.near_branch_target());
-                let following = VirtAddr(instruction.next_ip());
-                let (equal, different) = match instruction.condition_code() {
-                    ConditionCode::e => (taken, following),
-                    ConditionCode::ne => (following, taken),
-                    _ => return Err(NoGuard::Unclear("the compare is not for equality")),
+                let equal = match instruction.condition_code() {
+                    ConditionCode::e => instruction.near_branch_target(),
+                    _ => instruction.next_ip(),
                 };
-                return Ok(Guard {
-                    compare: VirtAddr(compare.ip()),
-                    jump: address,
-                    equal,
-                    different,
-                    if_equal: flag::IF_ZERO,
-                    compared: if state.keeps(compared) {
-                        compared
-                    } else {
-                        Value::Unknown
-                    },
-                });
+                let mut guard = Guard::by_flag(&instruction, VirtAddr(equal)).ok_or(NoGuard::Unclear(
+                    "its jump is not for equality, or the kernel does not emulate it",
+                ))?;
+                if state.keeps(compared) {
+                    guard.compared = compared;
+                }
+                return Ok(guard);
             }
             _ => break,
         }

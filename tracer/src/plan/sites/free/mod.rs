@@ -17,7 +17,7 @@ use iced_x86::{FlowControl, Instruction};
 use tracer_ebpf::site::{Operand, Role, flag};
 
 use self::{
-    graph::{Edge, only_through},
+    graph::{Edge, back, only_through},
     guard::Guard,
     sides::{Copy, Implementation},
     state::{RSI, Value},
@@ -64,7 +64,7 @@ pub(super) fn find(facts: &ImageFacts, code: &Code<'_>) -> Sites {
     let mut finder = Finder {
         code,
         facts,
-        own: sides::copy(code, free, Value::Start(RSI, 0), &implementation),
+        own: sides::copy(code, free, &[Value::Start(RSI, 0)], &implementation),
         implementation,
         inlined: Vec::new(),
         found: Sites::default(),
@@ -76,6 +76,7 @@ pub(super) fn find(facts: &ImageFacts, code: &Code<'_>) -> Sites {
             .push("all domains use the raw functions".to_owned());
     } else {
         finder.guards(&hits);
+        finder.late_entries();
     }
     let libc = raw::find(&mut finder, &hits, raw_free);
     finder.sites(&libc);
@@ -128,17 +129,13 @@ impl Finder<'_, '_> {
             Ok(pointer) => pointer,
             Err(reason) => return Covered::Unmatched(reason),
         };
-        let copy = |pointer| {
-            sides::copy(self.code, guard.equal, pointer, &self.implementation).map(|copy| (pointer, copy))
-        };
-        // The two sides may have the pointer from different places. Then the copy's is the one: only one register
-        // can hold what it looks up on all its ways.
-        let registers = (0..16).map(|number| Value::Start(number, 0));
-        let found = copy(pointer).or_else(|reason| {
-            registers
-                .into_iter()
-                .find_map(|register| copy(register).ok())
-                .ok_or(reason)
+        let copy = |pointers: &[Value]| sides::copy(self.code, guard.equal, pointers, &self.implementation);
+        // The copy may have the pointer from another place than the slow side.
+        let found = copy(&[pointer]).map(|copy| (pointer, copy)).or_else(|reason| {
+            let mut pointers = guard.registers_with(self.code, pointer);
+            let register = *pointers.first().ok_or(reason)?;
+            pointers.push(pointer);
+            copy(&pointers).map(|copy| (register, copy)).map_err(|_| reason)
         });
         let (pointer, copy) = match found {
             Ok((_, copy)) if copy.lookups.is_empty() && !copy.calls.is_empty() => {
@@ -161,6 +158,60 @@ impl Finder<'_, '_> {
             pool_only: false,
         });
         Covered::Site(jump)
+    }
+
+    /// Ways into a copy past its guard: where the slot was asked for a moment ago already, and a conditional jump for
+    /// another reason is the last thing before the copy.
+    fn late_entries(&mut self) {
+        let mut lookups: Vec<VirtAddr> = self
+            .inlined
+            .iter()
+            .flat_map(|inlined| inlined.copy.lookups.clone())
+            .collect();
+        lookups.sort_unstable();
+        lookups.dedup();
+        for lookup in lookups {
+            let known: Vec<&Inlined> = self
+                .inlined
+                .iter()
+                .filter(|known| known.copy.lookups.contains(&lookup))
+                .collect();
+            let mut late = Vec::new();
+            let is_whole = back(self.code, lookup, &[], &mut |instruction, edge| {
+                if known.iter().any(|known| known.edge() == edge) {
+                    return true;
+                }
+                // Behind one of the guards, it would be a second site for the same free.
+                if known
+                    .iter()
+                    .any(|known| known.copy.jumps.contains(&edge.from) || known.guard.jump == edge.from)
+                {
+                    return false;
+                }
+                let entry = self.late_entry(instruction, edge, lookup);
+                let is_entry = entry.is_some();
+                late.extend(entry);
+                is_entry
+            });
+            if is_whole {
+                self.inlined.extend(late);
+            }
+        }
+    }
+
+    /// A conditional jump behind which, on one of its ways, there is nothing but a copy.
+    fn late_entry(&self, instruction: &Instruction, edge: Edge, lookup: VirtAddr) -> Option<Inlined> {
+        let guard = Guard::by_flag(instruction, edge.to)?;
+        (0..16).find_map(|number| {
+            let pointer = Value::Start(number, 0);
+            let copy = sides::copy(self.code, edge.to, &[pointer], &self.implementation).ok()?;
+            (copy.lookups == [lookup] && copy.calls.is_empty()).then_some(Inlined {
+                guard,
+                operand: operand(pointer)?,
+                copy,
+                pool_only: false,
+            })
+        })
     }
 
     /// The sites: of the copies, of the implementation, of libc's calls.

@@ -215,7 +215,7 @@ fn is_emulated_call(instruction: &Instruction) -> bool {
 fn raw_copy(code: &Code<'_>, from: VirtAddr, raw_free: VirtAddr) -> Result<RawCopy, &'static str> {
     let mut found = RawCopy::default();
     let mut wrong = None;
-    let walked = walk(code, from, State::default(), None, &mut |instruction, _| {
+    let walked = walk(code, from, State::default(), &[], &mut |instruction, _| {
         let address = VirtAddr(instruction.ip());
         let list = match (instruction.flow_control(), code.target(instruction)) {
             (FlowControl::Call | FlowControl::UnconditionalBranch, Some(Pointer::Import("free"))) => {

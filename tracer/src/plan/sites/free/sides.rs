@@ -33,7 +33,7 @@ pub(super) fn slow_pointer(
         code,
         guard.different,
         State::default(),
-        None,
+        &[],
         &mut |instruction, state| match instruction.flow_control() {
             FlowControl::IndirectCall | FlowControl::IndirectBranch => {
                 let target = state.operand(instruction, 0);
@@ -81,6 +81,8 @@ pub(super) struct Copy {
     pub(super) raw: Vec<VirtAddr>,
     /// Where it calls through the raw table's slot.
     pub(super) slots: Vec<VirtAddr>,
+    /// The conditional jumps on its ways.
+    pub(super) jumps: Vec<VirtAddr>,
 }
 
 /// `_PyObject_Free`, as far as its copies must be recognised.
@@ -112,11 +114,11 @@ impl Implementation {
         }
     }
 
-    /// Whether `target` is a raw function that is called with `pointer`.
-    fn frees_raw(&self, target: VirtAddr, state: &State, pointer: Value) -> bool {
+    /// Whether `target` is a raw function that is called with one of `pointers`.
+    fn frees_raw(&self, target: VirtAddr, state: &State, pointers: &[Value]) -> bool {
         self.raw
             .iter()
-            .any(|(raw, register)| *raw == target && state.get(*register) == pointer)
+            .any(|(raw, register)| *raw == target && pointers.contains(&state.get(*register)))
     }
 
     /// Whether it takes the index of an address in the root of the radix tree.
@@ -147,12 +149,12 @@ enum Event {
     Other(&'static str),
 }
 
-/// Follows all ways from `from` until it is known what becomes of `pointer`: a guard's equal side, or the entry of the
-/// implementation.
+/// Follows all ways from `from` (a guard's equal side, or the entry of the implementation) until it is known what
+/// becomes of the pointer. `pointers` are the places that hold it at `from`.
 pub(super) fn copy(
     code: &Code<'_>,
     from: VirtAddr,
-    pointer: Value,
+    pointers: &[Value],
     implementation: &Implementation,
 ) -> Result<Copy, &'static str> {
     let mut found = Copy::default();
@@ -161,12 +163,17 @@ pub(super) fn copy(
         code,
         from,
         State::default(),
-        Some(pointer),
+        pointers,
         &mut |instruction, state| {
             let address = VirtAddr(instruction.ip());
-            let event = event(code, instruction, state, pointer, implementation);
+            let event = event(code, instruction, state, pointers, implementation);
             let list = match event {
-                Event::None => return Next::Go,
+                Event::None => {
+                    if instruction.flow_control() == FlowControl::ConditionalBranch {
+                        add(&mut found.jumps, address);
+                    }
+                    return Next::Go;
+                }
                 Event::Lookup => {
                     state.passed = true;
                     add(&mut found.lookups, address);
@@ -210,26 +217,26 @@ fn event(
     code: &Code<'_>,
     instruction: &Instruction,
     state: &State,
-    pointer: Value,
+    pointers: &[Value],
     implementation: &Implementation,
 ) -> Event {
     if implementation.is_lookup(instruction) {
-        return if state.get(instruction.op0_register()) == pointer {
+        return if pointers.contains(&state.get(instruction.op0_register())) {
             Event::Lookup
         } else {
             Event::Other("the copy looks another pointer up")
         };
     }
     match instruction.flow_control() {
-        FlowControl::Next if puts_on_list(instruction, state, pointer) => Event::Listed,
+        FlowControl::Next if puts_on_list(instruction, state, pointers) => Event::Listed,
         FlowControl::Call | FlowControl::UnconditionalBranch => match code.target(instruction) {
-            Some(Pointer::Import("free")) if state.get(Register::RDI) == pointer => Event::Libc,
+            Some(Pointer::Import("free")) if pointers.contains(&state.get(Register::RDI)) => Event::Libc,
             Some(Pointer::Address(target))
-                if target == implementation.entry && state.get(Register::RSI) == pointer =>
+                if target == implementation.entry && pointers.contains(&state.get(Register::RSI)) =>
             {
                 Event::Implementation
             }
-            Some(Pointer::Address(target)) if implementation.frees_raw(target, state, pointer) => Event::Raw,
+            Some(Pointer::Address(target)) if implementation.frees_raw(target, state, pointers) => Event::Raw,
             Some(Pointer::Address(_)) if instruction.is_jmp_short_or_near() => Event::None,
             Some(Pointer::Import(TLS)) => Event::None,
             _ => Event::Other("the copy calls another function"),
@@ -237,7 +244,7 @@ fn event(
         FlowControl::IndirectCall | FlowControl::IndirectBranch => {
             let is_free = code.import(instruction) == Some("free");
             let register = if is_free { Register::RDI } else { Register::RSI };
-            if state.get(register) == pointer {
+            if pointers.contains(&state.get(register)) {
                 Event::Slot
             } else {
                 Event::Other("the copy calls another function")
@@ -250,9 +257,12 @@ fn event(
 
 /// Whether it writes into the block what the pool's list begins with (`*p = pool->freeblock`), or makes the block the
 /// list's beginning (`pool->freeblock = p`).
-fn puts_on_list(instruction: &Instruction, state: &State, pointer: Value) -> bool {
+fn puts_on_list(instruction: &Instruction, state: &State, pointers: &[Value]) -> bool {
     instruction.code() == Opcode::Mov_rm64_r64
         && instruction.op0_kind() == OpKind::Memory
-        && (state.points_to(instruction, pointer)
-            || (instruction.memory_displacement64() == FREEBLOCK && state.operand(instruction, 1) == pointer))
+        && (pointers
+            .iter()
+            .any(|pointer| state.points_to(instruction, *pointer))
+            || (instruction.memory_displacement64() == FREEBLOCK
+                && pointers.contains(&state.operand(instruction, 1))))
 }

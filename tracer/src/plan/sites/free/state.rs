@@ -103,6 +103,7 @@ fn plus(value: Value, bytes: i64) -> Value {
     match value {
         Value::Number(number) => Value::Number(number.wrapping_add_signed(bytes)),
         Value::Start(register, by) => Value::Start(register, by.wrapping_add(bytes)),
+        value if bytes == 0 => value,
         _ => Value::Unknown,
     }
 }

@@ -105,7 +105,7 @@ fn every_site_is_emulated_and_has_an_operand_where_it_needs_one() {
                 Role::GuardedFree => {
                     assert!(instruction.is_jcc_short_or_near(), "{path}: {site:?}");
                     assert_ne!(site.operand, Operand::default(), "{path}: {site:?}");
-                    assert_ne!(site.flags & flag::IF_ZERO, 0, "{path}: {site:?}");
+                    assert_ne!(site.flags & (flag::IF_ZERO | flag::IF_NOT_ZERO), 0, "{path}: {site:?}");
                 }
                 Role::LibcFree => {
                     assert_eq!(code.import(&instruction), Some("free"), "{path}: {site:?}");

@@ -42,12 +42,12 @@ pub(super) enum Lost {
 /// Visits the instructions of all ways from `start`, each before it is executed.
 ///
 /// A way ends at what does not go on to a known place (a return, an indirect jump). Where the zero flag
-/// tells whether `not_null` is 0, only the way on which it is not is taken.
+/// tells whether one of `not_null` is 0, only the way on which it is not is taken.
 pub(super) fn walk(
     code: &Code<'_>,
     start: VirtAddr,
     state: State,
-    not_null: Option<Value>,
+    not_null: &[Value],
     visit: &mut dyn FnMut(&Instruction, &mut State) -> Next,
 ) -> Result<(), Lost> {
     let mut info = InstructionInfoFactory::new();
@@ -102,12 +102,12 @@ pub(super) fn walk(
 }
 
 /// Whether a conditional jump is taken, where that is known.
-fn is_taken(instruction: &Instruction, state: &State, not_null: Option<Value>) -> Option<bool> {
+fn is_taken(instruction: &Instruction, state: &State, not_null: &[Value]) -> Option<bool> {
     let tested = state.tested?;
     let is_zero = match tested {
         Value::Unknown => return None,
         Value::Number(number) => number == 0,
-        value if Some(value) == not_null => false,
+        value if not_null.contains(&value) => false,
         _ => return None,
     };
     match instruction.condition_code() {
