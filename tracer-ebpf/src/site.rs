@@ -83,6 +83,8 @@ pub mod flag {
     pub const IF_ZERO: u32 = 8;
     /// The hit counts only if the zero flag is clear.
     pub const IF_NOT_ZERO: u32 = 16;
+    /// A [`super::Role::GuardedFree`] concerns pymalloc's blocks only: a block of libc's passes another site.
+    pub const POOL_ONLY: u32 = 32;
 }
 
 /// Values of [`Operand::kind`].

@@ -9,7 +9,7 @@ use tracer_ebpf::{
     process::ProcessState,
     reason::Reason,
     record::block,
-    site::{Operand, Role, operand},
+    site::{Operand, Role, flag, operand},
 };
 
 use crate::{
@@ -110,7 +110,12 @@ pub(crate) fn free(hit: &Hit, state: *mut ProcessState, regs: &pt_regs) {
     let (address, flags) = if hit.is(Role::LibcFree) {
         (regs.rdi, block::RAW)
     } else {
-        (value(hit.site.operand, regs), block::ANY)
+        let kind = if hit.has(flag::POOL_ONLY) {
+            block::POOL
+        } else {
+            block::ANY
+        };
+        (value(hit.site.operand, regs), kind)
     };
     if address != 0 {
         send_free(hit, state, address, flags);

@@ -8,6 +8,7 @@ mod alloc;
 mod body;
 mod code;
 mod entries;
+mod free;
 mod guards;
 mod init;
 mod pool;
@@ -42,6 +43,7 @@ pub fn find(facts: &ImageFacts, elf: &Elf<'_>) -> Option<Sites> {
     let code = Code::new(elf);
     let mut found = alloc::find(facts, &code)?;
     found.merge(raw::find(facts, &code)?);
+    found.merge(free::find(facts, &code));
     let hits = code.references(&facts.functions.obj);
     found
         .references
