@@ -27,7 +27,7 @@ pub(super) enum Command {
     /// List the Python processes of this host, and what can be traced of each
     Ps(Listing),
     /// Say what this host can do, and how to mend what it cannot
-    Doctor(Listing),
+    Doctor(Doctor),
     /// Record the allocations of running processes, of a command, or of the whole host
     Record(Record),
     /// Show what a capture holds
@@ -41,6 +41,16 @@ pub(super) struct Listing {
     /// Write JSON
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Doctor {
+    /// Say what is probed in this file, an interpreter or its libpython, and what covers each of its references to the
+    /// allocator; can be given several times
+    #[arg(long, value_name = "FILE")]
+    pub(super) image: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(super) listing: Listing,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -202,10 +202,7 @@ fn interpreter(images: &mut Images, file: &Path) -> Option<Interpreter> {
         Ok(runtime) => Interpreter {
             image: path,
             python: Some(runtime.facts.version.to_string()),
-            coverage: runtime
-                .plan
-                .coverage
-                .map(|coverage| 100.0 * f64::from(coverage.resolved) / f64::from(coverage.copies.max(1))),
+            coverage: runtime.plan.coverage.map(crate::plan::Coverage::percent),
             placement: placement(runtime),
             why_not: None,
         },
@@ -241,7 +238,7 @@ fn text(findings: &Findings, out: &mut dyn std::io::Write) -> std::io::Result<()
             (Some(python), _) => {
                 let coverage = interpreter
                     .coverage
-                    .map_or("unknown".to_owned(), |percent| format!("{percent:.0}%"));
+                    .map_or("unknown".to_owned(), |percent| format!("{}%", percent.floor()));
                 writeln!(
                     out,
                     "  {} (Python {python}): allocs mode sees {coverage} of the allocator's copies",

@@ -5,6 +5,7 @@
 
 mod args;
 mod doctor;
+mod doctor_image;
 mod load;
 mod log;
 mod output;
@@ -37,7 +38,8 @@ pub fn run() -> ExitCode {
     log::start(args.verbose);
     let result = match args.command {
         Command::Ps(args) => ps::run(&args),
-        Command::Doctor(args) => doctor::run(&args),
+        Command::Doctor(args) if args.image.is_empty() => doctor::run(&args.listing),
+        Command::Doctor(doctor) => doctor_image::run(&doctor.image, doctor.listing.json, args.verbose > 0),
         Command::Record(record) => record::run(&record, args.verbose),
         Command::Report(args) => report::run(&args.report),
         Command::Export(args) => report::export(&args.format),

@@ -99,10 +99,7 @@ fn row(process: &ProcessInfo, image: &Arc<Image>, mapped: &MappedFile) -> Row {
         Ok(runtime) => (
             Some(runtime.facts.version.to_string()),
             runtime.facts.build_id.clone(),
-            runtime
-                .plan
-                .coverage
-                .map(|coverage| 100.0 * f64::from(coverage.resolved) / f64::from(coverage.copies.max(1))),
+            runtime.plan.coverage.map(crate::plan::Coverage::percent),
             None,
         ),
         Err(why) => (None, None, None, Some(why.to_string())),
@@ -160,7 +157,7 @@ fn table(rows: &[Row]) -> Table {
                     coverage: Some(percent),
                     ..
                 }),
-            ) => format!("{percent:.0}%"),
+            ) => format!("{}%", percent.floor()),
             _ => "?".to_owned(),
         };
         let container = row

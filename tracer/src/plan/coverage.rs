@@ -34,6 +34,14 @@ impl Coverage {
     pub fn unseen(self) -> u32 {
         self.copies.saturating_sub(self.resolved)
     }
+
+    /// Percent seen; of nothing, all. To be rounded down, so that 100 means all.
+    pub fn percent(self) -> f64 {
+        match self.copies {
+            0 => 100.0,
+            copies => 100.0 * f64::from(self.resolved) / f64::from(copies),
+        }
+    }
 }
 
 /// Counts the copies; `None` if `allocate_from_new_pool` is not recognised (clang inlines it).

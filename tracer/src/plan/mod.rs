@@ -156,7 +156,8 @@ pub fn function_sites(facts: &ImageFacts, elf: &Elf<'_>) -> Plan {
 
 impl Plan {
     fn add(&mut self, elf: &Elf<'_>, role: Role, function: VirtAddr, flags: u32) {
-        if let Some(other) = self.sites.iter().find(|site| site.function == function) {
+        let whole = |site: &&PlannedSite| site.function == function && site.half != Half::Within;
+        if let Some(other) = self.sites.iter().find(whole) {
             self.notes.push(format!(
                 "{role:?} is the same function as {:?}: it is probed once",
                 other.role

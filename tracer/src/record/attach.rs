@@ -1,6 +1,7 @@
 //! Which images are attached: those that run, those that a command will run, those that appear.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     path::{Path, PathBuf},
     sync::Arc,
@@ -8,6 +9,7 @@ use std::{
 
 use rustc_hash::FxHashMap;
 use rustix::time::{ClockId, clock_gettime};
+use tracer_ebpf::site::Role;
 
 use crate::{
     bpf::{BpfError, Tracer},
@@ -252,18 +254,25 @@ fn record(image: &Image, id: ImageId, attached: MonotonicNs, gap: Option<u64>) -
     record
 }
 
-/// Where each probe stands, in words.
+/// Where the probes stand, in words: how many of each role, and each one that is dear.
 pub(crate) fn placement(runtime: &crate::images::Runtime) -> Vec<String> {
-    let sites = runtime.plan.sites.iter().map(|site| match site.placement {
-        Placement::Emulated { skipped_bytes } => {
-            format!(
-                "{:?}: {} bytes behind the entry, emulated",
-                site.role, skipped_bytes
-            )
+    let sites = &runtime.plan.sites;
+    let mut cheap: BTreeMap<Role, usize> = BTreeMap::new();
+    for site in sites {
+        if matches!(site.placement, Placement::Emulated { .. }) {
+            *cheap.entry(site.role).or_default() += 1;
         }
-        Placement::SingleStep => format!("{:?}: at the entry, single step (dear)", site.role),
+    }
+    let cheap = cheap.into_iter().map(|(role, count)| match count {
+        1 => format!("{role:?}: on an emulated instruction"),
+        _ => format!("{role:?}: {count} sites, on emulated instructions"),
     });
-    sites
+    let dear = sites
+        .iter()
+        .filter(|site| site.placement == Placement::SingleStep)
+        .map(|site| format!("{:?} at {}: single step (dear)", site.role, site.address));
+    cheap
+        .chain(dear)
         .chain(runtime.plan.notes.iter().cloned())
         .chain(runtime.facts.notes.iter().cloned())
         .collect()
