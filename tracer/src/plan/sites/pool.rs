@@ -26,6 +26,8 @@ const MAX_BETWEEN: usize = 8;
 /// How far before the load of `nextpool` stores are looked for.
 const MAX_EARLIER: usize = 48;
 
+const UNKNOWN: &str = "its operands are not known to be a pool and the pool's nextpool";
+
 /// A jump that is proven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PoolJump {
@@ -52,9 +54,10 @@ pub(super) fn equality_edges(jump: &Instruction) -> Option<(u64, u64)> {
 pub(super) fn prove(code: &Code<'_>, jump: &Instruction) -> Result<PoolJump, &'static str> {
     let (slow, fast) = equality_edges(jump).ok_or("no jump on equality")?;
     let (compare, between) = compare_before(code, jump)?;
-    let mut why = "its operands are not known to be a pool and the pool's nextpool";
+    let mut why = UNKNOWN;
     for (state, pool) in candidates(&compare).into_iter().flatten() {
         match Backward::new(code).prove(&compare, state) {
+            Err(UNKNOWN) => {}
             Err(reason) => why = reason,
             Ok(_) if between.iter().any(|step| code.written(step).contains(pool)) => {
                 why = "the pool's register is overwritten before the jump";
@@ -247,7 +250,7 @@ impl<'c, 'a> Backward<'c, 'a> {
                 goal: Goal::Done(left),
             })),
             Goal::Next(other) | Goal::Same(other) if written.contains(pool) || written.contains(other) => {
-                Err("its operands are not known to be a pool and the pool's nextpool")
+                Err(UNKNOWN)
             }
             Goal::Next(_) | Goal::Same(_) => Ok(Some(state)),
         }
