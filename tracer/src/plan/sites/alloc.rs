@@ -33,9 +33,7 @@ const LIMIT: usize = 6000;
 const MAX_DEPTH: usize = 1;
 
 /// Sites and references of all copies; `None` if the allocation functions have no such compare.
-pub(super) fn find(facts: &ImageFacts, code: &Code<'_>) -> Option<Sites> {
-    let own = own_jumps(facts, code);
-    let refill = refill(code, &own);
+pub(super) fn find(code: &Code<'_>, own: &[(Instruction, PoolJump)], refill: Option<u64>) -> Option<Sites> {
     let mut finder = Finder {
         code,
         refill,
@@ -74,7 +72,7 @@ pub(super) fn find(facts: &ImageFacts, code: &Code<'_>) -> Option<Sites> {
 }
 
 /// The proven jumps in the allocation functions themselves, and in what they call directly.
-fn own_jumps(facts: &ImageFacts, code: &Code<'_>) -> Vec<(Instruction, PoolJump)> {
+pub(super) fn own_jumps(facts: &ImageFacts, code: &Code<'_>) -> Vec<(Instruction, PoolJump)> {
     let [malloc, calloc, realloc, _] = facts.functions.obj;
     let is_other = |target: u64| facts.functions.raw.contains(&VirtAddr(target));
     let mut seen = FxHashSet::default();
@@ -105,7 +103,7 @@ fn own_jumps(facts: &ImageFacts, code: &Code<'_>) -> Vec<(Instruction, PoolJump)
 }
 
 /// `allocate_from_new_pool`: the one function that is called behind the proven jumps.
-fn refill(code: &Code<'_>, jumps: &[(Instruction, PoolJump)]) -> Option<u64> {
+pub(super) fn refill(code: &Code<'_>, jumps: &[(Instruction, PoolJump)]) -> Option<u64> {
     let mut called: Vec<u64> = jumps
         .iter()
         .filter_map(|(_, jump)| called_from(code, jump.slow))

@@ -7,7 +7,6 @@ use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, OpKind};
 /// The instructions of one range, by address.
 #[derive(Debug)]
 pub(super) struct Body {
-    range: Range<u64>,
     instructions: Vec<Instruction>,
     /// Direct jumps within: target and place, by target.
     jumps: Vec<(u64, u64)>,
@@ -15,7 +14,7 @@ pub(super) struct Body {
 
 impl Body {
     /// Decodes from the start of the range to its end, or to the first bytes that are no instruction.
-    pub(super) fn decode(range: Range<u64>, bytes: &[u8]) -> Self {
+    pub(super) fn decode(range: &Range<u64>, bytes: &[u8]) -> Self {
         let mut decoder = Decoder::with_ip(64, bytes, range.start, DecoderOptions::NONE);
         let mut instructions = Vec::with_capacity(bytes.len() / 4);
         let mut jumps = Vec::new();
@@ -33,16 +32,7 @@ impl Body {
             instructions.push(instruction);
         }
         jumps.sort_unstable();
-        Self {
-            range,
-            instructions,
-            jumps,
-        }
-    }
-
-    /// First and last address (exclusive).
-    pub(super) fn range(&self) -> Range<u64> {
-        self.range.clone()
+        Self { instructions, jumps }
     }
 
     /// The instruction that begins at `address`.

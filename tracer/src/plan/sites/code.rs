@@ -14,7 +14,10 @@ use std::{
 use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpKind};
 use rustc_hash::FxHashMap;
 
-use super::body::{Body, jump_target};
+use super::{
+    body::{Body, jump_target},
+    search::Searched,
+};
 use crate::{
     elf::{Elf, FunctionTable, Pointer},
     units::VirtAddr,
@@ -41,6 +44,7 @@ pub(super) struct Code<'a> {
     bodies: RefCell<FxHashMap<u64, Rc<Body>>>,
     /// Jumps that lead from one range to another: target and place, by target. Not confirmed.
     crossings: OnceCell<Vec<(u64, u64)>>,
+    pub(super) searched: OnceCell<Searched>,
     pub(super) info: RefCell<InstructionInfoFactory>,
 }
 
@@ -66,6 +70,7 @@ impl<'a> Code<'a> {
             functions: elf.functions(),
             bodies: RefCell::default(),
             crossings: OnceCell::new(),
+            searched: OnceCell::new(),
             info: RefCell::new(InstructionInfoFactory::new()),
         }
     }
@@ -97,7 +102,7 @@ impl<'a> Code<'a> {
         }
         let length = usize::try_from(range.end - range.start).ok()?.min(MAX_RANGE);
         let bytes = self.elf.bytes_from(start)?;
-        let body = Rc::new(Body::decode(range, bytes.get(..length).unwrap_or(bytes)));
+        let body = Rc::new(Body::decode(&range, bytes.get(..length).unwrap_or(bytes)));
         self.bodies.borrow_mut().insert(start.get(), Rc::clone(&body));
         Some(body)
     }
@@ -222,10 +227,9 @@ impl<'a> Code<'a> {
             let span = bytes.len() as u64;
             let mut own = ranges.partition_point(|(_, end)| *end <= start);
             for (window, index) in bytes.array_windows::<6>().zip(0_u64..) {
-                let [a, b, c, d, e, f] = *window;
-                let (displacement, length) = match (a, b) {
-                    (0xe9, _) => ([b, c, d, e], 5),
-                    (0x0f, 0x80..=0x8f) => ([c, d, e, f], 6),
+                let (displacement, length) = match *window {
+                    [0xe9, displacement @ .., _] => (displacement, 5),
+                    [0x0f, 0x80..=0x8f, displacement @ ..] => (displacement, 6),
                     _ => continue,
                 };
                 let from = start.wrapping_add(index);

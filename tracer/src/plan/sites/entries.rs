@@ -7,7 +7,7 @@
 use iced_x86::{FlowControl, Instruction, OpKind};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{Sites, code::Code, guards, registers::is_call, search::Hits};
+use super::{Sites, code::Code, guards, registers::is_call};
 use crate::{
     elf::Pointer,
     plan::{Covered, Reference, ReferenceKind},
@@ -22,9 +22,10 @@ const TABLE_BUDGET: usize = 100;
 /// Calls followed into clones of functions.
 const MAX_DEPTH: usize = 2;
 
-/// The references to `_PyObject_Malloc`, `_Calloc` and `_Realloc` among `hits`; `sites` are those that are known.
-pub(super) fn references(facts: &ImageFacts, code: &Code<'_>, hits: &Hits, sites: &Sites) -> Vec<Reference> {
+/// Adds the references to `_PyObject_Malloc`, `_Calloc` and `_Realloc`; `sites` has those of allocations, and no others.
+pub(super) fn add(facts: &ImageFacts, code: &Code<'_>, sites: &mut Sites) {
     let [malloc, calloc, realloc, _] = facts.functions.obj;
+    let hits = code.references(&[malloc, calloc, realloc]);
     let places = sites
         .sites
         .iter()
@@ -57,7 +58,8 @@ pub(super) fn references(facts: &ImageFacts, code: &Code<'_>, hits: &Hits, sites
             });
         }
     }
-    found
+    sites.references.extend(found);
+    sites.outside(ReferenceKind::Allocation, &hits);
 }
 
 struct Known<'c, 'a> {

@@ -41,14 +41,20 @@ pub struct Sites {
 /// Finds the sites of an image; `None` if its allocator does not have the known shape (3.9 and older).
 pub fn find(facts: &ImageFacts, elf: &Elf<'_>) -> Option<Sites> {
     let code = Code::new(elf);
-    let mut found = alloc::find(facts, &code)?;
-    found.merge(raw::find(facts, &code)?);
+    let own = alloc::own_jumps(facts, &code);
+    let refill = alloc::refill(&code, &own);
+    let places = raw::libc_places(facts, &code);
+    let functions = facts.functions.obj.iter().chain(&facts.functions.raw);
+    code.search_ahead(
+        functions
+            .map(|function| function.get())
+            .chain(refill)
+            .chain(places.keys().copied()),
+    );
+    let mut found = alloc::find(&code, &own, refill)?;
+    found.merge(raw::find(facts, &code, &places)?);
+    entries::add(facts, &code, &mut found);
     found.merge(free::find(facts, &code));
-    let hits = code.references(&facts.functions.obj);
-    found
-        .references
-        .extend(entries::references(facts, &code, &hits, &found));
-    found.outside(ReferenceKind::Allocation, &hits);
     found.finish();
     Some(found)
 }
@@ -84,8 +90,13 @@ impl Sites {
 
     /// Adds a site, unless there is one for the same instruction already.
     fn add(&mut self, site: PlannedSite) {
-        if self.sites.iter().all(|known| known.address != site.address) {
-            self.sites.push(site);
+        match self.sites.iter().find(|known| known.address == site.address) {
+            None => self.sites.push(site),
+            Some(known) if known.role == site.role => {}
+            Some(known) => self.notes.push(format!(
+                "{:?} at {} is probed as {:?}",
+                site.role, site.address, known.role
+            )),
         }
     }
 

@@ -30,7 +30,7 @@ const FOREIGN: &str = "not the allocator's";
 
 /// What of libc is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Libc {
+pub(super) enum Libc {
     Malloc,
     Calloc,
     Realloc,
@@ -54,14 +54,13 @@ impl Libc {
 }
 
 /// Sites and references; `None` if the raw functions themselves do not call libc in a known way.
-pub(super) fn find(facts: &ImageFacts, code: &Code<'_>) -> Option<Sites> {
+pub(super) fn find(facts: &ImageFacts, code: &Code<'_>, places: &FxHashMap<u64, Libc>) -> Option<Sites> {
     let [malloc, calloc, realloc, _] = facts.functions.raw;
     let functions = [malloc, calloc, realloc];
-    let places = libc_places(code, functions);
     let mut targets = functions.to_vec();
     targets.extend(places.keys().copied().map(VirtAddr));
     let mut hits = code.references(&targets);
-    hits.hits.retain(|hit| !is_stub(&hit.instruction, &places));
+    hits.hits.retain(|hit| !is_stub(&hit.instruction, places));
     let mut guards = Vec::new();
     for hit in hits
         .hits
@@ -92,7 +91,7 @@ pub(super) fn find(facts: &ImageFacts, code: &Code<'_>) -> Option<Sites> {
         let covered = match guards::of(code, &hit.instruction, hit.target) {
             Some(guard) => match ends(code, guard.equal, &calls) {
                 Ends::Sites(address) => Covered::Site(address),
-                Ends::Implementation(_) => Covered::Elsewhere("it calls the function, which has a site"),
+                Ends::Implementation => Covered::Elsewhere("it calls the function, which has a site"),
                 Ends::Unmatched(why) => Covered::Unmatched(why),
             },
             None if hit.instruction.op0_kind() == OpKind::NearBranch64 => {
@@ -118,7 +117,8 @@ pub(super) fn find(facts: &ImageFacts, code: &Code<'_>) -> Option<Sites> {
 }
 
 /// What an instruction that calls libc refers to: the slots of the GOT, and the stubs that the raw functions use.
-fn libc_places(code: &Code<'_>, functions: [VirtAddr; 3]) -> FxHashMap<u64, Libc> {
+pub(super) fn libc_places(facts: &ImageFacts, code: &Code<'_>) -> FxHashMap<u64, Libc> {
+    let [functions @ .., _] = facts.functions.raw;
     let mut places = FxHashMap::default();
     for (libc, name) in Libc::ALL {
         for slot in code.elf().import_slots(name) {
@@ -249,7 +249,7 @@ enum Ends {
     /// Calls of libc that have sites, the first of them.
     Sites(VirtAddr),
     /// A call of an implementation, or a jump to it.
-    Implementation(()),
+    Implementation,
     Unmatched(&'static str),
 }
 
@@ -286,7 +286,7 @@ fn ends(code: &Code<'_>, start: u64, calls: &FxHashMap<u64, Covered>) -> Ends {
     }
     match site {
         Some(address) => Ends::Sites(address),
-        None if calls_other => Ends::Implementation(()),
+        None if calls_other => Ends::Implementation,
         None => Ends::Unmatched("no call of libc is found behind the guard"),
     }
 }

@@ -1,6 +1,6 @@
 //! What an instruction does to the general purpose registers and to memory, as far as data flow needs it.
 
-use iced_x86::{Code as Opcode, FlowControl, Instruction, OpAccess, OpKind, Register, UsedMemory};
+use iced_x86::{Code as Opcode, FlowControl, Instruction, OpKind, Register};
 use tracer_ebpf::site::Operand;
 
 use super::code::Code;
@@ -112,20 +112,5 @@ impl Code<'_> {
             }
         }
         set
-    }
-
-    /// The memory that an instruction may write, as far as operands tell; a call's is not known.
-    pub(super) fn written_memory(&self, instruction: &Instruction) -> Vec<UsedMemory> {
-        let Ok(mut info) = self.info.try_borrow_mut() else {
-            return Vec::new();
-        };
-        let used = info.info(instruction).used_memory();
-        let written = used.iter().filter(|memory| {
-            !matches!(
-                memory.access(),
-                OpAccess::None | OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess
-            )
-        });
-        written.copied().collect()
     }
 }

@@ -35,6 +35,14 @@ pub(super) struct Hits {
     pub(super) outside: Vec<(u64, u64)>,
 }
 
+/// A search that was made.
+#[derive(Debug)]
+pub(super) struct Searched {
+    /// In order.
+    targets: Vec<u64>,
+    hits: Hits,
+}
+
 impl Hits {
     /// The instructions that refer to `target`.
     pub(super) fn of(&self, target: VirtAddr) -> impl Iterator<Item = &Instruction> {
@@ -49,17 +57,42 @@ impl Code<'_> {
         let mut targets: Vec<u64> = targets.iter().map(|target| target.get()).collect();
         targets.sort_unstable();
         targets.dedup();
+        match self.searched.get() {
+            Some(searched) if targets.iter().all(|target| searched.targets.contains(target)) => Hits {
+                hits: {
+                    let wanted = |hit: &&Hit| targets.binary_search(&hit.target).is_ok();
+                    searched.hits.hits.iter().filter(wanted).copied().collect()
+                },
+                outside: {
+                    let wanted = |(target, _): &&(u64, u64)| targets.binary_search(target).is_ok();
+                    searched.hits.outside.iter().filter(wanted).copied().collect()
+                },
+            },
+            _ => self.search(&targets),
+        }
+    }
+
+    /// Searches for `targets` in one go; what refers to some of them is known afterwards.
+    pub(super) fn search_ahead(&self, targets: impl Iterator<Item = u64>) {
+        let mut targets: Vec<u64> = targets.collect();
+        targets.sort_unstable();
+        targets.dedup();
+        let hits = self.search(&targets);
+        // Only the first search is kept.
+        let _ = self.searched.set(Searched { targets, hits });
+    }
+
+    fn search(&self, targets: &[u64]) -> Hits {
         let mut found = Hits::default();
-        for (target, place) in self.candidates(&targets) {
+        for (target, place) in self.candidates(targets) {
             match self.over(place) {
                 Some(instruction) if refers(&instruction, target) => {
-                    found.hits.push(Hit { target, instruction })
+                    found.hits.push(Hit { target, instruction });
                 }
-                Some(_) => {}
                 None if self.is_branch(place, target) && self.function_at(place).is_none() => {
                     found.outside.push((target, place));
                 }
-                None => {}
+                _ => {}
             }
         }
         found.hits.sort_by_key(|hit| (hit.instruction.ip(), hit.target));

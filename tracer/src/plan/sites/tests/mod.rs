@@ -34,17 +34,13 @@ fn every_copy_of_an_allocation_has_a_site() {
     ];
     for (path, data, facts) in runtimes() {
         let elf = Elf::parse(&data).unwrap();
-        let code = Code::new(&elf);
         let path = path.display();
-        let Some(mut found) = alloc::find(&facts, &code) else {
+        let start = std::time::Instant::now();
+        let Some(found) = find(&facts, &elf) else {
             assert_eq!(facts.version.minor, 9, "{path}");
             continue;
         };
-        found.merge(raw::find(&facts, &code).unwrap());
-        let hits = code.references(&facts.functions.obj);
-        found
-            .references
-            .extend(entries::references(&facts, &code, &hits, &found));
+        let took = start.elapsed();
         for reference in &found.references {
             assert!(
                 !matches!(reference.covered, Covered::Unmatched(_)),
@@ -53,7 +49,7 @@ fn every_copy_of_an_allocation_has_a_site() {
         }
         let sites = kinds.map(|kind| count(&found, kind, |covered| matches!(covered, Covered::Site(_))));
         println!(
-            "{path}: {} sites, references with one: {kinds:?} {sites:?}",
+            "{path}: {} sites, references with one: {kinds:?} {sites:?}, {took:?}",
             found.sites.len()
         );
         let [refills, ..] = sites;
