@@ -5,6 +5,19 @@ use iced_x86::{Decoder, DecoderOptions, FlowControl};
 use super::*;
 use crate::python::tests::runtimes;
 
+/// The roles of probes on whole functions.
+const FUNCTION_ROLES: [Role; 9] = [
+    Role::ObjMalloc,
+    Role::ObjCalloc,
+    Role::ObjRealloc,
+    Role::ObjFree,
+    Role::RawMalloc,
+    Role::RawCalloc,
+    Role::RawRealloc,
+    Role::RawFree,
+    Role::CodeDealloc,
+];
+
 fn check(visit: impl Fn(&str, &ImageFacts, &Elf<'_>, &Plan)) {
     for (path, data, facts) in runtimes() {
         let elf = Elf::parse(&data).unwrap();
@@ -21,7 +34,7 @@ fn check(visit: impl Fn(&str, &ImageFacts, &Elf<'_>, &Plan)) {
 fn every_role_has_one_site_in_its_function() {
     check(|path, _, elf, plan| {
         let roles: Vec<Role> = plan.sites.iter().map(|site| site.role).collect();
-        assert_eq!(roles, Role::ALL, "{path}: {:?}", plan.notes);
+        assert_eq!(roles, FUNCTION_ROLES, "{path}: {:?}", plan.notes);
         for site in &plan.sites {
             assert_eq!(elf.address_of(site.offset), Some(site.address), "{path}");
             let skipped = site.address.get() - site.function.get();
@@ -80,6 +93,27 @@ fn builds_with_symbols_are_covered_whole_and_optimised_ones_are_not() {
             println!("{path}: {coverage:?}, {copies} when this was written");
             assert!(coverage.unseen() > 100, "{path}: {coverage:?}");
         }
+    });
+}
+
+#[test]
+fn sites_and_function_probes_are_never_mixed() {
+    check(|path, facts, elf, functions| {
+        let plan = plan(facts, elf);
+        if facts.version.minor == 9 {
+            assert_eq!(plan, *functions, "{path}");
+            return;
+        }
+        let has = |role| plan.sites.iter().any(|site| site.role == role);
+        for role in [Role::PoolAlloc, Role::PoolRefill, Role::CodeDealloc] {
+            assert!(has(role), "{path}: no {role:?}");
+        }
+        for role in [Role::ObjMalloc, Role::ObjCalloc, Role::ObjRealloc] {
+            assert!(!has(role), "{path}: {role:?}");
+        }
+        let coverage = plan.coverage.unwrap();
+        assert!(!plan.references.is_empty());
+        assert_eq!(coverage.unseen(), 0, "{path}: {coverage:?} {:?}", plan.notes);
     });
 }
 

@@ -39,7 +39,7 @@ pub struct Sites {
 }
 
 /// Finds the sites of an image; `None` if its allocator does not have the known shape (3.9 and older).
-pub fn find(facts: &ImageFacts, elf: &Elf<'_>) -> Option<Sites> {
+pub(super) fn find(facts: &ImageFacts, elf: &Elf<'_>) -> Option<Sites> {
     let code = Code::new(elf);
     let own = alloc::own_jumps(facts, &code);
     let refill = alloc::refill(&code, &own);
