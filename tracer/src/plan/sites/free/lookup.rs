@@ -1,9 +1,11 @@
 //! The uses of the arenas' radix tree.
 //!
-//! Every inlined `address_in_range` begins with the index into the tree's root, a shift by a constant that little else
-//! shifts by. All code is searched for its bytes, whatever stands around them.
+//! Every inlined `address_in_range` begins with the index into the tree's root: a shift, then a load of the word with
+//! that index. All code is searched for the bytes of the shift, whatever stands around them.
+//! <https://github.com/python/cpython/blob/v3.13.0/Objects/obmalloc.c>
 
-use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind};
+use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
+use rustc_hash::FxHashSet;
 
 use super::{super::code::Code, sides::Implementation};
 use crate::python::ImageFacts;
@@ -12,10 +14,12 @@ use crate::python::ImageFacts;
 const MAX_LOOKUPS: usize = 1 << 12;
 /// 3.9 tells its blocks by the index of their arena.
 const TREE_SINCE: u8 = 10;
-/// 3.10 ignores the upper 16 bits of addresses.
-const MASKED_UNTIL: u8 = 10;
-/// Instructions up to where it does.
-const MAX_TO_MASK: usize = 8;
+/// Instructions from the shift to the load.
+const MAX_TO_LOAD: usize = 16;
+/// Instructions from the shift to the tree's leaf, all ways together.
+const MAX_TO_LEAF: usize = 200;
+/// Bytes of a pointer in an inner node, and of an entry in a leaf.
+const SCALE: u32 = 8;
 
 /// All of them, by address.
 pub(super) fn all(code: &Code<'_>, implementation: &Implementation, facts: &ImageFacts) -> Vec<Instruction> {
@@ -36,7 +40,7 @@ pub(super) fn all(code: &Code<'_>, implementation: &Implementation, facts: &Imag
                 && found.len() < MAX_LOOKUPS
                 && let Some(instruction) = code.at(segment.address.get().wrapping_add(index))
                 && implementation.is_lookup(&instruction)
-                && (facts.version.minor > MASKED_UNTIL || is_masked(code, &instruction))
+                && is_index(code, &instruction)
             {
                 found.push(instruction);
             }
@@ -45,48 +49,67 @@ pub(super) fn all(code: &Code<'_>, implementation: &Implementation, facts: &Imag
     found
 }
 
-/// Whether what is left of the address is cut to 10 bits, as an index of 48-bit addresses is.
-fn is_masked(code: &Code<'_>, lookup: &Instruction) -> bool {
-    const MAP_TOP_MASK: u64 = 0x3ff;
-    let register = lookup.op0_register();
+/// Whether a word is loaded with the shifted value as its index; cryptography shifts by such constants, too.
+fn is_index(code: &Code<'_>, lookup: &Instruction) -> bool {
+    let mut holders = vec![lookup.op0_register().full_register()];
     let mut at = *lookup;
-    for _ in 0..MAX_TO_MASK {
-        match code.at(at.next_ip()) {
-            Some(next) if next.flow_control() == FlowControl::Next => at = next,
-            _ => return false,
+    for _ in 0..MAX_TO_LOAD {
+        at = match code.at(at.next_ip()) {
+            Some(next) => next,
+            None => return false,
+        };
+        let holds = |register: Register| holders.contains(&register.full_register());
+        if holds(at.memory_index()) && at.memory_index_scale() == SCALE {
+            return true;
         }
-        if code.written(&at).contains(register) {
-            return at.mnemonic() == Mnemonic::And
-                && is_immediate(at.op1_kind())
-                && at.immediate(1) == MAP_TOP_MASK;
+        if !matches!(
+            at.flow_control(),
+            FlowControl::Next | FlowControl::ConditionalBranch
+        ) {
+            return false;
+        }
+        let is_register = |kind| kind == OpKind::Register;
+        let is_copy = matches!(at.mnemonic(), Mnemonic::Mov | Mnemonic::Movsxd)
+            && is_register(at.op0_kind())
+            && is_register(at.op1_kind())
+            && holds(at.op1_register());
+        // 3.10 ignores the upper 16 bits of addresses.
+        let is_mask = at.mnemonic() == Mnemonic::And && !is_register(at.op1_kind());
+        if !is_mask {
+            let written = code.written(&at);
+            holders.retain(|register| !written.contains(*register));
+        }
+        if is_copy {
+            holders.push(at.op0_register().full_register());
         }
     }
     false
 }
 
-/// Whether the function around it is `arena_map_mark_used`, which adds an arena's size to the address and goes
-/// through the tree once more; no copy of a free or realloc does.
-/// <https://github.com/python/cpython/blob/v3.13.0/Objects/obmalloc.c>
+/// Whether the use is one of `arena_map_mark_used`, which writes into the leaf; a search for a block only reads it.
 pub(super) fn marks_arena(code: &Code<'_>, lookup: &Instruction) -> bool {
-    const ARENA_SIZE: u64 = 1 << 20;
-    const POOL_MASK: u64 = !0x3fff;
-    let Some(body) = code.body(lookup.ip()) else {
-        return false;
-    };
-    let has = |mnemonic, value| {
-        body.instructions().iter().any(|instruction| {
-            instruction.mnemonic() == mnemonic
-                && instruction.op_count() == 2
-                && is_immediate(instruction.op1_kind())
-                && instruction.immediate(1) == value
-        })
-    };
-    has(Mnemonic::Add, ARENA_SIZE) && !has(Mnemonic::And, POOL_MASK)
-}
-
-fn is_immediate(kind: OpKind) -> bool {
-    matches!(
-        kind,
-        OpKind::Immediate8to64 | OpKind::Immediate32 | OpKind::Immediate32to64 | OpKind::Immediate64
-    )
+    let mut writes = false;
+    let mut seen = FxHashSet::default();
+    let mut ways = vec![lookup.next_ip()];
+    while let Some(address) = ways.pop() {
+        if !seen.insert(address) {
+            continue;
+        }
+        let Some(at) = code.at(address) else {
+            continue;
+        };
+        if seen.len() > MAX_TO_LEAF {
+            return false;
+        }
+        // An entry of the leaf is two 32-bit numbers.
+        if at.memory_index_scale() == SCALE && at.memory_size().size() == 4 {
+            if at.mnemonic() != Mnemonic::Mov || at.op0_kind() != OpKind::Memory {
+                return false;
+            }
+            writes = true;
+            continue;
+        }
+        ways.extend(code.successors(&at).iter());
+    }
+    writes
 }

@@ -126,6 +126,9 @@ impl Finder<'_, '_> {
         let slots = [tables.mem, tables.obj].map(free_slot);
         let pointer = match sides::slow_pointer(self.code, &guard, &slots) {
             Ok(Value::Number(0)) => return Covered::Elsewhere("it frees no block: the pointer is NULL"),
+            Ok(Value::Unknown) => {
+                return Covered::Unmatched("what its other side frees is not known at the guard");
+            }
             Ok(pointer) => pointer,
             Err(reason) => return Covered::Unmatched(reason),
         };
@@ -329,6 +332,12 @@ fn operand(value: Value) -> Option<Operand> {
     }
 }
 
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod snippets;
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod synthetic;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests;

@@ -12,7 +12,7 @@ use super::{
     graph::only_through,
     guard::{self, Guard, NoGuard},
     leads_on, operand, sides,
-    state::{State, Value},
+    state::State,
     walk::{Next, walk},
 };
 use crate::{

@@ -157,6 +157,9 @@ pub(super) fn copy(
     pointers: &[Value],
     implementation: &Implementation,
 ) -> Result<Copy, &'static str> {
+    if pointers.contains(&Value::Unknown) {
+        return Err("the pointer is not known");
+    }
     let mut found = Copy::default();
     let mut wrong = None;
     walk(
