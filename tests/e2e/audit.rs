@@ -110,6 +110,10 @@ on_interpreters! { mixed_load, check_mixed_load,
     pyenv_311: Id::Pyenv(11),
     pyenv_312: Id::Pyenv(12),
     pyenv_313: Id::Pyenv(13),
+    debian_311: Id::Debian311,
+    sid_313: Id::Sid(13),
+    sid_314: Id::Sid(14),
+    sid_315: Id::Sid(15),
 }
 
 fn check_mixed_load(interpreter: &Interpreter) {
