@@ -9,6 +9,7 @@
 )]
 
 mod attach;
+mod audit;
 mod census;
 mod embedding;
 mod faults;

@@ -1,9 +1,10 @@
 """A mixed load for some seconds: JSON, regular expressions, sorting, churn of dicts, and data that is kept and replaced.
 
-Keeps some ten thousand blocks of every small size alive, so that a share of a percent can be seen, and has the same number of them in
-each round. Says how many blocks the interpreter itself counts.
+Keeps some ten thousand blocks alive. Then says, for each of its processes, how many blocks the interpreter itself counts, and waits for
+the end of its input. `mixed.py SECONDS fork` does one half of it in two processes, of which the second one is a fork of the first.
 """
 import json
+import os
 import re
 import sys
 import time
@@ -18,6 +19,12 @@ class Record:
         self.key = key
         self.values = [key + step for step in range(key % 12)]
         self.text = "record %d" % key + "x" * (key * 7 % 440)
+
+
+class Kept:
+    def __init__(self):
+        self.documents = [None] * 40
+        self.records = [None] * 20000
 
 
 def documents(kept, turn):
@@ -48,20 +55,32 @@ def records(kept, turn):
         kept[(turn * 500 + i) % len(kept)] = Record(turn * 500 + i)
 
 
-def main(seconds):
+def work(kept, seconds):
     end = time.monotonic() + seconds
-    documents_kept, records_kept = [None] * 40, [None] * 20000
     turn = 0
     while time.monotonic() < end:
         turn += 1
-        documents(documents_kept, turn)
+        documents(kept.documents, turn)
         expressions(turn)
         sorting(turn)
         dicts(turn)
-        records(records_kept, turn)
-    sys.stdout.write('{"turns": %d, "blocks": %d}\n' % (turn, sys.getallocatedblocks()))
+        records(kept.records, turn)
+
+
+def main(seconds, *options):
+    kept = Kept()
+    if "fork" in options:
+        work(kept, seconds / 2)
+        is_fork = os.fork() == 0
+        work(kept, seconds / 2)
+    else:
+        is_fork = False
+        work(kept, seconds)
+    message = '{"pid": %d, "fork": %s, "blocks": %d}\n'
+    sys.stdout.write(message % (os.getpid(), "true" if is_fork else "false", sys.getallocatedblocks()))
     sys.stdout.flush()
+    sys.stdin.read()
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]))
+    main(float(sys.argv[1]), *sys.argv[2:])

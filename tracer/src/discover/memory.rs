@@ -152,7 +152,7 @@ mod tests {
         read_each::<4>(pid, &addrs, &mut found).unwrap();
         assert_eq!(found, [None, magic, magic, None, None, magic]);
         let mut many = Vec::new();
-        read_each::<4>(pid, &[start; 2 * MAX_PIECES + 1], &mut many).unwrap();
+        read_each::<4>(pid, &vec![start; 2 * MAX_PIECES + 1], &mut many).unwrap();
         assert_eq!(many, vec![magic; 2 * MAX_PIECES + 1]);
         drop(cat);
         assert!(read_each::<4>(pid, &addrs, &mut found).is_err());

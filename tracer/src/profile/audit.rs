@@ -61,11 +61,13 @@ pub struct Audits {
 const FAR_OFF: f64 = 1.0;
 
 impl Audits {
-    /// Whether the last audit was far off, of a process of which no block is from before tracing.
+    /// Whether the last audit was far off, more than what changed while it was made, of a process of which no block is
+    /// from before tracing.
     pub fn is_far_off(&self) -> bool {
-        self.last
-            .as_ref()
-            .is_some_and(|last| last.audit.since_start && last.percent() > FAR_OFF)
+        self.last.as_ref().is_some_and(|last| {
+            let unexplained = last.apart().saturating_sub(last.drift());
+            last.audit.since_start && percent_of(unexplained, last.used()) > FAR_OFF
+        })
     }
 }
 
@@ -141,7 +143,7 @@ impl Comparison {
 
     /// The same, percent of the blocks in the pools.
     pub fn percent(&self) -> f64 {
-        self.apart() as f64 * 100.0 / self.used().max(1) as f64
+        percent_of(self.apart(), self.used())
     }
 
     /// Blocks by which what is believed changed during the reading.
@@ -159,6 +161,10 @@ impl Comparison {
     fn sum(&self, of: impl Fn(ClassComparison) -> u64) -> u64 {
         self.classes().map(of).fold(0, u64::saturating_add)
     }
+}
+
+fn percent_of(part: u64, whole: u64) -> f64 {
+    part as f64 * 100.0 / whole.max(1) as f64
 }
 
 /// The audits of one process, some of which wait for the events before them.

@@ -20,14 +20,14 @@ use crate::{
     units::{BootNs, ImageId, MonotonicNs, Pid, ProcAddr},
 };
 
-/// Headers read in one turn, after which the other processes wait for the next one: about 30 ms. As many bytes of
-/// events as come in that time fit the ring many times over.
-const HEADERS_PER_TURN: usize = 1 << 18;
+/// Headers read in one turn, after which the other processes wait for the next one: 1 GiB of pools. A header costs half a
+/// microsecond to one, as each is in a page of its own; the ring holds what comes meanwhile many times over.
+const HEADERS_PER_TURN: usize = 1 << 16;
 /// Headers read in the turn that ends a recording.
-const HEADERS_AT_END: usize = 1 << 21;
-/// Headers read of one process at most: 8 GiB of pools (2 GiB up to 3.9). A larger heap is not audited, and a report
+const HEADERS_AT_END: usize = 1 << 20;
+/// Headers read of one process at most: 4 GiB of pools (1 GiB up to 3.9). A larger heap is not audited, and a report
 /// says so.
-const HEADERS_PER_PROCESS: usize = 1 << 19;
+const HEADERS_PER_PROCESS: usize = 1 << 18;
 /// Parts remembered of one process at most; more than the headers of one reading come from.
 const PARTS_PER_PROCESS: usize = 1 << 14;
 /// Larger requests are not served from pools.

@@ -71,7 +71,7 @@ pub(super) fn scan(
         ..Scan::default()
     };
     // A pool has no other size; anything smaller would be a search without an end.
-    if !pool_bytes.is_power_of_two() || pool_bytes < 4096 || pool_bytes > 1 << PART_BITS {
+    if !pool_bytes.is_power_of_two() || !(4096..=1 << PART_BITS).contains(&pool_bytes) {
         return Ok(scan);
     }
     let mut open: Vec<Part> = known.into_iter().collect();

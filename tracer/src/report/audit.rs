@@ -100,7 +100,10 @@ pub(super) fn text(snapshot: &Snapshot) -> String {
         .iter()
         .filter(|process| process.audits.made + process.audits.incomplete > 0)
         .collect();
-    let apart = |process: &ProcessSummary| process.audits.last.as_ref().map_or(0.0, Comparison::percent);
+    let apart = |process: &ProcessSummary| {
+        let comparable = process.audits.last.as_ref().filter(|last| last.audit.since_start);
+        comparable.map_or(0.0, Comparison::percent)
+    };
     audited.sort_by(|a, b| apart(b).total_cmp(&apart(a)));
     let mut out = String::new();
     if audited.is_empty() {

@@ -47,8 +47,8 @@ fn recording() -> Snapshot {
     let mut profile = story.profile();
     profile.set_context(context(171, 171));
     profile.set_counters(
-        crate::units::Pid(200),
-        crate::units::BootNs(2_000),
+        Pid(200),
+        BootNs(2_000),
         counters(
             1_002,
             4,

@@ -105,6 +105,13 @@ fn differences_of_classes_do_not_make_up_for_each_other() {
 }
 
 #[test]
+fn what_changed_meanwhile_is_no_reason_to_warn() {
+    let changing = audited(&story(), &[(2, found(after(2), after(4), [1, 1]))]);
+    let last = changing.last.as_ref().unwrap();
+    assert!(last.percent() > 1.0 && !changing.is_far_off());
+}
+
+#[test]
 fn the_last_audit_and_the_worst_are_kept() {
     let wrong = found(after(4), after(4), [4, 1]);
     let right = found(after(5), after(5), [1, 1]);
