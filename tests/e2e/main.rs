@@ -23,4 +23,5 @@ mod stacks;
     reason = "shared with the command line tests, which use another part of it"
 )]
 mod support;
+mod target;
 mod truth;

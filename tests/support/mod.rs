@@ -6,6 +6,7 @@
 pub(crate) mod capture;
 pub(crate) mod collapsed;
 pub(crate) mod expected;
+pub(crate) mod groups;
 pub(crate) mod interpreters;
 pub(crate) mod recording;
 pub(crate) mod run;

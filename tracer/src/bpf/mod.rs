@@ -11,6 +11,7 @@ mod links;
 mod object;
 mod raw;
 mod ring;
+mod rules;
 mod tracer;
 
 pub use error::BpfError;
@@ -18,4 +19,5 @@ pub use kernel::KernelFacts;
 pub use links::LinkKind;
 pub use object::object_checksum;
 pub use ring::RingReader;
+pub use rules::{Executables, Rules};
 pub use tracer::{LiveCounters, ProgramLog, Settings, Target, Tracer, Work};

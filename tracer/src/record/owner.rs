@@ -7,13 +7,14 @@ use super::{
     attach::{Attached, Found, now},
     audit::{Auditor, Which},
     feeders::{Input, RingThread},
+    judge::Judge,
     meta::unix_ns,
     watch_records::watch,
 };
 use crate::{
     bpf::{BpfError, ProgramLog, Tracer},
     capture::{End, EndReason, ProcessCounters, WriteError, Writer},
-    discover::{MapEvent, UserNames, process},
+    discover::{MapEvent, Selection, UserNames, process},
     error::{Exit, UserError},
     ingest::event::Counters,
     units::{BootNs, ByteCount, Pid},
@@ -45,6 +46,7 @@ pub(super) struct Owner<'a> {
     writer: Writer,
     users: UserNames,
     auditor: Auditor,
+    judge: Judge,
     problems: Vec<String>,
     events: u64,
     undecoded: u64,
@@ -70,6 +72,10 @@ impl<'a> Owner<'a> {
             writer,
             users: UserNames::of_host(),
             auditor: Auditor::new(settings.audit_interval),
+            judge: Judge::new(match &settings.target {
+                Target::Selected(selection) => selection.clone(),
+                _ => Selection::default(),
+            }),
             problems,
             events: 0,
             undecoded: 0,
@@ -88,6 +94,27 @@ impl<'a> Owner<'a> {
     /// The recording ends with this command.
     pub(super) fn follow(&mut self, command: Pid) {
         self.command = Some(command);
+    }
+
+    /// Tells the kernel side which of the processes that run Python are selected; how many. A process that comes
+    /// meanwhile is judged like any that comes later.
+    pub(super) fn select(&mut self, running: &[Pid]) -> Result<usize, BpfError> {
+        let Target::Selected(selection) = &self.settings.target else {
+            return Ok(running.len());
+        };
+        let mut selected = 0;
+        for &pid in running {
+            // It may be gone.
+            let Ok(found) = process(pid) else { continue };
+            if selection.matches(&found) {
+                // For the sake of its children: itself it would be selected at its first hit.
+                self.tracer.add_target(pid)?;
+                selected += 1;
+            } else {
+                self.judge.reject(pid, &mut self.tracer);
+            }
+        }
+        Ok(selected)
     }
 
     /// Attaches what was found and puts it on record.
@@ -171,6 +198,7 @@ impl<'a> Owner<'a> {
     }
 
     fn records(&mut self, records: &[u8]) -> Result<(), WriteError> {
+        let records = &*self.judge.pass(records, &mut self.tracer);
         let found = watch(records, &mut self.users, &mut self.auditor);
         self.events += found.events;
         self.undecoded += found.undecoded;
@@ -194,6 +222,7 @@ impl<'a> Owner<'a> {
 
     fn maps(&mut self, events: &[MapEvent]) -> Result<(), WriteError> {
         for event in events {
+            self.judge.saw(event, &mut self.tracer);
             let new = match event {
                 MapEvent::Mapped(mapping) => self.attached.mapping(&mut self.tracer, mapping),
                 MapEvent::Lost { .. } => {
@@ -242,6 +271,7 @@ impl<'a> Owner<'a> {
         let mut all: Vec<ProcessCounters> = match self.tracer.counters() {
             Ok(live) => live
                 .iter()
+                .filter(|process| !self.judge.drops(process.pid))
                 .map(|process| ProcessCounters::new(process.pid, process.start, &process.counters))
                 .collect(),
             Err(error) => {
@@ -272,6 +302,12 @@ impl<'a> Owner<'a> {
         let lost = counters.iter().flat_map(|process| &process.losses).sum();
         self.problems.extend(self.attached.take_problems());
         self.problems.extend(self.auditor.take_problem());
+        if self.judge.unsure() > 0 {
+            self.problems.push(format!(
+                "{} process(es) were gone before their executable could be told, and are recorded",
+                self.judge.unsure()
+            ));
+        }
         let end = End {
             reason,
             message: failure.as_ref().map(ToString::to_string).unwrap_or_default(),

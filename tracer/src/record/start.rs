@@ -13,9 +13,9 @@ use super::{
     owner::Owner,
 };
 use crate::{
-    bpf::{self, BpfError, KernelFacts, Tracer},
+    bpf::{self, BpfError, Executables, KernelFacts, Tracer},
     capture::{WriteError, Writer},
-    discover::{MapWatcher, process},
+    discover::{ControlGroup, MapWatcher, Selection, process},
     error::{Exit, UserError},
     units::Pid,
 };
@@ -67,14 +67,21 @@ async fn record(settings: &Settings, ready: impl FnOnce(&str)) -> Result<Outcome
     .map_err(|error| create_error(&settings.output, error))?;
     writer.set_limit(settings.max_size);
     let mut owner = Owner::new(settings, tracer, attached, writer, problems, log);
+    let running = owner
+        .select(&running)
+        .map_err(|error| bpf_error("cannot select processes", error))?;
     owner
         .attach_at_start(&found)
         .map_err(|error| bpf_error("cannot attach", error))?;
     feeders::signals_and_clock(settings.duration, &to).map_err(thread_error)?;
     tracing::debug!("attached after {:?}", started.elapsed());
     let images = owner.images();
+    let coming = match &settings.target {
+        Target::Selected(selection) => format!(" and those to come ({selection})"),
+        _ => String::new(),
+    };
     ready(&format!(
-        "recording {running} Python process(es), {images} image(s) attached; Ctrl-C ends it"
+        "recording {running} Python process(es){coming}, {images} image(s) attached; Ctrl-C ends it"
     ));
     if let Target::Command(command) = &settings.target {
         match command::start(command, to.clone()) {
@@ -102,6 +109,7 @@ fn load(settings: &Settings) -> Result<Tracer, UserError> {
     let target = match &settings.target {
         Target::WholeHost => bpf::Target::WholeHost,
         Target::Processes(pids) => bpf::Target::Processes(pids.clone()),
+        Target::Selected(selection) => bpf::Target::Rules(rules(selection)),
         // The command will be our child: it is followed from its first instruction, like any child of a target.
         Target::Command(_) => bpf::Target::Processes(vec![Pid(std::process::id())]),
     };
@@ -115,17 +123,33 @@ fn load(settings: &Settings) -> Result<Tracer, UserError> {
     Tracer::load(&kernel, &loading).map_err(|error| bpf_error("cannot load the eBPF programs", error))
 }
 
-/// What is to be attached at the start, and how many Python processes run.
-fn find(attached: &mut Attached, target: &Target) -> (usize, Vec<Found>) {
+/// What the kernel side has to know of a selection.
+fn rules(selection: &Selection) -> bpf::Rules {
+    let ids = |groups: &[ControlGroup]| groups.iter().map(|group| group.id).collect();
+    bpf::Rules {
+        users: selection.users.iter().map(|user| user.uid).collect(),
+        cgroups: ids(&selection.cgroups),
+        containers: ids(&selection.container_groups),
+        executables: if selection.executables.is_empty() {
+            Executables::Any
+        } else {
+            Executables::Judged
+        },
+    }
+}
+
+/// What is to be attached at the start, and the Python processes that run.
+fn find(attached: &mut Attached, target: &Target) -> (Vec<Pid>, Vec<Found>) {
     match target {
-        Target::WholeHost => {
+        // A process that is selected later may be the first of any interpreter.
+        Target::WholeHost | Target::Selected(_) => {
             let (running, mut found) = attached.running(None);
             // So that the first process of an installed interpreter is seen from its first allocation.
             found.extend(attached.installed());
             (running, found)
         }
         Target::Processes(pids) => attached.running(Some(pids)),
-        Target::Command(command) => (0, attached.of_command(command)),
+        Target::Command(command) => (Vec::new(), attached.of_command(command)),
     }
 }
 
