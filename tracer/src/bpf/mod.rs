@@ -14,6 +14,7 @@ mod ring;
 mod rules;
 mod tracer;
 
+pub use cost::hit_cost;
 pub use error::BpfError;
 pub use kernel::KernelFacts;
 pub use links::LinkKind;

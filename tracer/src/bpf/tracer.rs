@@ -16,7 +16,7 @@ use tracer_ebpf::{
 };
 
 use super::{
-    BpfError, KernelFacts, LinkKind, RingReader, cost,
+    BpfError, KernelFacts, LinkKind, RingReader,
     links::{self, Link, Point, Probe, Programs},
     object::{self, RING},
     rules::Rules,
@@ -97,7 +97,6 @@ unsafe impl Pod for Plain<ProcessState> {}
 pub struct Tracer {
     ebpf: Ebpf,
     programs: Programs,
-    kernel: KernelFacts,
     links: Vec<Link>,
     images: usize,
     sites: usize,
@@ -128,7 +127,6 @@ impl Tracer {
         let mut tracer = Self {
             ebpf,
             programs,
-            kernel: kernel.clone(),
             links: Vec::new(),
             images: 0,
             sites: 0,
@@ -153,11 +151,6 @@ impl Tracer {
             tracer.follow(name, tracepoint)?;
         }
         Ok(tracer)
-    }
-
-    /// Nanoseconds that a probe hit costs on this host, with an empty program on an emulated instruction.
-    pub fn measure_hit_cost(&self) -> Result<f64, BpfError> {
-        cost::measure(&self.ebpf, &self.kernel)
     }
 
     /// How probes are attached.

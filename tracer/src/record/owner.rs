@@ -1,5 +1,7 @@
 //! The owner of a recording: sets everything up, consumes inputs in order, ends it.
 
+use std::thread::JoinHandle;
+
 use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::{
@@ -13,7 +15,7 @@ use super::{
 };
 use crate::{
     bpf::{BpfError, ProgramLog, Tracer},
-    capture::{End, EndReason, ProcessCounters, WriteError, Writer},
+    capture::{End, EndReason, Meta, ProcessCounters, WriteError, Writer},
     discover::{MapEvent, Selection, UserNames, process},
     error::{Exit, UserError},
     ingest::event::Counters,
@@ -54,6 +56,8 @@ pub(super) struct Owner<'a> {
     command: Option<Pid>,
     exit_code: Option<i32>,
     log: Option<ProgramLog>,
+    /// What the capture says of the recording, and what it will say once that is measured.
+    measured: Option<(Meta, JoinHandle<Option<f64>>)>,
 }
 
 impl<'a> Owner<'a> {
@@ -83,7 +87,25 @@ impl<'a> Owner<'a> {
             command: None,
             exit_code: None,
             log,
+            measured: None,
         }
+    }
+
+    /// The capture tells what a hit costs as soon as that is known.
+    pub(super) fn measure(&mut self, meta: Meta, cost: JoinHandle<Option<f64>>) {
+        self.measured = Some((meta, cost));
+    }
+
+    /// Puts the cost of a hit on record, waiting for it.
+    fn note_hit_cost(&mut self) -> Result<(), WriteError> {
+        let Some((mut meta, cost)) = self.measured.take() else {
+            return Ok(());
+        };
+        meta.hit_cost_ns = cost.join().ok().flatten();
+        if meta.hit_cost_ns.is_none() {
+            return Ok(());
+        }
+        self.writer.meta(&meta)
     }
 
     /// Images attached so far.
@@ -246,6 +268,9 @@ impl<'a> Owner<'a> {
     fn tick(&mut self) -> Result<Option<EndReason>, WriteError> {
         self.attached.begin_scan();
         self.flush_log();
+        if self.measured.as_ref().is_some_and(|(_, cost)| cost.is_finished()) {
+            self.note_hit_cost()?;
+        }
         let counters = self.counters();
         self.writer.counters(&counters)?;
         self.writer.flush()?;
@@ -298,6 +323,9 @@ impl<'a> Owner<'a> {
 
     fn end(mut self, reason: EndReason, failure: Option<WriteError>) -> Result<Outcome, UserError> {
         self.flush_log();
+        if let Err(error) = self.note_hit_cost() {
+            tracing::debug!("the capture does not tell what a hit costs: {error}");
+        }
         let counters = self.counters();
         let lost = counters.iter().flat_map(|process| &process.losses).sum();
         self.problems.extend(self.attached.take_problems());

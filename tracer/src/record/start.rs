@@ -59,12 +59,9 @@ async fn record(settings: &Settings, ready: impl FnOnce(&str)) -> Result<Outcome
         .take_ring()
         .map_err(|error| bpf_error("cannot read the ring", error))?;
     let ring = RingThread::start(ring, to.clone()).map_err(thread_error)?;
-    let mut writer = Writer::create(
-        &settings.output,
-        settings.overwrite,
-        &meta(settings, tracer.links()),
-    )
-    .map_err(|error| create_error(&settings.output, error))?;
+    let meta = meta(settings, tracer.links());
+    let mut writer = Writer::create(&settings.output, settings.overwrite, &meta)
+        .map_err(|error| create_error(&settings.output, error))?;
     writer.set_limit(settings.max_size);
     let mut owner = Owner::new(settings, tracer, attached, writer, problems, log);
     let running = owner
@@ -100,6 +97,7 @@ async fn record(settings: &Settings, ready: impl FnOnce(&str)) -> Result<Outcome
             }
         }
     }
+    owner.measure(meta, feeders::measure_hit_cost().map_err(thread_error)?);
     owner.consume(inputs, to, ring).await
 }
 
