@@ -100,6 +100,19 @@ fn each_of_200_short_lived_processes_is_recorded_from_its_first_allocation() {
 }
 
 #[test]
+fn the_programs_in_the_kernel_say_what_they_do_if_asked() {
+    let Some(interpreter) = find(Id::Pyenv(12)) else {
+        return;
+    };
+    let loud = record(&interpreter, "fork.py", &["-v"], &[]);
+    for words in ["is treated like its parent", "is gone"] {
+        assert!(loud.run.stderr.contains(words), "{}", loud.run);
+    }
+    let quiet = record(&interpreter, "fork.py", &[], &[]);
+    assert!(!quiet.run.stderr.contains("is gone"), "{}", quiet.run);
+}
+
+#[test]
 fn a_process_that_becomes_another_interpreter_is_followed() {
     let (Some(first), Some(second)) = (find(Id::Pyenv(11)), find(Id::Pyenv(13))) else {
         return;

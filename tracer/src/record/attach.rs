@@ -44,6 +44,13 @@ pub(super) struct Found {
     seen: Seen,
 }
 
+impl Found {
+    /// Whether there is something to probe.
+    pub(super) fn can_be_traced(&self) -> bool {
+        self.image.runtime.is_ok()
+    }
+}
+
 /// Images and the numbers under which they are attached.
 #[derive(Default)]
 pub(super) struct Attached {

@@ -113,6 +113,12 @@ impl<'a> Owner<'a> {
         self.attached.records().len()
     }
 
+    /// What went wrong so far.
+    pub(super) fn problems(&mut self) -> &[String] {
+        self.problems.extend(self.attached.take_problems());
+        &self.problems
+    }
+
     /// The recording ends with this command.
     pub(super) fn follow(&mut self, command: Pid) {
         self.command = Some(command);

@@ -70,6 +70,12 @@ async fn record(settings: &Settings, ready: impl FnOnce(&str)) -> Result<Outcome
     owner
         .attach_at_start(&found)
         .map_err(|error| bpf_error("cannot attach", error))?;
+    if owner.images() == 0 && found.iter().any(Found::can_be_traced) {
+        discard(&settings.output);
+        return Err(UserError::new("no probe can be placed on this host")
+            .caused_by(owner.problems().join("; "))
+            .hint("`pyrobe doctor` says what this host can do"));
+    }
     feeders::signals_and_clock(settings.duration, &to).map_err(thread_error)?;
     tracing::debug!("attached after {:?}", started.elapsed());
     let images = owner.images();
@@ -84,10 +90,7 @@ async fn record(settings: &Settings, ready: impl FnOnce(&str)) -> Result<Outcome
         match command::start(command, to.clone()) {
             Ok(pid) => owner.follow(pid),
             Err(error) => {
-                // Nothing was recorded: an empty capture would only be in the way.
-                if settings.output != Path::new("-") {
-                    let _ = std::fs::remove_file(&settings.output);
-                }
+                discard(&settings.output);
                 let name = command.first().map(|name| name.to_string_lossy().into_owned());
                 return Err(
                     UserError::new(format!("cannot start {}", name.unwrap_or_default()))
@@ -99,6 +102,14 @@ async fn record(settings: &Settings, ready: impl FnOnce(&str)) -> Result<Outcome
     }
     owner.measure(meta, feeders::measure_hit_cost().map_err(thread_error)?);
     owner.consume(inputs, to, ring).await
+}
+
+/// Removes a capture in which nothing was recorded: it would only be in the way.
+fn discard(output: &Path) {
+    if output != Path::new("-") {
+        // What cannot be removed is empty.
+        let _ = std::fs::remove_file(output);
+    }
 }
 
 /// The programs, loaded; nothing is probed yet.
