@@ -95,6 +95,23 @@ fn reports_of_one_capture_agree() {
 }
 
 #[test]
+fn the_cost_of_a_recording_is_told() {
+    let Some(recorded) = recorded() else { return };
+    let stats = recorded.capture.report("stats", &[]);
+    let processes = stats["processes"].as_array().expect("a list of processes");
+    for process in processes {
+        assert!(process["hits"].as_u64() > Some(0), "{process}");
+        assert!(process["overhead_percent"].as_f64() > Some(0.0), "{process}");
+    }
+    assert!(stats["recording"]["hit_cost_ns"].as_f64() > Some(0.0), "{stats}");
+    let text = recorded.capture.text("stats");
+    assert!(
+        text.contains("Overhead") && text.contains("of the processes' time"),
+        "{text}"
+    );
+}
+
+#[test]
 fn every_grouping_has_the_same_sum() {
     let Some(recorded) = recorded() else { return };
     let sums: Vec<u64> = ["line", "function", "file", "process"]

@@ -62,6 +62,23 @@ fn wrong_usage_is_exit_code_2() {
 }
 
 #[test]
+fn a_target_that_means_nothing_is_an_error_with_a_hint() {
+    for target in [
+        ["--exe", "[ab"],
+        ["--user", "no-such-user"],
+        ["--cgroup", "/no/such/group"],
+        ["--container", "not-an-id"],
+        ["--container", "fffffffffffffffffffffffffff"],
+    ] {
+        for command in [&["ps"][..], &["record", "-o", "-"]] {
+            let run = pyrobe_says(&[command, &target].concat()).expect_code(2);
+            run.expect_error_with_hint().expect_stderr("caused by: ");
+        }
+    }
+    check_usage_error(&["record", "--user", "root", "--", "true"]);
+}
+
+#[test]
 fn no_command_shows_the_usage_and_fails() {
     let run = pyrobe_says(&[]).expect_code(2);
     assert!(run.stderr.contains("Usage: pyrobe"), "{run}");

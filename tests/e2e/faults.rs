@@ -274,6 +274,37 @@ fn without_btf_the_error_names_it() {
     target.finish();
 }
 
+#[test]
+fn without_uprobes_the_error_names_them() {
+    let Some(interpreter) = find(Id::Debian311) else {
+        return;
+    };
+    let target = Target::start(&interpreter);
+    let capture = Capture::new();
+    // Per-point links go through the kernel's uprobe event source.
+    let script = "mount -t tmpfs none /sys/bus/event_source/devices && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "sh", "-c", script, "sh"])
+        .arg(pyrobe_path());
+    command
+        .args([
+            "record",
+            "--links",
+            "per-point",
+            "--pid",
+            &target.pid().to_string(),
+            "-o",
+        ])
+        .arg(&capture.path);
+    let run = run(&mut command).expect_code(2).expect_error_with_hint();
+    assert!(
+        run.stderr.contains("cannot be probed"),
+        "the error says what cannot be done\n{run}"
+    );
+    target.finish();
+}
+
 fn record_only(pid: u32) -> Run {
     let capture = Capture::new();
     run(pyrobe(["record", "--pid", &pid.to_string(), "-o"]).arg(&capture.path))

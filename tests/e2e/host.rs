@@ -120,6 +120,19 @@ fn doctor_knows_the_kernel_and_finds_nothing_missing() {
         found["hit_cost_ns"].as_f64() > Some(0.0),
         "the cost of a hit is measured\n{doctor}"
     );
+    let interpreters = found["interpreters"].as_array().cloned().unwrap_or_default();
+    let traced = interpreters
+        .iter()
+        .filter(|interpreter| interpreter["why_not"].is_null());
+    for interpreter in traced.clone() {
+        let places = interpreter["placement"].as_array().cloned().unwrap_or_default();
+        let said = |place: &Value| place.as_str().is_some_and(|place| !place.is_empty());
+        assert!(
+            !places.is_empty() && places.iter().all(said),
+            "where the probes stand is said\n{interpreter}"
+        );
+    }
+    assert!(traced.count() > 0, "Debian's Python is found\n{doctor}");
     let text = run(&mut pyrobe(["doctor"])).expect_code(0);
     assert!(text.stdout_text().contains(&release), "{text}");
 }

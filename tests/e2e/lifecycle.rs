@@ -22,13 +22,13 @@ const BLOCKS: u64 = 100;
 /// What each of them runs: nothing of the site packages, so that a run is short.
 const CODE: &str = "kept = [None] * 100\nfor i in range(100): kept[i] = 'x' * (100 + i)";
 
-fn short_run(interpreter: &Interpreter) -> Vec<std::ffi::OsString> {
+pub(crate) fn short_run(interpreter: &Interpreter) -> Vec<std::ffi::OsString> {
     let mut line = interpreter.command_line();
     line.extend(["-S", "-c", CODE].map(Into::into));
     line
 }
 
-fn by_pid(stats: &Value) -> HashMap<u32, Value> {
+pub(crate) fn by_pid(stats: &Value) -> HashMap<u32, Value> {
     let processes = stats["processes"].as_array().expect("a list of processes");
     processes
         .iter()
@@ -43,7 +43,7 @@ fn by_pid(stats: &Value) -> HashMap<u32, Value> {
 }
 
 /// All that a whole run allocates, recorded by a `record -- COMMAND`, which has no race.
-fn whole_run(interpreter: &Interpreter) -> u64 {
+pub(crate) fn whole_run(interpreter: &Interpreter) -> u64 {
     let capture = Capture::new();
     let mut command = pyrobe(["record", "--mode", "allocs", "-o"]);
     command.arg(&capture.path).arg("--").args(short_run(interpreter));
@@ -97,6 +97,19 @@ fn each_of_200_short_lived_processes_is_recorded_from_its_first_allocation() {
             "process {pid} made {own} blocks instead of {BLOCKS}"
         );
     }
+}
+
+#[test]
+fn the_programs_in_the_kernel_say_what_they_do_if_asked() {
+    let Some(interpreter) = find(Id::Pyenv(12)) else {
+        return;
+    };
+    let loud = record(&interpreter, "fork.py", &["-v"], &[]);
+    for words in ["is treated like its parent", "is gone"] {
+        assert!(loud.run.stderr.contains(words), "{}", loud.run);
+    }
+    let quiet = record(&interpreter, "fork.py", &[], &[]);
+    assert!(!quiet.run.stderr.contains("is gone"), "{}", quiet.run);
 }
 
 #[test]

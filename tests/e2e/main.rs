@@ -14,7 +14,9 @@ mod census;
 mod embedding;
 mod faults;
 mod host;
+mod images;
 mod lifecycle;
+mod links;
 mod losses;
 mod matrix;
 mod stacks;
@@ -24,4 +26,5 @@ mod stacks;
     reason = "shared with the command line tests, which use another part of it"
 )]
 mod support;
+mod target;
 mod truth;

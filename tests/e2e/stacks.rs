@@ -100,7 +100,7 @@ fn check_places(stacks: &[Stack], expected: &Expected) {
 }
 
 /// Every stack that the workload made is there, with its blocks and bytes within 1% (and 3 blocks).
-fn check_stacks(counts: &[Stack], bytes: &[Stack], expected: &Expected) {
+pub(crate) fn check_stacks(counts: &[Stack], bytes: &[Stack], expected: &Expected) {
     for wanted in &expected.stacks {
         let count = collapsed::sum(counts, expected.pid, &wanted.frames);
         let size = collapsed::sum(bytes, expected.pid, &wanted.frames);

@@ -24,9 +24,13 @@ struct Alive {
     bytes: u64,
 }
 
-on_plain_interpreters!(live_at_exit, check_live_at_exit);
+on_plain_interpreters!(live_at_exit, |interpreter: &Interpreter| check_live_at_exit(
+    interpreter,
+    &[]
+));
 
-fn check_live_at_exit(interpreter: &Interpreter) {
+/// Checks a recording with these options.
+pub(crate) fn check_live_at_exit(interpreter: &Interpreter, options: &[&str]) {
     let script = interpreter.script("truth.py");
     let mut traced = interpreter.command();
     traced.args(["-X", "tracemalloc=1"]).arg(&script.path);
@@ -36,6 +40,7 @@ fn check_live_at_exit(interpreter: &Interpreter) {
     let mut command = pyrobe(["record", "--mode", "allocs", "-o"]);
     command
         .arg(&capture.path)
+        .args(options)
         .arg("--")
         .args(interpreter.command_line())
         .arg(&script.path);

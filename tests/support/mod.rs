@@ -6,8 +6,10 @@
 pub(crate) mod capture;
 pub(crate) mod collapsed;
 pub(crate) mod expected;
+pub(crate) mod groups;
 pub(crate) mod interpreters;
 pub(crate) mod recording;
+pub(crate) mod records;
 pub(crate) mod run;
 pub(crate) mod skip;
 pub(crate) mod target;

@@ -6,6 +6,39 @@ pub mod filter {
     pub const ALL: u32 = 0;
     /// Only the processes in the target table, and their children.
     pub const LISTED: u32 = 1;
+    /// Those too that meet every kind of rule in [`super::Config::rules`], at whichever hit that is.
+    pub const RULES: u32 = 2;
+}
+
+/// Kinds of rules: the bits of [`Config::rules`], and the kinds of the rule table's keys.
+pub mod rule {
+    /// The effective user is in the rule table.
+    pub const USER: u32 = 1;
+    /// The control group, or one above it, is in the rule table.
+    pub const CGROUP: u32 = 2;
+    /// The same for the control groups of containers: a kind of its own, since both kinds must be met.
+    pub const CONTAINER: u32 = 4;
+    /// Userspace judges the executable. Until it has, the process is recorded; it throws away what it does not want.
+    pub const EXECUTABLE: u32 = 8;
+}
+
+/// Values of the target table. Any other value is the `mm_struct.arg_start` of a program that userspace has
+/// rejected: a process that has become another program since does not match it.
+pub mod target {
+    /// Traced, and its children.
+    pub const SELECTED: u64 = 1;
+}
+
+/// Key of the rule table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct RuleKey {
+    /// One of [`rule`]'s constants.
+    pub kind: u32,
+    /// Always 0.
+    pub reserved: u32,
+    /// User id, or id of a control group.
+    pub value: u64,
 }
 
 /// The single entry of the `CONFIG` map. Offsets in bytes, from the running kernel's BTF.
@@ -42,6 +75,15 @@ pub struct Config {
     pub own_pid: u32,
     /// Always 0, like [`Self::zero`], 64 bits wide.
     pub nothing: u64,
+    /// `task_struct.cred`.
+    pub task_cred: u32,
+    /// `cred.euid`.
+    pub cred_euid: u32,
+    /// The bits of [`rule`] that a process must meet if the filter is [`filter::RULES`].
+    pub rules: u32,
+    /// Always 0.
+    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<Config>() == 64);
+const _: () = assert!(size_of::<Config>() == 80);
+const _: () = assert!(size_of::<RuleKey>() == 16);

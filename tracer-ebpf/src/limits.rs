@@ -22,6 +22,10 @@ pub const MAX_IMAGES: usize = 256;
 pub const MAX_SITES: usize = 65_536;
 /// Python images that one process can map at one time.
 pub const IMAGES_PER_PROCESS: usize = 2;
+/// Levels of control groups that are looked at, from the root.
+pub const MAX_CGROUP_DEPTH: i32 = 32;
+/// Users and control groups that processes can be selected by.
+pub const MAX_RULES: usize = 1024;
 /// Processes traced at one time.
 pub const MAX_PROCESSES: usize = 16_384;
 /// Bytes of the ring unless the user says otherwise.

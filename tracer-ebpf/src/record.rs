@@ -30,6 +30,14 @@ pub mod kind {
     pub const REALLOC: u8 = 9;
 }
 
+/// Values of [`Head::flags`] of process records.
+pub mod chosen {
+    /// It is to be recorded.
+    pub const SELECTED: u8 = 0;
+    /// Userspace has yet to judge its executable.
+    pub const PROVISIONAL: u8 = 1;
+}
+
 /// Values of [`Head::flags`] of allocation records: which allocator's block it is.
 pub mod block {
     /// A pymalloc block (a free: frees it only if it is one).
@@ -78,7 +86,7 @@ pub struct Head {
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Process {
-    /// Kind [`kind::PROCESS`].
+    /// Kind [`kind::PROCESS`], flags one of [`chosen`]'s.
     pub head: Head,
     /// When this record was made.
     pub time_ns: u64,

@@ -35,13 +35,19 @@ fn fork(ctx: &RawTracePointContext) -> Option<()> {
         lose_unattributed(Reason::RingFullLifecycle);
         let _ = PROCESSES.remove(tgid);
     }
-    if config.filter == filter::LISTED {
-        let parent: u32 = read::kernel(parent + u64::from(config.task_tgid))?;
-        // SAFETY: a lookup; the value is not kept.
-        if unsafe { TARGETS.get(parent) }.is_some() {
-            let _ = TARGETS.insert(tgid, 1, 0);
-            debug!(ctx, "following process {}, a child of {}", tgid, parent);
+    if config.filter == filter::ALL {
+        return None;
+    }
+    let parent: u32 = read::kernel(parent + u64::from(config.task_tgid))?;
+    // SAFETY: a lookup; the value is copied at once.
+    match unsafe { TARGETS.get(parent) }.copied() {
+        // A child of a rejected program is that program, too, until it becomes another one.
+        Some(verdict) => {
+            let _ = TARGETS.insert(tgid, verdict, 0);
+            debug!(ctx, "process {} is treated like its parent {}", tgid, parent);
         }
+        // What was said of an earlier process of this number, perhaps after its end.
+        None => drop(TARGETS.remove(tgid)),
     }
     None
 }

@@ -1,13 +1,13 @@
-//! All maps. Userspace sizes the rings and fills `CONFIG`, `IMAGES`, `SITES` and `TARGETS`.
+//! All maps. Userspace sizes the rings and fills `CONFIG`, `IMAGES`, `SITES`, `TARGETS` and `RULES`.
 
 use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use tracer_ebpf::{
-    config::Config,
+    config::{Config, RuleKey},
     layout::ImageLayout,
-    limits::{DEFAULT_RING_BYTES, MAX_IMAGES, MAX_PROCESSES, MAX_SITES},
+    limits::{DEFAULT_RING_BYTES, MAX_IMAGES, MAX_PROCESSES, MAX_RULES, MAX_SITES},
     process::ProcessState,
     reason::REASONS,
     site::Site,
@@ -58,9 +58,13 @@ pub(crate) static SITES: Array<Site> = Array::with_max_entries(MAX_SITES as u32,
 #[map]
 pub(crate) static PROCESSES: HashMap<u32, ProcessState> = HashMap::with_max_entries(MAX_PROCESSES as u32, 0);
 
-/// Process ids that are traced if the filter is on; children are added here.
+/// Process ids that are traced if the filter is on, or that userspace has rejected; children are added here.
 #[map]
-pub(crate) static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(65_536, 0);
+pub(crate) static TARGETS: HashMap<u32, u64> = HashMap::with_max_entries(65_536, 0);
+
+/// Users and control groups whose processes are traced, filled by userspace.
+#[map]
+pub(crate) static RULES: HashMap<RuleKey, u32> = HashMap::with_max_entries(MAX_RULES as u32, 0);
 
 /// Code objects that were sent. An entry that is pushed out only means that one is sent again.
 #[map]

@@ -2,20 +2,23 @@
 
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
-    helpers::{bpf_get_current_comm, bpf_get_current_uid_gid, generated::bpf_get_current_cgroup_id},
+    helpers::{
+        bpf_get_current_comm,
+        generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id},
+    },
 };
 use tracer_ebpf::{
-    config::{Config, filter},
-    limits::{IMAGES_PER_PROCESS, MAX_COMMAND_LINE},
+    config::{Config, RuleKey, filter, rule, target},
+    limits::{IMAGES_PER_PROCESS, MAX_CGROUP_DEPTH, MAX_COMMAND_LINE},
     process::{Mapped, ProcessState},
     reason::{REASONS, Reason},
-    record::{Head, Process, kind},
+    record::{Head, Process, chosen, kind},
     site::Site,
 };
 
 use crate::{
     emit::{add, lose, lose_unattributed, reserve, submit},
-    maps::{PROCESSES, TARGETS, config},
+    maps::{PROCESSES, RULES, TARGETS, config},
     read,
 };
 
@@ -79,13 +82,82 @@ fn map_image(state: *mut ProcessState, image: u32, bias: u64) {
     }
 }
 
+/// One of [`chosen`]'s constants; `None` if the current process is not traced.
 #[inline(always)]
-fn wanted(config: &Config, pid: u32) -> bool {
+fn wanted(config: &Config, pid: u32) -> Option<u8> {
     if pid == config.own_pid {
+        return None;
+    }
+    if config.filter == filter::ALL {
+        return Some(chosen::SELECTED);
+    }
+    // SAFETY: a lookup; the value is copied at once.
+    match unsafe { TARGETS.get(pid) }.copied() {
+        Some(target::SELECTED) => return Some(chosen::SELECTED),
+        Some(rejected) if arguments(config).is_some_and(|[start, _]| start == rejected) => return None,
+        _ => {}
+    }
+    if config.filter == filter::LISTED || !meets_rules(config) {
+        return None;
+    }
+    if config.rules & rule::EXECUTABLE != 0 {
+        return Some(chosen::PROVISIONAL);
+    }
+    // What has been selected stays selected, and its children are.
+    let _ = TARGETS.insert(pid, target::SELECTED, 0);
+    Some(chosen::SELECTED)
+}
+
+/// Whether the current process meets every kind of rule that the kernel side can judge.
+#[inline(always)]
+fn meets_rules(config: &Config) -> bool {
+    let asked = |kind: u32| config.rules & kind != 0;
+    if asked(rule::USER) && !listed(rule::USER, u64::from(effective_user(config))) {
         return false;
     }
+    if !asked(rule::CGROUP | rule::CONTAINER) {
+        return true;
+    }
+    let mut missing = config.rules & (rule::CGROUP | rule::CONTAINER);
+    for level in 0..MAX_CGROUP_DEPTH {
+        // SAFETY: the helper has no preconditions; 0 where there is no such level.
+        let group = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
+        if group == 0 {
+            break;
+        }
+        for kind in [rule::CGROUP, rule::CONTAINER] {
+            if missing & kind != 0 && listed(kind, group) {
+                missing &= !kind;
+            }
+        }
+    }
+    missing == 0
+}
+
+#[inline(always)]
+fn listed(kind: u32, value: u64) -> bool {
+    let key = RuleKey {
+        kind,
+        reserved: 0,
+        value,
+    };
     // SAFETY: a lookup; the value is not kept.
-    config.filter == filter::ALL || unsafe { TARGETS.get(pid) }.is_some()
+    unsafe { RULES.get(key) }.is_some()
+}
+
+/// Effective user of the current process, in the initial user namespace.
+#[inline(always)]
+fn effective_user(config: &Config) -> u32 {
+    read::kernel::<u64>(read::task() + u64::from(config.task_cred))
+        .and_then(|cred| read::kernel::<u32>(cred + u64::from(config.cred_euid)))
+        .unwrap_or(u32::MAX)
+}
+
+/// Where the arguments of the current process begin and end.
+#[inline(always)]
+fn arguments(config: &Config) -> Option<[u64; 2]> {
+    let mm = read::kernel::<u64>(read::task() + u64::from(config.task_mm))?;
+    read::kernel(mm + u64::from(config.mm_arg_start))
 }
 
 /// Start time of the current process.
@@ -98,13 +170,11 @@ fn start_ns(config: &Config) -> Option<u64> {
 #[inline(never)]
 fn create(pid: u32, image: u32, bias: u64) -> Option<*mut ProcessState> {
     let config = config()?;
-    if !wanted(config, pid) {
-        return None;
-    }
+    let chosen = wanted(config, pid)?;
     let start = start_ns(config)?;
     // The record goes first, so that no event of the process can precede it. Two threads may both send one:
     // they are equal.
-    if !announce(config, pid, image, bias, start) {
+    if !announce(config, pid, image, bias, start, chosen) {
         lose_unattributed(Reason::RingFullLifecycle);
         return None;
     }
@@ -139,7 +209,7 @@ fn create(pid: u32, image: u32, bias: u64) -> Option<*mut ProcessState> {
 
 /// Sends the record of a new process.
 #[inline(always)]
-fn announce(config: &Config, pid: u32, image: u32, bias: u64, start: u64) -> bool {
+fn announce(config: &Config, pid: u32, image: u32, bias: u64, start: u64, chosen: u8) -> bool {
     let Some(mut entry) = reserve::<Process>() else {
         return false;
     };
@@ -152,7 +222,7 @@ fn announce(config: &Config, pid: u32, image: u32, bias: u64, start: u64) -> boo
     unsafe {
         (*record).head = Head {
             kind: kind::PROCESS,
-            flags: 0,
+            flags: chosen,
             len: size_of::<Process>() as u16,
             pid,
         };
@@ -161,10 +231,10 @@ fn announce(config: &Config, pid: u32, image: u32, bias: u64, start: u64) -> boo
         (*record).parent = parent;
         (*record).image = image;
         (*record).bias = bias;
-        (*record).uid = bpf_get_current_uid_gid() as u32;
+        (*record).uid = effective_user(config);
         (*record).cgroup = bpf_get_current_cgroup_id();
         (*record).comm = bpf_get_current_comm().unwrap_or([0; 16]);
-        (*record).command_line_len = command_line(config, task, &raw mut (*record).command_line);
+        (*record).command_line_len = command_line(config, &raw mut (*record).command_line);
     }
     submit(entry);
     true
@@ -172,11 +242,8 @@ fn announce(config: &Config, pid: u32, image: u32, bias: u64, start: u64) -> boo
 
 /// Copies the process's arguments; bytes copied. What is behind them is left as it is.
 #[inline(always)]
-unsafe fn command_line(config: &Config, task: u64, to: *mut [u8; MAX_COMMAND_LINE]) -> u32 {
-    let Some(mm) = read::kernel::<u64>(task + u64::from(config.task_mm)) else {
-        return 0;
-    };
-    let Some([start, end]) = read::kernel::<[u64; 2]>(mm + u64::from(config.mm_arg_start)) else {
+unsafe fn command_line(config: &Config, to: *mut [u8; MAX_COMMAND_LINE]) -> u32 {
+    let Some([start, end]) = arguments(config) else {
         return 0;
     };
     let mut len = end.wrapping_sub(start);

@@ -38,6 +38,8 @@ impl KernelFacts {
             task_pid: task("pid", "task_struct.pid")?,
             task_mm: task("mm", "task_struct.mm")?,
             task_signal: task("signal", "task_struct.signal")?,
+            task_cred: task("cred", "task_struct.cred")?,
+            cred_euid: member(&btf, "cred", "euid", "cred.euid")?,
             signal_live: member(&btf, "signal_struct", "live", "signal_struct.live")?,
             mm_arg_start: member(&btf, "mm_struct", "arg_start", "mm_struct.arg_start")?,
             ..Config::default()

@@ -11,11 +11,14 @@ mod links;
 mod object;
 mod raw;
 mod ring;
+mod rules;
 mod tracer;
 
+pub use cost::hit_cost;
 pub use error::BpfError;
 pub use kernel::KernelFacts;
 pub use links::LinkKind;
 pub use object::object_checksum;
 pub use ring::RingReader;
+pub use rules::{Executables, Rules};
 pub use tracer::{LiveCounters, ProgramLog, Settings, Target, Tracer, Work};

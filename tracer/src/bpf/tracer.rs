@@ -7,7 +7,7 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use tracer_ebpf::{
-    config::{Config, filter},
+    config::{Config, RuleKey, filter, target},
     layout::ImageLayout,
     limits::{MAX_IMAGES, MAX_SITES},
     process::ProcessState,
@@ -16,9 +16,10 @@ use tracer_ebpf::{
 };
 
 use super::{
-    BpfError, KernelFacts, LinkKind, RingReader, cost,
+    BpfError, KernelFacts, LinkKind, RingReader,
     links::{self, Link, Point, Probe, Programs},
     object::{self, RING},
+    rules::Rules,
 };
 use crate::{
     ingest::event::Counters,
@@ -36,6 +37,8 @@ pub enum Target {
     WholeHost,
     /// These and their children.
     Processes(Vec<Pid>),
+    /// Those that meet all the rules, and their children.
+    Rules(Rules),
 }
 
 /// What the programs do at a hit.
@@ -82,6 +85,8 @@ struct Plain<T>(T);
 // SAFETY: the types are `#[repr(C)]`, made of integers without padding (their sizes are asserted in the ABI).
 unsafe impl Pod for Plain<Config> {}
 // SAFETY: as above.
+unsafe impl Pod for Plain<RuleKey> {}
+// SAFETY: as above.
 unsafe impl Pod for Plain<ImageLayout> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Site> {}
@@ -92,7 +97,6 @@ unsafe impl Pod for Plain<ProcessState> {}
 pub struct Tracer {
     ebpf: Ebpf,
     programs: Programs,
-    kernel: KernelFacts,
     links: Vec<Link>,
     images: usize,
     sites: usize,
@@ -102,12 +106,14 @@ impl Tracer {
     /// Loads everything and follows forks, execs and exits. Nothing is probed yet.
     pub fn load(kernel: &KernelFacts, settings: &Settings) -> Result<Self, BpfError> {
         let mut ebpf = object::load_maps(settings.ring_bytes, settings.log_level)?;
-        let filter = match settings.target {
-            Target::WholeHost => filter::ALL,
-            Target::Processes(_) => filter::LISTED,
+        let (filter, (rules, keys)) = match &settings.target {
+            Target::WholeHost => (filter::ALL, (0, Vec::new())),
+            Target::Processes(_) => (filter::LISTED, (0, Vec::new())),
+            Target::Rules(rules) => (filter::RULES, rules.table()),
         };
         let config = Config {
             filter,
+            rules,
             wake_at: settings.ring_bytes / 4,
             own_pid: std::process::id(),
             ..kernel.offsets
@@ -121,11 +127,17 @@ impl Tracer {
         let mut tracer = Self {
             ebpf,
             programs,
-            kernel: kernel.clone(),
             links: Vec::new(),
             images: 0,
             sites: 0,
         };
+        for key in keys {
+            hash(
+                &mut tracer.ebpf,
+                "RULES",
+                |map: &mut HashMap<_, Plain<RuleKey>, u32>| map.insert(Plain(key), 1, 0),
+            )?;
+        }
         if let Target::Processes(pids) = &settings.target {
             for &pid in pids {
                 tracer.add_target(pid)?;
@@ -141,11 +153,6 @@ impl Tracer {
         Ok(tracer)
     }
 
-    /// Nanoseconds that a probe hit costs on this host, with an empty program on an emulated instruction.
-    pub fn measure_hit_cost(&self) -> Result<f64, BpfError> {
-        cost::measure(&self.ebpf, &self.kernel)
-    }
-
     /// How probes are attached.
     pub fn links(&self) -> LinkKind {
         self.programs.kind()
@@ -153,14 +160,31 @@ impl Tracer {
 
     /// Traces one more process and its children to come.
     pub fn add_target(&mut self, pid: Pid) -> Result<(), BpfError> {
-        let name = "TARGETS";
-        let map = self
-            .ebpf
-            .map_mut(name)
-            .ok_or(BpfError::Missing { what: "map", name })?;
-        HashMap::<_, u32, u32>::try_from(map)
-            .and_then(|mut map| map.insert(pid.get(), 1, 0))
-            .map_err(|source| BpfError::Map { name, source })
+        hash(&mut self.ebpf, "TARGETS", |map: &mut HashMap<_, u32, u64>| {
+            map.insert(pid.get(), target::SELECTED, 0)
+        })
+    }
+
+    /// Whether this process is traced whatever it runs: it was selected, or a process that made it.
+    pub fn is_selected(&mut self, pid: Pid) -> bool {
+        let verdict = hash(&mut self.ebpf, "TARGETS", |map: &mut HashMap<_, u32, u64>| {
+            map.get(&pid.get(), 0)
+        });
+        verdict.is_ok_and(|verdict| verdict == target::SELECTED)
+    }
+
+    /// Stops tracing a process that runs a program whose arguments are at this address, until it becomes another.
+    pub fn reject(&mut self, pid: Pid, arguments: u64) -> Result<(), BpfError> {
+        hash(&mut self.ebpf, "TARGETS", |map: &mut HashMap<_, u32, u64>| {
+            map.insert(pid.get(), arguments, 0)
+        })?;
+        // Its next hit finds no state, and so asks whether it is traced. There is none if it has not been hit.
+        let _ = hash(
+            &mut self.ebpf,
+            "PROCESSES",
+            |map: &mut HashMap<_, u32, Plain<ProcessState>>| map.remove(&pid.get()),
+        );
+        Ok(())
     }
 
     /// Attaches the sites of an image to the file that `path` leads to. When this returns, every process that
@@ -314,6 +338,20 @@ fn probe(site: &PlannedSite) -> Probe {
         Half::EntryAndReturn => Probe::Call,
         Half::ReturnOnly => Probe::Return,
     }
+}
+
+/// Does something with a hash map.
+fn hash<'a, K: Pod, V: Pod, T>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+    work: impl FnOnce(&mut HashMap<&'a mut MapData, K, V>) -> Result<T, aya::maps::MapError>,
+) -> Result<T, BpfError> {
+    let map = ebpf
+        .map_mut(name)
+        .ok_or(BpfError::Missing { what: "map", name })?;
+    HashMap::try_from(map)
+        .and_then(|mut map| work(&mut map))
+        .map_err(|source| BpfError::Map { name, source })
 }
 
 /// Table sizes fit 32 bits; a number that does not is refused by the map.

@@ -159,6 +159,11 @@ impl Writer {
         ByteCount(self.written)
     }
 
+    /// More is known than at the start: takes the place of what the first block says.
+    pub fn meta(&mut self, meta: &Meta) -> Result<(), WriteError> {
+        self.json(kind::META, meta)
+    }
+
     /// An image was attached to.
     pub fn image(&mut self, image: &ImageRecord) -> Result<(), WriteError> {
         self.json(kind::IMAGE, image)

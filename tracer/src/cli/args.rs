@@ -25,7 +25,7 @@ pub(super) struct Args {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// List the Python processes of this host, and what can be traced of each
-    Ps(Listing),
+    Ps(Ps),
     /// Say what this host can do, and how to mend what it cannot
     Doctor(Doctor),
     /// Record the allocations of running processes, of a command, or of the whole host
@@ -53,6 +53,38 @@ pub(super) struct Doctor {
     pub(super) listing: Listing,
 }
 
+#[derive(Debug, clap::Args)]
+pub(super) struct Ps {
+    #[command(flatten)]
+    pub(super) target: Target,
+    #[command(flatten)]
+    pub(super) listing: Listing,
+}
+
+/// Where the help shows the options of [`Target`].
+const TARGET: &str = "Which processes [default: the whole host]";
+
+/// Which processes. Every option can be given several times: any of its values will do, but every option that is
+/// given must be met.
+#[derive(Debug, clap::Args)]
+pub(super) struct Target {
+    /// This process, and its children to come
+    #[arg(long, value_name = "PID", help_heading = TARGET)]
+    pub(super) pid: Vec<u32>,
+    /// Processes whose executable has this path, or this file name if there is no slash in it; * ? [ab] ** match
+    #[arg(long, value_name = "GLOB", help_heading = TARGET)]
+    pub(super) exe: Vec<String>,
+    /// Processes in this control group (version 2) or below it, as in /sys/fs/cgroup or /proc/PID/cgroup
+    #[arg(long, value_name = "PATH", help_heading = TARGET)]
+    pub(super) cgroup: Vec<String>,
+    /// Processes of this container: its id, or the beginning of it
+    #[arg(long, value_name = "ID", help_heading = TARGET)]
+    pub(super) container: Vec<String>,
+    /// Processes of this (effective) user
+    #[arg(long, value_name = "NAME|UID", help_heading = TARGET)]
+    pub(super) user: Vec<String>,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum Mode {
     /// Every allocation and every free
@@ -61,9 +93,8 @@ pub(super) enum Mode {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Record {
-    /// Trace this process and its children to come; can be given several times [default: the whole host]
-    #[arg(long, value_name = "PID", conflicts_with = "command")]
-    pub(super) pid: Vec<u32>,
+    #[command(flatten)]
+    pub(super) target: Target,
     /// What is traced
     #[arg(long, value_enum, default_value = "allocs")]
     pub(super) mode: Mode,
@@ -92,7 +123,7 @@ pub(super) struct Record {
     #[arg(long, hide = true, value_parser = links)]
     pub(super) links: Option<LinkKind>,
     /// The command to record, with its arguments
-    #[arg(last = true, value_name = "COMMAND")]
+    #[arg(last = true, value_name = "COMMAND", conflicts_with_all = ["pid", "exe", "cgroup", "container", "user"])]
     pub(super) command: Vec<OsString>,
 }
 

@@ -77,7 +77,7 @@ pub(super) fn run(args: &Listing) -> CommandResult {
                         found: links.to_string(),
                         hint,
                     });
-                    match tracer.measure_hit_cost() {
+                    match bpf::hit_cost() {
                         Ok(cost) => {
                             hit_cost_ns = Some(cost);
                             checks.push(good(

@@ -12,6 +12,7 @@ mod output;
 mod ps;
 mod record;
 mod report;
+mod target;
 
 use std::process::ExitCode;
 

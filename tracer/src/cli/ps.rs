@@ -5,7 +5,7 @@ use std::sync::Arc;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
-use super::{CommandResult, args::Listing, output};
+use super::{CommandResult, args::Ps, output, target};
 use crate::{
     discover::{MappedFile, ProcessInfo, processes},
     error::{Exit, UserError},
@@ -47,13 +47,18 @@ struct Listed {
 }
 
 /// Lists them.
-pub(super) fn run(args: &Listing) -> CommandResult {
+pub(super) fn run(args: &Ps) -> CommandResult {
+    let selection = target::selection(&args.target)?;
     let mut images = Images::default();
     let mut rows = Vec::new();
     let mut unreadable = 0_usize;
     let all = processes()
         .map_err(|error| UserError::new("cannot list the processes of this host").caused_by(error))?;
     for process in all {
+        let named = args.target.pid.is_empty() || args.target.pid.contains(&process.pid.get());
+        if !named || !selection.matches(&process) {
+            continue;
+        }
         match images.of_process(process.pid) {
             Ok(found) => {
                 rows.extend(found.iter().map(|(image, mapped)| row(&process, image, mapped)));
@@ -77,16 +82,21 @@ pub(super) fn run(args: &Listing) -> CommandResult {
         partial
     };
     output::write(None, false, |out| {
-        if args.json {
+        if args.listing.json {
             serde_json::to_writer_pretty(&mut *out, &Listed { rows })?;
             return writeln!(out);
         }
         if rows.is_empty() {
-            return writeln!(out, "no Python process is running");
+            let which = if target::is_given(&args.target) {
+                "no such Python process is running"
+            } else {
+                "no Python process is running"
+            };
+            return writeln!(out, "{which}");
         }
         writeln!(out, "{}", table(&rows))
     })?;
-    Ok(if args.json && exit == Exit::NothingToTrace {
+    Ok(if args.listing.json && exit == Exit::NothingToTrace {
         Exit::Done
     } else {
         exit

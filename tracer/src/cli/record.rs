@@ -8,19 +8,18 @@ use std::{
 
 use tracer_ebpf::limits::DEFAULT_RING_BYTES;
 
-use super::{CommandResult, args::Record, log::program_level, output::say};
+use super::{CommandResult, args::Record, log::program_level, output::say, target};
 use crate::{
     bpf::Work,
     capture::{EndReason, Overwrite},
     error::{Exit, UserError},
     record::{self, Outcome, Settings, Target},
     report::format::{count, size},
-    units::Pid,
 };
 
 /// Records, and says how it went.
 pub(super) fn run(args: &Record, verbose: u8) -> CommandResult {
-    let settings = settings(args, verbose);
+    let settings = settings(args, verbose)?;
     if settings.output == Path::new("-") && std::io::stdout().is_terminal() {
         return Err(
             UserError::new("a capture is not for a terminal").hint("-o names a file, or send it into a pipe")
@@ -32,20 +31,22 @@ pub(super) fn run(args: &Record, verbose: u8) -> CommandResult {
         // The command's own code is passed through.
         Some(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
         None if outcome.reason == EndReason::Full => Exit::Partial.into(),
+        // Nothing came that was meant.
+        None if outcome.events == 0 && matches!(settings.target, Target::Selected(_)) => {
+            Exit::NothingToTrace.into()
+        }
         None => Exit::Done.into(),
     })
 }
 
-fn settings(args: &Record, verbose: u8) -> Settings {
-    let target = if !args.command.is_empty() {
-        Target::Command(args.command.clone())
-    } else if args.pid.is_empty() {
-        Target::WholeHost
+fn settings(args: &Record, verbose: u8) -> Result<Settings, UserError> {
+    let target = if args.command.is_empty() {
+        target::to_record(&args.target)?
     } else {
-        Target::Processes(args.pid.iter().map(|&pid| Pid(pid)).collect())
+        Target::Command(args.command.clone())
     };
     let output = args.output.clone().unwrap_or_else(|| default_output(&target));
-    Settings {
+    Ok(Settings {
         target,
         output,
         overwrite: if args.force {
@@ -60,7 +61,7 @@ fn settings(args: &Record, verbose: u8) -> Settings {
         links: args.links,
         work: if args.empty { Work::Nothing } else { Work::Record },
         log_level: program_level(verbose),
-    }
+    })
 }
 
 /// Like memray's: named after what is traced.
@@ -68,6 +69,7 @@ fn default_output(target: &Target) -> PathBuf {
     let own = std::process::id();
     PathBuf::from(match target {
         Target::WholeHost => format!("pyrobe-host.{own}.pyrobe"),
+        Target::Selected(_) => format!("pyrobe-selected.{own}.pyrobe"),
         Target::Processes(pids) => {
             let pid = pids.first().copied().unwrap_or_default();
             format!("pyrobe-{pid}.{own}.pyrobe")

@@ -87,6 +87,32 @@ pub fn process(pid: Pid) -> io::Result<ProcessInfo> {
     })
 }
 
+/// What a process runs at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Executable {
+    /// Path, as the kernel shows it.
+    pub path: PathBuf,
+    /// Address of the process's arguments (`mm_struct.arg_start`): another one after an exec.
+    pub arguments: u64,
+}
+
+/// What a process runs now. An error if it is gone, or becomes another program meanwhile.
+pub fn executable(pid: Pid) -> io::Result<Executable> {
+    let dir = PathBuf::from(format!("/proc/{pid}"));
+    let arguments = || -> io::Result<u64> {
+        parse_arguments(&read_bounded(&dir.join("stat"), MAX_FILE)?).ok_or(io::ErrorKind::InvalidData.into())
+    };
+    let before = arguments()?;
+    let path = fs::read_link(dir.join("exe"))?;
+    if before != arguments()? {
+        return Err(io::ErrorKind::Interrupted.into());
+    }
+    Ok(Executable {
+        path,
+        arguments: before,
+    })
+}
+
 /// The value that a variable had when the process began; `None` if it was not set.
 pub fn environment_variable(pid: Pid, name: &str) -> io::Result<Option<OsString>> {
     let environment = read_bounded(&PathBuf::from(format!("/proc/{pid}/environ")), MAX_ENVIRONMENT)?;
@@ -136,6 +162,13 @@ fn parse_stat(stat: &[u8]) -> Option<Stat> {
         flags,
         start_ticks,
     })
+}
+
+/// `arg_start`, field 48 of the same line; 0 if the reader may not know it.
+fn parse_arguments(stat: &[u8]) -> Option<u64> {
+    let close = stat.iter().rposition(|byte| *byte == b')')?;
+    let rest = str::from_utf8(stat.get(close + 1..)?).ok()?;
+    rest.split_ascii_whitespace().nth(45)?.parse().ok()
 }
 
 /// The effective user id from `Uid:\treal\teffective\t...`. The name in the same file cannot fake that line,
@@ -234,6 +267,15 @@ mod tests {
         assert!(!me.forked);
         assert!(me.started_at(BootNs(me.start.get() + 1)));
         assert!(!me.started_at(BootNs(me.start.get() + 2_000_000_000)));
+    }
+
+    #[test]
+    fn this_process_has_an_executable_and_arguments() {
+        let me = executable(Pid(std::process::id())).unwrap();
+        assert_eq!(Some(me.path), std::env::current_exe().ok());
+        // They are on the stack, high above what is local here.
+        let local = 0_u8;
+        assert!(me.arguments > std::ptr::from_ref(&local).addr() as u64 || me.arguments == 0);
     }
 
     #[test]

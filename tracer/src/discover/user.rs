@@ -25,6 +25,12 @@ impl UserNames {
         self.0.get(&uid).map(String::as_str)
     }
 
+    /// The id of the user of that name; the lowest, should there be two.
+    pub fn id_of(&self, name: &str) -> Option<u32> {
+        let named = self.0.iter().filter(|(_, known)| *known == name);
+        named.map(|(&uid, _)| uid).min()
+    }
+
     /// `NAME:PASSWORD:UID:...` lines; of two with one id the first counts, as for `getpwuid`.
     fn parse(text: &[u8]) -> Self {
         let mut names = HashMap::new();
@@ -50,5 +56,7 @@ mod tests {
         assert_eq!(names.get(1000), Some("ann"));
         assert_eq!(names.get(7), Some("\u{fffd}"));
         assert_eq!(names.get(1), None);
+        assert_eq!(names.id_of("ann"), Some(1000));
+        assert_eq!(names.id_of("bob"), None);
     }
 }

@@ -46,6 +46,13 @@ pub(super) struct Found {
     seen: Seen,
 }
 
+impl Found {
+    /// Whether there is something to probe.
+    pub(super) fn can_be_traced(&self) -> bool {
+        self.image.runtime.is_ok()
+    }
+}
+
 /// Images and the numbers under which they are attached.
 #[derive(Default)]
 pub(super) struct Attached {
@@ -67,9 +74,9 @@ impl Attached {
         std::mem::take(&mut self.problems)
     }
 
-    /// Finds what processes run; those in `only`, if it is given. Attaches nothing. The number is how many of
-    /// them run Python.
-    pub(super) fn running(&mut self, only: Option<&[Pid]>) -> (usize, Vec<Found>) {
+    /// Finds what processes run; those in `only`, if it is given. Attaches nothing. The processes are those that
+    /// run Python.
+    pub(super) fn running(&mut self, only: Option<&[Pid]>) -> (Vec<Pid>, Vec<Found>) {
         self.images.begin_scan();
         let pids: Vec<Pid> = match only {
             Some(pids) => pids.to_vec(),
@@ -77,14 +84,14 @@ impl Attached {
                 .map(|found| found.map(|process| process.pid).collect())
                 .unwrap_or_default(),
         };
-        let mut python = 0;
+        let mut python = Vec::new();
         let mut all = Vec::new();
         for pid in pids {
             // It may be gone; then there is nothing to attach.
             let Ok(found) = self.images.of_process(pid) else {
                 continue;
             };
-            python += usize::from(!found.is_empty());
+            python.extend((!found.is_empty()).then_some(pid));
             all.extend(found.into_iter().map(|(image, _)| Found {
                 image,
                 seen: Seen::Running,

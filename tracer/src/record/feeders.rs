@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    bpf::RingReader,
+    bpf::{RingReader, hit_cost},
     discover::{MapEvent, MapWatcher},
 };
 
@@ -111,6 +111,19 @@ pub(super) fn watch_maps(mut watcher: MapWatcher, to: Sender<Input>) -> std::io:
         }
     })?;
     Ok(())
+}
+
+/// Measures what a hit costs here, beside the recording: it would take time from the start. `None` if the kernel
+/// cannot.
+pub(super) fn measure_hit_cost() -> std::io::Result<JoinHandle<Option<f64>>> {
+    thread::Builder::new().name("hit cost".to_owned()).spawn(|| {
+        let start = std::time::Instant::now();
+        let cost = hit_cost()
+            .inspect_err(|error| tracing::debug!("the cost of a hit is not known: {error}"))
+            .ok()?;
+        tracing::debug!("a hit costs {cost:.0} ns here, measured in {:?}", start.elapsed());
+        Some(cost)
+    })
 }
 
 /// Signals and the clock, as tasks of the current runtime.

@@ -33,6 +33,7 @@ pub(super) fn meta(settings: &Settings, links: LinkKind) -> Meta {
             let pids: Vec<String> = pids.iter().map(ToString::to_string).collect();
             (format!("process {}", pids.join(", ")), Vec::new())
         }
+        Target::Selected(selection) => (selection.to_string(), Vec::new()),
         Target::Command(command) => {
             let command: Vec<String> = command
                 .iter()

@@ -7,6 +7,7 @@ mod attach;
 mod audit;
 mod command;
 mod feeders;
+mod judge;
 mod meta;
 mod owner;
 mod pool_scan;
@@ -23,6 +24,7 @@ pub use self::{
 use crate::{
     bpf::{LinkKind, Work},
     capture::Overwrite,
+    discover::Selection,
     units::{ByteCount, Pid},
 };
 
@@ -33,6 +35,8 @@ pub enum Target {
     WholeHost,
     /// These and their children.
     Processes(Vec<Pid>),
+    /// Those that are so, now or later, and their children.
+    Selected(Selection),
     /// A command that is started for it, and its children.
     Command(Vec<std::ffi::OsString>),
 }

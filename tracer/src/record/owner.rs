@@ -1,5 +1,7 @@
 //! The owner of a recording: sets everything up, consumes inputs in order, ends it.
 
+use std::thread::JoinHandle;
+
 use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::{
@@ -7,13 +9,14 @@ use super::{
     attach::{Attached, Found, now},
     audit::{Auditor, Which},
     feeders::{Input, RingThread},
+    judge::Judge,
     meta::unix_ns,
     watch_records::watch,
 };
 use crate::{
     bpf::{BpfError, ProgramLog, Tracer},
-    capture::{End, EndReason, ProcessCounters, WriteError, Writer},
-    discover::{MapEvent, UserNames, process},
+    capture::{End, EndReason, Meta, ProcessCounters, WriteError, Writer},
+    discover::{MapEvent, Selection, UserNames, process},
     error::{Exit, UserError},
     ingest::event::Counters,
     units::{BootNs, ByteCount, Pid},
@@ -45,6 +48,7 @@ pub(super) struct Owner<'a> {
     writer: Writer,
     users: UserNames,
     auditor: Auditor,
+    judge: Judge,
     problems: Vec<String>,
     events: u64,
     undecoded: u64,
@@ -52,6 +56,8 @@ pub(super) struct Owner<'a> {
     command: Option<Pid>,
     exit_code: Option<i32>,
     log: Option<ProgramLog>,
+    /// What the capture says of the recording, and what it will say once that is measured.
+    measured: Option<(Meta, JoinHandle<Option<f64>>)>,
 }
 
 impl<'a> Owner<'a> {
@@ -70,6 +76,10 @@ impl<'a> Owner<'a> {
             writer,
             users: UserNames::of_host(),
             auditor: Auditor::new(settings.audit_interval),
+            judge: Judge::new(match &settings.target {
+                Target::Selected(selection) => selection.clone(),
+                _ => Selection::default(),
+            }),
             problems,
             events: 0,
             undecoded: 0,
@@ -77,7 +87,25 @@ impl<'a> Owner<'a> {
             command: None,
             exit_code: None,
             log,
+            measured: None,
         }
+    }
+
+    /// The capture tells what a hit costs as soon as that is known.
+    pub(super) fn measure(&mut self, meta: Meta, cost: JoinHandle<Option<f64>>) {
+        self.measured = Some((meta, cost));
+    }
+
+    /// Puts the cost of a hit on record, waiting for it.
+    fn note_hit_cost(&mut self) -> Result<(), WriteError> {
+        let Some((mut meta, cost)) = self.measured.take() else {
+            return Ok(());
+        };
+        meta.hit_cost_ns = cost.join().ok().flatten();
+        if meta.hit_cost_ns.is_none() {
+            return Ok(());
+        }
+        self.writer.meta(&meta)
     }
 
     /// Images attached so far.
@@ -85,9 +113,36 @@ impl<'a> Owner<'a> {
         self.attached.records().len()
     }
 
+    /// What went wrong so far.
+    pub(super) fn problems(&mut self) -> &[String] {
+        self.problems.extend(self.attached.take_problems());
+        &self.problems
+    }
+
     /// The recording ends with this command.
     pub(super) fn follow(&mut self, command: Pid) {
         self.command = Some(command);
+    }
+
+    /// Tells the kernel side which of the processes that run Python are selected; how many. A process that comes
+    /// meanwhile is judged like any that comes later.
+    pub(super) fn select(&mut self, running: &[Pid]) -> Result<usize, BpfError> {
+        let Target::Selected(selection) = &self.settings.target else {
+            return Ok(running.len());
+        };
+        let mut selected = 0;
+        for &pid in running {
+            // It may be gone.
+            let Ok(found) = process(pid) else { continue };
+            if selection.matches(&found) {
+                // For the sake of its children: itself it would be selected at its first hit.
+                self.tracer.add_target(pid)?;
+                selected += 1;
+            } else {
+                self.judge.reject(pid, &mut self.tracer);
+            }
+        }
+        Ok(selected)
     }
 
     /// Attaches what was found and puts it on record.
@@ -171,6 +226,7 @@ impl<'a> Owner<'a> {
     }
 
     fn records(&mut self, records: &[u8]) -> Result<(), WriteError> {
+        let records = &*self.judge.pass(records, &mut self.tracer);
         let found = watch(records, &mut self.users, &mut self.auditor);
         self.events += found.events;
         self.undecoded += found.undecoded;
@@ -194,6 +250,7 @@ impl<'a> Owner<'a> {
 
     fn maps(&mut self, events: &[MapEvent]) -> Result<(), WriteError> {
         for event in events {
+            self.judge.saw(event, &mut self.tracer);
             let new = match event {
                 MapEvent::Mapped(mapping) => self.attached.mapping(&mut self.tracer, mapping),
                 MapEvent::Lost { .. } => {
@@ -217,6 +274,9 @@ impl<'a> Owner<'a> {
     fn tick(&mut self) -> Result<Option<EndReason>, WriteError> {
         self.attached.begin_scan();
         self.flush_log();
+        if self.measured.as_ref().is_some_and(|(_, cost)| cost.is_finished()) {
+            self.note_hit_cost()?;
+        }
         let counters = self.counters();
         self.writer.counters(&counters)?;
         self.writer.flush()?;
@@ -242,6 +302,7 @@ impl<'a> Owner<'a> {
         let mut all: Vec<ProcessCounters> = match self.tracer.counters() {
             Ok(live) => live
                 .iter()
+                .filter(|process| !self.judge.drops(process.pid))
                 .map(|process| ProcessCounters::new(process.pid, process.start, &process.counters))
                 .collect(),
             Err(error) => {
@@ -268,10 +329,19 @@ impl<'a> Owner<'a> {
 
     fn end(mut self, reason: EndReason, failure: Option<WriteError>) -> Result<Outcome, UserError> {
         self.flush_log();
+        if let Err(error) = self.note_hit_cost() {
+            tracing::debug!("the capture does not tell what a hit costs: {error}");
+        }
         let counters = self.counters();
         let lost = counters.iter().flat_map(|process| &process.losses).sum();
         self.problems.extend(self.attached.take_problems());
         self.problems.extend(self.auditor.take_problem());
+        if self.judge.unsure() > 0 {
+            self.problems.push(format!(
+                "{} process(es) were gone before their executable could be told, and are recorded",
+                self.judge.unsure()
+            ));
+        }
         let end = End {
             reason,
             message: failure.as_ref().map(ToString::to_string).unwrap_or_default(),

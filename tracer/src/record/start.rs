@@ -13,9 +13,9 @@ use super::{
     owner::Owner,
 };
 use crate::{
-    bpf::{self, BpfError, KernelFacts, Tracer},
+    bpf::{self, BpfError, Executables, KernelFacts, Tracer},
     capture::{WriteError, Writer},
-    discover::{MapWatcher, process},
+    discover::{ControlGroup, MapWatcher, Selection, process},
     error::{Exit, UserError},
     units::Pid,
 };
@@ -59,31 +59,38 @@ async fn record(settings: &Settings, ready: impl FnOnce(&str)) -> Result<Outcome
         .take_ring()
         .map_err(|error| bpf_error("cannot read the ring", error))?;
     let ring = RingThread::start(ring, to.clone()).map_err(thread_error)?;
-    let mut writer = Writer::create(
-        &settings.output,
-        settings.overwrite,
-        &meta(settings, tracer.links()),
-    )
-    .map_err(|error| create_error(&settings.output, error))?;
+    let meta = meta(settings, tracer.links());
+    let mut writer = Writer::create(&settings.output, settings.overwrite, &meta)
+        .map_err(|error| create_error(&settings.output, error))?;
     writer.set_limit(settings.max_size);
     let mut owner = Owner::new(settings, tracer, attached, writer, problems, log);
+    let running = owner
+        .select(&running)
+        .map_err(|error| bpf_error("cannot select processes", error))?;
     owner
         .attach_at_start(&found)
         .map_err(|error| bpf_error("cannot attach", error))?;
+    if owner.images() == 0 && found.iter().any(Found::can_be_traced) {
+        discard(&settings.output);
+        return Err(UserError::new("no probe can be placed on this host")
+            .caused_by(owner.problems().join("; "))
+            .hint("`pyrobe doctor` says what this host can do"));
+    }
     feeders::signals_and_clock(settings.duration, &to).map_err(thread_error)?;
     tracing::debug!("attached after {:?}", started.elapsed());
     let images = owner.images();
+    let coming = match &settings.target {
+        Target::Selected(selection) => format!(" and those to come ({selection})"),
+        _ => String::new(),
+    };
     ready(&format!(
-        "recording {running} Python process(es), {images} image(s) attached; Ctrl-C ends it"
+        "recording {running} Python process(es){coming}, {images} image(s) attached; Ctrl-C ends it"
     ));
     if let Target::Command(command) = &settings.target {
         match command::start(command, to.clone()) {
             Ok(pid) => owner.follow(pid),
             Err(error) => {
-                // Nothing was recorded: an empty capture would only be in the way.
-                if settings.output != Path::new("-") {
-                    let _ = std::fs::remove_file(&settings.output);
-                }
+                discard(&settings.output);
                 let name = command.first().map(|name| name.to_string_lossy().into_owned());
                 return Err(
                     UserError::new(format!("cannot start {}", name.unwrap_or_default()))
@@ -93,7 +100,16 @@ async fn record(settings: &Settings, ready: impl FnOnce(&str)) -> Result<Outcome
             }
         }
     }
+    owner.measure(meta, feeders::measure_hit_cost().map_err(thread_error)?);
     owner.consume(inputs, to, ring).await
+}
+
+/// Removes a capture in which nothing was recorded: it would only be in the way.
+fn discard(output: &Path) {
+    if output != Path::new("-") {
+        // What cannot be removed is empty.
+        let _ = std::fs::remove_file(output);
+    }
 }
 
 /// The programs, loaded; nothing is probed yet.
@@ -102,6 +118,7 @@ fn load(settings: &Settings) -> Result<Tracer, UserError> {
     let target = match &settings.target {
         Target::WholeHost => bpf::Target::WholeHost,
         Target::Processes(pids) => bpf::Target::Processes(pids.clone()),
+        Target::Selected(selection) => bpf::Target::Rules(rules(selection)),
         // The command will be our child: it is followed from its first instruction, like any child of a target.
         Target::Command(_) => bpf::Target::Processes(vec![Pid(std::process::id())]),
     };
@@ -115,17 +132,33 @@ fn load(settings: &Settings) -> Result<Tracer, UserError> {
     Tracer::load(&kernel, &loading).map_err(|error| bpf_error("cannot load the eBPF programs", error))
 }
 
-/// What is to be attached at the start, and how many Python processes run.
-fn find(attached: &mut Attached, target: &Target) -> (usize, Vec<Found>) {
+/// What the kernel side has to know of a selection.
+fn rules(selection: &Selection) -> bpf::Rules {
+    let ids = |groups: &[ControlGroup]| groups.iter().map(|group| group.id).collect();
+    bpf::Rules {
+        users: selection.users.iter().map(|user| user.uid).collect(),
+        cgroups: ids(&selection.cgroups),
+        containers: ids(&selection.container_groups),
+        executables: if selection.executables.is_empty() {
+            Executables::Any
+        } else {
+            Executables::Judged
+        },
+    }
+}
+
+/// What is to be attached at the start, and the Python processes that run.
+fn find(attached: &mut Attached, target: &Target) -> (Vec<Pid>, Vec<Found>) {
     match target {
-        Target::WholeHost => {
+        // A process that is selected later may be the first of any interpreter.
+        Target::WholeHost | Target::Selected(_) => {
             let (running, mut found) = attached.running(None);
             // So that the first process of an installed interpreter is seen from its first allocation.
             found.extend(attached.installed());
             (running, found)
         }
         Target::Processes(pids) => attached.running(Some(pids)),
-        Target::Command(command) => (0, attached.of_command(command)),
+        Target::Command(command) => (Vec::new(), attached.of_command(command)),
     }
 }
 

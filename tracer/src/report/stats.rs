@@ -67,6 +67,8 @@ struct RecordingJson {
     command: Vec<String>,
     started_unix_ns: Option<u64>,
     tool_version: String,
+    /// Measured cost of one probe hit; `null` if it is not known.
+    hit_cost_ns: Option<f64>,
 }
 
 /// One process as JSON.
@@ -130,6 +132,7 @@ impl Stats {
                 command: context.command.iter().map(|argument| escape(argument)).collect(),
                 started_unix_ns: context.started_unix_ns,
                 tool_version: escape(&context.tool_version),
+                hit_cost_ns: context.cost_per_hit_ns,
             },
             footer: footer_json::json(snapshot),
             audit_text: audit::text(snapshot),

@@ -1,0 +1,176 @@
+//! Interpreters whose file is not what it was: removed, replaced, loaded late from where nobody looks.
+
+use std::{fs, path::Path, process::Command};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    lifecycle::by_pid,
+    support::{
+        capture::{Capture, list_processes},
+        interpreters::{Id, Interpreter, find, set_environment, workloads},
+        recording::Recording,
+        run::{pyrobe, run},
+        target::Target,
+    },
+};
+
+/// A copy of Debian's static interpreter, which finds its library wherever it stands.
+fn copy_of(interpreter: &Interpreter, directory: &TempDir) -> Interpreter {
+    let program = directory.path().join("python");
+    let fresh = directory.path().join("fresh");
+    fs::copy(&interpreter.program, &fresh).expect("an interpreter can be copied");
+    // Over the old one, if there is one: what runs keeps its file.
+    fs::rename(&fresh, &program).expect("a copy can be renamed");
+    Interpreter {
+        program,
+        ..interpreter.clone()
+    }
+}
+
+#[track_caller]
+fn allocations(stats: &Value, pid: u32) -> u64 {
+    let processes = by_pid(stats);
+    let process = processes.get(&pid);
+    process
+        .and_then(|process| process["total_allocations"].as_u64())
+        .unwrap_or_else(|| panic!("process {pid} is not in the capture: {stats}"))
+}
+
+#[track_caller]
+fn record_pids(targets: &mut [&mut Target]) -> Value {
+    let capture = Capture::new();
+    let mut command = pyrobe(["record", "--mode", "allocs", "-o"]);
+    command.arg(&capture.path);
+    for target in &*targets {
+        command.args(["--pid", &target.pid().to_string()]);
+    }
+    let recording = Recording::start(&mut command);
+    for target in targets {
+        // How much of it is seen depends on the build; that something is shows that the probes stand.
+        target.tell("make 500 700");
+    }
+    recording.stop().expect_code(0);
+    capture.report("stats", &[])
+}
+
+#[test]
+fn an_interpreter_without_a_name_is_listed_and_traced() {
+    let Some(interpreter) = find(Id::Debian311) else {
+        return;
+    };
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let copy = copy_of(&interpreter, &directory);
+    let mut target = Target::start(&copy);
+    fs::remove_file(&copy.program).expect("a file can be removed");
+    let rows = list_processes();
+    let row = rows.iter().find(|row| row["pid"] == target.pid());
+    assert!(
+        row.is_some_and(|row| row["why_not"].is_null() && row["python"].is_string()),
+        "{row:?}"
+    );
+    let stats = record_pids(&mut [&mut target]);
+    assert!(allocations(&stats, target.pid()) > 0, "{stats}");
+    target.finish();
+}
+
+#[test]
+fn an_interpreter_that_was_replaced_is_traced_beside_the_new_one() {
+    let Some(interpreter) = find(Id::Debian311) else {
+        return;
+    };
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let copy = copy_of(&interpreter, &directory);
+    let mut old = Target::start(&copy);
+    let mut new = Target::start(&copy_of(&interpreter, &directory));
+    let stats = record_pids(&mut [&mut old, &mut new]);
+    for target in [&old, &new] {
+        assert!(allocations(&stats, target.pid()) > 0, "{stats}");
+    }
+    let images = stats["coverage"]["images"].as_array().expect("a list of images");
+    // Other tests may map others.
+    let own = images
+        .iter()
+        .filter(|image| image["image"].as_str().map(Path::new) == Some(&copy.program));
+    assert_eq!(own.count(), 2, "two files, though of one content: {stats}");
+    old.finish();
+    new.finish();
+}
+
+#[test]
+fn a_library_that_nobody_knows_is_attached_when_it_is_loaded() {
+    let Some(interpreter) = find(Id::Pyenv(12)) else {
+        return;
+    };
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let program = directory.path().join("embed");
+    let mut compiler = Command::new("cc");
+    compiler.arg("-o").arg(&program);
+    compiler.arg(workloads().join("embed.c")).arg("-ldl");
+    run(&mut compiler).expect_code(0);
+    let home = interpreter
+        .program
+        .ancestors()
+        .nth(2)
+        .expect("it has a directory");
+    let library = directory.path().join("libpython3.12.so.1.0");
+    fs::copy(home.join("lib/libpython3.12.so.1.0"), &library).expect("a library can be copied");
+
+    let capture = Capture::new();
+    let recording = Recording::start(pyrobe(["record", "--mode", "allocs", "-o"]).arg(&capture.path));
+    // Long enough to be seen, however slowly the probes come.
+    let code = "import os, time; end = time.monotonic() + 3\n\
+                while time.monotonic() < end: kept = ['x' * (1000 + i) for i in range(100)]\n\
+                print(os.getpid())";
+    let mut command = Command::new(&program);
+    command.arg(&library).args(["-S", "-c", code]);
+    set_environment(&mut command);
+    command.env("PYTHONHOME", home);
+    let ran = run(&mut command).expect_code(0);
+    recording.stop().expect_code(0);
+
+    let stats = capture.report("stats", &[]);
+    let pid = ran.stdout_text().trim().parse().expect("a process id");
+    assert!(allocations(&stats, pid) > 1000, "{stats}");
+    let images = stats["coverage"]["images"].as_array().expect("a list of images");
+    let late = images
+        .iter()
+        .find(|image| image["image"].as_str().map(Path::new) == Some(&library));
+    let gap = late.and_then(|image| image["attach_gap_ns"].as_u64());
+    assert!(gap > Some(0), "what was missed before is told: {stats}");
+}
+
+fn count_with(setting: &str) {
+    let Some(interpreter) = find(Id::Pyenv(12)) else {
+        return;
+    };
+    let script = interpreter.script("plain_calls.py");
+    let capture = Capture::new();
+    let mut command = pyrobe(["record", "--mode", "allocs", "-o"]);
+    command
+        .arg(&capture.path)
+        .arg("--")
+        .args(interpreter.command_line());
+    command.arg(&script.path);
+    set_environment(&mut command);
+    command.env("PYTHONMALLOC", setting);
+    let ran = run(&mut command).expect_code(0);
+    let counts = capture.stacks("count");
+    for process in crate::support::expected::parse(&ran.stdout_text()) {
+        for stack in &process.stacks {
+            let seen = crate::support::collapsed::sum(&counts, process.pid, &stack.frames);
+            assert!(
+                seen.abs_diff(stack.count) <= 3,
+                "{seen} blocks with PYTHONMALLOC={setting} instead of {stack:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn blocks_are_counted_once_whatever_the_allocator_is() {
+    for setting in ["malloc", "pymalloc_debug", "malloc_debug"] {
+        count_with(setting);
+    }
+}
