@@ -28,6 +28,8 @@ pub const MAX_CGROUP_DEPTH: i32 = 32;
 pub const MAX_RULES: usize = 1024;
 /// Processes traced at one time.
 pub const MAX_PROCESSES: usize = 16_384;
+/// Threads whose stacks can be walked at one time; each takes a few KiB of kernel memory from its first hit to its end.
+pub const MAX_THREADS: usize = 65_536;
 /// Bytes of the ring unless the user says otherwise.
 pub const DEFAULT_RING_BYTES: u32 = 32 << 20;
 /// Bytes of the window that one read fetches of an interpreter frame.

@@ -37,10 +37,12 @@ pub enum Reason {
     ChunkUnreadable = 13,
     /// The header of a pool could not be read or is none: the block is not reported.
     PoolUnreadable = 14,
+    /// More threads than [`crate::limits::MAX_THREADS`], or no memory for one more: the stack is not known.
+    ThreadTableFull = 15,
 }
 
 /// How many reasons there are; the length of every table of loss counters.
-pub const REASONS: usize = 15;
+pub const REASONS: usize = 16;
 
 impl Reason {
     /// All reasons, in the order of their numbers.
@@ -60,6 +62,7 @@ impl Reason {
         Self::ThreadStateUnreadable,
         Self::ChunkUnreadable,
         Self::PoolUnreadable,
+        Self::ThreadTableFull,
     ];
 
     /// The stable name used in JSON and in reports.
@@ -80,6 +83,7 @@ impl Reason {
             Self::ThreadStateUnreadable => "thread_state_unreadable",
             Self::ChunkUnreadable => "chunk_unreadable",
             Self::PoolUnreadable => "pool_unreadable",
+            Self::ThreadTableFull => "thread_table_full",
         }
     }
 }

@@ -11,7 +11,7 @@ use tracer_ebpf::{
     },
     process::ProcessState,
     reason::Reason,
-    record::{Code, Head, LineTable, Text, kind},
+    record::{Code, Frame, Head, LineTable, Text, kind},
 };
 
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     maps::{CODES, CodeKey},
     opaque::{at_most, less, low_bits},
     read,
-    walk::{Scratch, Walker},
+    walk::{Stack, Walker},
 };
 
 /// Most records sent for one stack, code objects and pieces of line tables together. What is left comes with
@@ -39,7 +39,7 @@ const SANE: u64 = (1 << 40) - 1;
 const STR_LENGTH: u64 = 16;
 const STR_STATE: u64 = 32;
 
-/// How far the loop below is. In ring memory: the verifier keeps no account of what that holds, so that the
+/// How far the loop below is. In a map's memory: the verifier keeps no account of what that holds, so that the
 /// iterations look alike to it. Hence every access is volatile.
 #[repr(C)]
 pub(crate) struct Progress {
@@ -56,12 +56,12 @@ pub(crate) struct Progress {
     reserved: u32,
 }
 
-/// Sends the first `count` code objects of the list in `scratch`, with line tables, in at most [`MAX_STEPS`]
+/// Sends the first `count` code objects of the list in `stack`, with line tables, in at most [`MAX_STEPS`]
 /// records. Whether that was enough.
 #[inline(always)]
-pub(crate) fn send_unknown(walker: &Walker, scratch: *mut Scratch, count: u32) -> bool {
-    // SAFETY: here and below, `scratch` is reserved ring memory.
-    let progress = unsafe { &raw mut (*scratch).codes };
+pub(crate) fn send_unknown(walker: &Walker, stack: *mut Stack, count: u32) -> bool {
+    // SAFETY: here and below, `stack` is in the thread's memory.
+    let progress = unsafe { &raw mut (*stack).codes };
     // SAFETY: see above.
     unsafe {
         (&raw mut (*progress).next).write_volatile(0);
@@ -83,10 +83,12 @@ pub(crate) fn send_unknown(walker: &Walker, scratch: *mut Scratch, count: u32) -
             }
             (&raw mut (*progress).next).write_volatile(next + 1);
             let index = (next & (MAX_FRAMES as u32 - 1)) as usize;
-            (&raw mut (*scratch).unknown)
-                .cast::<u64>()
+            let frame = (&raw const (*stack).unknown)
+                .cast::<u8>()
                 .add(index)
-                .read_volatile()
+                .read_volatile();
+            let frame = (&raw const (*stack).frames).cast::<Frame>().add(frame.into());
+            (&raw const (*frame).code).read_volatile()
         };
         let key = CodeKey {
             pid: u64::from(walker.pid),
@@ -113,7 +115,7 @@ pub(crate) fn send_unknown(walker: &Walker, scratch: *mut Scratch, count: u32) -
 /// Takes it back that the current code object was sent.
 #[inline(always)]
 fn not_sent(walker: &Walker, progress: *mut Progress) {
-    // SAFETY: `progress` is reserved ring memory.
+    // SAFETY: `progress` is in the thread's memory.
     let code = unsafe { (&raw mut (*progress).code).read_volatile() };
     let _ = CODES.remove(CodeKey {
         pid: u64::from(walker.pid),
@@ -168,7 +170,7 @@ fn send_code(walker: &Walker, code: u64, progress: *mut Progress) -> bool {
             send_text::<MAX_QUALNAME>(layout, qualname, Keep::Start, &raw mut (*record).qualname);
     }
     submit_quietly(entry);
-    // SAFETY: `progress` is reserved ring memory.
+    // SAFETY: `progress` is in the thread's memory.
     unsafe {
         (&raw mut (*progress).code).write_volatile(code);
         (&raw mut (*progress).data).write_volatile(line_table + BYTES_DATA);
@@ -233,7 +235,7 @@ fn send_piece(walker: &Walker, progress: *mut Progress) -> bool {
         return false;
     };
     let record = entry.as_mut_ptr();
-    // SAFETY: `progress` is reserved ring memory.
+    // SAFETY: `progress` is in the thread's memory.
     let (left, data, offset, code) = unsafe {
         (
             (&raw mut (*progress).left).read_volatile(),

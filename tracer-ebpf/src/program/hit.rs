@@ -12,7 +12,7 @@ use tracer_ebpf::{
 use crate::{
     emit::{lose, lose_unattributed},
     maps::{IMAGES, SITES, config},
-    process, read,
+    memory, process, read,
     walk::{self, Walker},
 };
 
@@ -79,10 +79,15 @@ impl Hit {
             lose(state, Reason::SiteUnknown);
             return UNREADABLE;
         };
+        let Some(memory) = memory::of(self.thread) else {
+            lose(state, Reason::ThreadTableFull);
+            return UNREADABLE;
+        };
         let walker = Walker {
             config: self.config,
             layout,
             state,
+            memory,
             pid: self.pid,
             tid: self.thread as u32,
         };

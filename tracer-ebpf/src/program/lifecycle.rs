@@ -11,7 +11,7 @@ use tracer_ebpf::{
 
 use crate::{
     emit::{lose, lose_unattributed, reserve, submit},
-    maps::{PROCESSES, REALLOCS, TARGETS, config},
+    maps::{PROCESSES, REALLOCS, TARGETS, THREADS, config},
     read,
 };
 
@@ -55,6 +55,11 @@ fn fork(ctx: &RawTracePointContext) -> Option<()> {
 /// `sched_process_exec(task, old_pid, binprm)`: in the context of the process.
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 fn on_exec(ctx: RawTracePointContext) -> i32 {
+    let thread = bpf_get_current_pid_tgid();
+    let old: u64 = ctx.arg(1);
+    // The thread that execs takes the number of the first one, and leaves its own.
+    let _ = THREADS.remove(thread & !u64::from(u32::MAX) | old & u64::from(u32::MAX));
+    let _ = THREADS.remove(thread);
     gone(&ctx, kind::EXEC);
     0
 }
@@ -62,11 +67,12 @@ fn on_exec(ctx: RawTracePointContext) -> i32 {
 /// `sched_process_exit(task, ...)`: for every thread; the last one counts.
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 fn on_exit(ctx: RawTracePointContext) -> i32 {
-    let _ = REALLOCS.remove(bpf_get_current_pid_tgid());
+    let thread = bpf_get_current_pid_tgid();
+    let _ = REALLOCS.remove(thread);
+    let _ = THREADS.remove(thread);
     if last_thread().unwrap_or(false) {
         gone(&ctx, kind::EXIT);
-        let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
-        let _ = TARGETS.remove(pid);
+        let _ = TARGETS.remove((thread >> 32) as u32);
     }
     0
 }

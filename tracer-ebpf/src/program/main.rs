@@ -1,7 +1,7 @@
 //! The eBPF programs. On any other target this is an empty program, so that the workspace builds everywhere.
 //!
 //! One file per concern: `maps`, `probes` (the programs), `hit` (who and where), `functions` and `sites` (what a hit
-//! means), `blocks` (its records), `process` (per-process state), `thread` (the thread state), `walk` (frames), `code`
+//! means), `blocks` (its records), `process` (per-process state), `memory` (of a thread), `thread` (the thread state), `walk` (frames), `code`
 //! (code objects), `emit` (the ring), `lifecycle` (fork, exec, exit).
 //! uprobe programs are preemptible: nothing here keeps anything in per-CPU memory across a helper call.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
@@ -20,6 +20,8 @@ mod hit;
 mod lifecycle;
 #[cfg(target_arch = "bpf")]
 mod maps;
+#[cfg(target_arch = "bpf")]
+mod memory;
 #[cfg(target_arch = "bpf")]
 mod opaque;
 #[cfg(target_arch = "bpf")]

@@ -61,3 +61,12 @@ pub(crate) fn forget(value: u64, nothing: u64) -> u64 {
     };
     value
 }
+
+/// All ones if the highest bit of `value` is set, otherwise 0.
+#[inline(always)]
+pub(crate) fn sign(value: u64) -> u64 {
+    let mut value = value;
+    // SAFETY: pure arithmetic on a register.
+    unsafe { asm!("{value} s>>= 63", value = inout(reg) value, options(pure, nomem, nostack)) };
+    value
+}

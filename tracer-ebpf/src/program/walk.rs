@@ -1,17 +1,13 @@
-//! The Python stack, in passes without scratch memory: the first only hashes; if the id is new for the
-//! process, the others send the code objects and write the frames straight into a ring record.
-//!
-//! A thread that is in a probe does not run, so every pass sees the same frames.
+//! The Python stack: one walk over the frames, which hashes them and notes them in the thread's memory; if the id is
+//! new for the process, the code objects that are new are sent, and the stack behind them.
 //!
 //! Counters of loops go through [`low_bits`]: the verifier follows every iteration, and states that differ only
 //! in what it knows of a counter would multiply.
 
-use core::mem::MaybeUninit;
-
 use tracer_ebpf::{
     config::Config,
     layout::ImageLayout,
-    limits::{FRAME_WINDOW, MAX_FRAMES},
+    limits::MAX_FRAMES,
     process::ProcessState,
     reason::Reason,
     record::{Frame, Head, StackHead, end, kind, stack_id},
@@ -19,15 +15,12 @@ use tracer_ebpf::{
 
 use crate::{
     code,
-    emit::{lose, output, reserve},
+    emit::{lose, output},
     maps::{CODES, CodeKey, STACKS},
+    memory::Memory,
     opaque::{less, low_bits},
-    read, thread,
+    thread,
 };
-
-/// Words of a frame window, rounded up to a power of two so that an index can be masked.
-const WINDOW_WORDS: usize = 16;
-const _: () = assert!(FRAME_WINDOW <= WINDOW_WORDS * 8);
 
 /// The low bits of a code pointer are a tag in 3.14 and newer; code objects are aligned in all versions.
 /// <https://github.com/python/cpython/blob/3.14/Include/internal/pycore_stackref.h>
@@ -41,6 +34,7 @@ pub(crate) struct Walker {
     pub(crate) config: &'static Config,
     pub(crate) layout: &'static ImageLayout,
     pub(crate) state: *mut ProcessState,
+    pub(crate) memory: *mut Memory,
     pub(crate) pid: u32,
     pub(crate) tid: u32,
 }
@@ -82,7 +76,7 @@ impl Summary {
 /// One call in each program: every call is a walk of its own for the verifier.
 #[inline(never)]
 pub(crate) fn stack(walker: &Walker, bias: u64) -> u64 {
-    let top = thread::innermost_frame(walker.config, walker.layout, bias);
+    let top = thread::innermost_frame(walker, bias);
     if top <= thread::UNREADABLE {
         if top == thread::UNREADABLE {
             lose(walker.state, Reason::ThreadStateUnreadable);
@@ -90,6 +84,8 @@ pub(crate) fn stack(walker: &Walker, bias: u64) -> u64 {
         }
         return stack_id::NO_PYTHON;
     }
+    // SAFETY: the memory is that of the current thread.
+    unsafe { Memory::begin(walker.memory) };
     let summary = summarize(walker, top);
     if summary.depth == 0 {
         return if summary.rest == 0 {
@@ -103,63 +99,58 @@ pub(crate) fn stack(walker: &Walker, bias: u64) -> u64 {
     let key = id ^ u64::from(walker.pid).wrapping_mul(MIX);
     // SAFETY: a lookup; the value is not kept.
     if unsafe { STACKS.get(key) }.is_none() {
-        send(walker, top, id, key, end);
+        send(walker, summary.depth, id, key, end);
     }
     id
 }
 
-/// Reads the frame at `at` and moves `at` to the one that called it. `None` at the end (`at` is 0) and where
+/// Takes the frame at `at` and moves `at` to the one that called it. `None` at the end (`at` is 0) and where
 /// memory cannot be read.
 #[inline(always)]
-fn step(layout: &ImageLayout, at: &mut u64, window: &mut [u64; WINDOW_WORDS]) -> Option<Raw> {
-    let from = *at + u64::from(layout.frame_window);
-    // SAFETY: the window is larger than FRAME_WINDOW.
-    if unsafe { read::user_bytes(window.as_mut_ptr().cast(), FRAME_WINDOW as u32, from) } == 0 {
+fn step(walker: &Walker, at: &mut u64) -> Option<Raw> {
+    // Not left to the read: one that fails is dear.
+    if *at == 0 {
         return None;
     }
-    *at = word(window, layout.frame_back);
-    let code = word(window, layout.frame_code) & !TAG_MASK;
-    let owner = (word(window, layout.frame_owner) >> ((layout.frame_owner & 7) * 8)) & 0xff;
-    let counts = less(owner, u64::from(layout.frame_owner_skip));
+    let layout = walker.layout;
+    // SAFETY: the memory is that of the current thread.
+    let (back, code, owner, instr) = unsafe {
+        Memory::look(walker.memory, at.wrapping_add(u64::from(layout.frame_window)))?;
+        (
+            Memory::word(walker.memory, layout.frame_back),
+            Memory::word(walker.memory, layout.frame_code),
+            Memory::word(walker.memory, layout.frame_owner),
+            Memory::word(walker.memory, layout.frame_instr),
+        )
+    };
+    *at = back;
+    let owner = (owner >> ((layout.frame_owner & 7) * 8)) & 0xff;
     Some(Raw {
-        code,
-        instr: word(window, layout.frame_instr),
-        counts,
+        code: code & !TAG_MASK,
+        instr,
+        counts: less(owner, u64::from(layout.frame_owner_skip)),
     })
 }
 
-/// A window of zeros, word by word: the compiler's way is a call of a function that stores bytes.
-#[inline(always)]
-fn zeroed_window() -> [u64; WINDOW_WORDS] {
-    let mut window = MaybeUninit::<[u64; WINDOW_WORDS]>::uninit();
-    let words = window.as_mut_ptr().cast::<u64>();
-    let mut index = 0;
-    while index < WINDOW_WORDS {
-        // SAFETY: the index is in the array.
-        unsafe { words.add(index).write_volatile(0) };
-        index += 1;
-    }
-    // SAFETY: every word is written.
-    unsafe { window.assume_init() }
-}
-
-#[inline(always)]
-fn word(window: &[u64; WINDOW_WORDS], offset: u32) -> u64 {
-    window[(offset >> 3) as usize & (WINDOW_WORDS - 1)]
-}
-
-/// First pass.
+/// Walks, and writes the frames to the thread's memory.
 #[inline(never)]
 fn summarize(walker: &Walker, top: u64) -> Summary {
-    let mut window = zeroed_window();
+    // SAFETY: the memory is that of the current thread.
+    let frames = unsafe { (&raw mut (*walker.memory).stack.frames).cast::<Frame>() };
     let mut at = top;
     // SAFETY: a map value.
     let mut hash = unsafe { (*walker.state).epoch };
     let mut depth = low_bits::<511>(walker.config.zero);
     for _ in 0..MAX_FRAMES {
-        let Some(frame) = step(walker.layout, &mut at, &mut window) else {
+        let Some(frame) = step(walker, &mut at) else {
             break;
         };
+        let to = low_bits::<{ MAX_FRAMES as i32 - 1 }>(depth) as usize;
+        // SAFETY: the index is below MAX_FRAMES. A stub is overwritten by the frame after it; `reserved` stays 0.
+        unsafe {
+            (*frames.add(to)).code = frame.code;
+            (*frames.add(to)).instr = offset(walker.layout, frame);
+        }
         let mixed = mix(mix(hash, frame.code), frame.instr);
         hash ^= (hash ^ mixed) & frame.counts.wrapping_neg();
         depth = low_bits::<511>(depth + frame.counts as u32);
@@ -177,34 +168,33 @@ fn mix(hash: u64, value: u64) -> u64 {
     mixed ^ (mixed >> 29)
 }
 
-/// A stack in ring memory that is given back: there is no other memory that a preemptible program could use.
+/// A stack as it is sent, and what is needed to send its code objects first. In the thread's memory.
 #[repr(C)]
-pub(crate) struct Scratch {
+pub(crate) struct Stack {
     pub(crate) head: StackHead,
     pub(crate) frames: [Frame; MAX_FRAMES],
-    /// Code objects of the frames that were not sent before; one that recurs may stand here more than once.
-    pub(crate) unknown: [u64; MAX_FRAMES],
+    /// Frames whose code objects were not sent before; one that recurs may stand here more than once.
+    pub(crate) unknown: [u8; MAX_FRAMES],
     pub(crate) codes: code::Progress,
 }
 
-/// Second pass: the frames into scratch memory, from there the code objects that are new, and the stack.
+const _: () = assert!(MAX_FRAMES == 256);
+
+/// Sends the code objects that are new, and the stack.
 #[inline(never)]
-fn send(walker: &Walker, top: u64, id: u64, key: u64, end: u8) {
-    let Some(mut entry) = reserve::<Scratch>() else {
-        lose(walker.state, Reason::RingFullStack);
-        return;
-    };
-    let scratch = entry.as_mut_ptr();
-    let (depth, unknown) = collect(walker, top, scratch);
-    let codes_sent = code::send_unknown(walker, scratch, unknown);
+fn send(walker: &Walker, depth: u32, id: u64, key: u64, end: u8) {
+    // SAFETY: the memory is that of the current thread.
+    let stack = unsafe { &raw mut (*walker.memory).stack };
+    let unknown = find_unknown(walker, stack, depth);
+    let codes_sent = code::send_unknown(walker, stack, unknown);
     let mut frames = low_bits::<511>(depth);
     if frames > MAX_FRAMES as u32 {
         frames = MAX_FRAMES as u32;
     }
     let len = size_of::<StackHead>() as u32 + frames * size_of::<Frame>() as u32;
-    // SAFETY: `scratch` is reserved ring memory.
-    unsafe {
-        (*scratch).head = StackHead {
+    // SAFETY: see above; `len` is at most the size of the head and all frames.
+    let sent = unsafe {
+        (*stack).head = StackHead {
             head: Head {
                 kind: kind::STACK,
                 flags: 0,
@@ -217,10 +207,8 @@ fn send(walker: &Walker, top: u64, id: u64, key: u64, end: u8) {
             reserved: 0,
             tid: walker.tid,
         };
-    }
-    // SAFETY: `len` is at most the size of the head and all frames.
-    let sent = unsafe { output(scratch.cast(), len) };
-    entry.discard(0);
+        output(stack.cast(), len)
+    };
     if !sent {
         lose(walker.state, Reason::RingFullStack);
     } else if codes_sent {
@@ -229,39 +217,39 @@ fn send(walker: &Walker, top: u64, id: u64, key: u64, end: u8) {
     }
 }
 
-/// Writes the frames and the code objects that are new to `scratch`; how many of either.
+/// Lists the frames whose code objects are new; how many.
 #[inline(always)]
-fn collect(walker: &Walker, top: u64, scratch: *mut Scratch) -> (u32, u32) {
-    let mut window = zeroed_window();
-    let mut at = top;
-    let mut depth = low_bits::<511>(walker.config.zero);
-    let mut unknown = depth;
-    for _ in 0..MAX_FRAMES {
-        let Some(frame) = step(walker.layout, &mut at, &mut window) else {
+fn find_unknown(walker: &Walker, stack: *mut Stack, depth: u32) -> u32 {
+    let mut unknown = low_bits::<511>(walker.config.zero);
+    for index in 0..MAX_FRAMES {
+        if index as u32 >= low_bits::<511>(depth) {
             break;
-        };
-        let to = low_bits::<511>(depth) & (MAX_FRAMES as u32 - 1);
-        // SAFETY: `scratch` is reserved ring memory, the index is below MAX_FRAMES. A stub is overwritten by
-        // the frame after it.
-        unsafe {
-            let to = (&raw mut (*scratch).frames).cast::<Frame>().add(to as usize);
-            (*to).code = frame.code;
-            (*to).instr = offset(walker.layout, frame);
-            (*to).reserved = 0;
         }
+        // SAFETY: `stack` is in a map value, the index is below MAX_FRAMES.
+        let code = unsafe {
+            (&raw const (*stack).frames)
+                .cast::<Frame>()
+                .add(index)
+                .read()
+                .code
+        };
         let key = CodeKey {
             pid: u64::from(walker.pid),
-            code: frame.code,
+            code,
         };
         // SAFETY: a lookup; the value is not kept.
-        let is_new = unsafe { CODES.get(key) }.is_none() as u32 & frame.counts as u32;
-        let next = low_bits::<511>(unknown) & (MAX_FRAMES as u32 - 1);
-        // SAFETY: as above; what does not count is overwritten by the next.
-        unsafe { *(&raw mut (*scratch).unknown).cast::<u64>().add(next as usize) = frame.code };
-        depth = low_bits::<511>(depth + frame.counts as u32);
+        let is_new = u32::from(unsafe { CODES.get(key) }.is_none());
+        let next = low_bits::<{ MAX_FRAMES as i32 - 1 }>(unknown) as usize;
+        // SAFETY: as above; what is not new is overwritten by the next.
+        unsafe {
+            (&raw mut (*stack).unknown)
+                .cast::<u8>()
+                .add(next)
+                .write_volatile(index as u8);
+        }
         unknown = low_bits::<511>(unknown + is_new);
     }
-    (depth, unknown)
+    unknown
 }
 
 /// Byte offset of a frame's instruction from the first one of its code. Computed without a branch.
