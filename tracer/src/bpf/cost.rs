@@ -2,12 +2,11 @@
 //!
 //! The function starts with an instruction that the kernel emulates, as the sites of a plan do.
 
-use std::{arch::global_asm, os::fd::AsFd as _, time::Instant};
+use std::{arch::global_asm, time::Instant};
 
-use super::{
-    BpfError, KernelFacts, object,
-    raw::{self, Attach},
-};
+use aya::Ebpf;
+
+use super::{BpfError, KernelFacts, LinkKind, links};
 
 global_asm!(
     ".text",
@@ -26,30 +25,21 @@ unsafe extern "C" {
     safe fn pyrobe_probed();
 }
 
+/// Where that function is, for the kernel.
+const PATH: &str = "/proc/self/exe";
+
 /// Calls that are timed.
 const CALLS: u32 = 20_000;
 
-/// Nanoseconds that a hit adds to a call.
-pub(super) fn measure(ebpf: &aya::Ebpf, kernel: &KernelFacts) -> Result<f64, BpfError> {
-    let program = object::load_program(ebpf, kernel, "on_nothing", Attach::Multi)?;
-    let path = "/proc/self/exe";
-    let attach_error = |source: Box<dyn std::error::Error + Send + Sync>| BpfError::Attach {
-        path: path.to_owned(),
+/// Nanoseconds that a hit adds to a call, with links of this kind.
+pub(super) fn measure(ebpf: &mut Ebpf, kernel: &KernelFacts, kind: LinkKind) -> Result<f64, BpfError> {
+    let offset = own_offset(pyrobe_probed as *const () as usize as u64).ok_or_else(|| BpfError::Attach {
+        path: PATH.to_owned(),
         points: 1,
-        source,
-    };
-    let offset = own_offset(pyrobe_probed as *const () as usize as u64)
-        .ok_or_else(|| attach_error("our own function is in no mapping".into()))?;
+        source: "our own function is in no mapping".into(),
+    })?;
     let bare = time();
-    let link = raw::link(
-        program.as_fd(),
-        Attach::Multi,
-        raw::Return::No,
-        path,
-        &[offset],
-        &[0],
-    )
-    .map_err(|error| attach_error(error.into()))?;
+    let link = links::nothing(ebpf, kernel, kind, PATH, offset)?;
     let probed = time();
     drop(link);
     Ok((probed - bare).max(0.0))

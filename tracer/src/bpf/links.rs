@@ -12,7 +12,7 @@ use std::{
 use aya::{
     Ebpf,
     programs::{
-        Program, UProbe,
+        Program, ProgramError, UProbe,
         uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope},
     },
 };
@@ -98,19 +98,26 @@ impl Programs {
 
     /// Loads the programs in the best way that this kernel has, found by trying and not by its version.
     pub(super) fn best(ebpf: &mut Ebpf, kernel: &KernelFacts) -> Result<Self, BpfError> {
-        for kind in [LinkKind::Session, LinkKind::Multi] {
-            if kind == LinkKind::Session && !kernel.has_session_functions() {
-                continue;
+        for (kind, attach) in [
+            (LinkKind::Session, Attach::Session),
+            (LinkKind::Multi, Attach::Multi),
+        ] {
+            if Self::offered(ebpf, kernel, attach) {
+                return Self::load(ebpf, kernel, kind);
             }
-            match Self::load(ebpf, kernel, kind) {
-                // The kernel does not know this kind of attaching.
-                Err(BpfError::Refused { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
-                    tracing::debug!("the kernel has no {kind} links");
-                }
-                loaded => return loaded,
-            }
+            tracing::debug!("the kernel has no {kind} links");
         }
         Self::load(ebpf, kernel, LinkKind::PerPoint)
+    }
+
+    /// Whether the kernel has links of this kind, and what programs for them call.
+    fn offered(ebpf: &Ebpf, kernel: &KernelFacts, attach: Attach) -> bool {
+        if attach == Attach::Session && !kernel.has_session_functions() {
+            return false;
+        }
+        // A program that does nothing is refused for one reason only.
+        object::load_program(ebpf, kernel, "on_nothing", attach)
+            .is_ok_and(|program| raw::offers(program.as_fd(), attach))
     }
 
     /// How they are attached.
@@ -224,6 +231,30 @@ fn multi(
             points: points.len(),
             source: error.into(),
         })
+}
+
+/// A probe with a program that does nothing, at one place, in every process.
+pub(super) fn nothing(
+    ebpf: &mut Ebpf,
+    kernel: &KernelFacts,
+    kind: LinkKind,
+    path: &str,
+    offset: u64,
+) -> Result<Option<Link>, BpfError> {
+    let (name, cookie) = ("on_nothing", 0);
+    let point = Point {
+        offset,
+        cookie,
+        probe: Probe::Entry,
+    };
+    if kind != LinkKind::PerPoint {
+        let program = object::load_program(ebpf, kernel, name, Attach::Multi)?;
+        return multi(&program, Attach::Multi, raw::Return::No, path, &[point]);
+    }
+    match uprobe(ebpf, name)?.load() {
+        Ok(()) | Err(ProgramError::AlreadyLoaded) => single(ebpf, name, path, point).map(Some),
+        Err(error) => Err(BpfError::Object { source: error.into() }),
+    }
 }
 
 fn uprobe<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut UProbe, BpfError> {

@@ -142,8 +142,8 @@ impl Tracer {
     }
 
     /// Nanoseconds that a probe hit costs on this host, with an empty program on an emulated instruction.
-    pub fn measure_hit_cost(&self) -> Result<f64, BpfError> {
-        cost::measure(&self.ebpf, &self.kernel)
+    pub fn measure_hit_cost(&mut self) -> Result<f64, BpfError> {
+        cost::measure(&mut self.ebpf, &self.kernel, self.programs.kind())
     }
 
     /// How probes are attached.

@@ -61,7 +61,7 @@ pub(super) fn run(args: &Listing) -> CommandResult {
                 work: bpf::Work::Record,
             };
             match Tracer::load(&kernel, &settings) {
-                Ok(tracer) => {
+                Ok(mut tracer) => {
                     checks.push(good("eBPF programs", "the kernel takes them".to_owned()));
                     let links = tracer.links();
                     let hint = match links {
