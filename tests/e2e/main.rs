@@ -16,6 +16,7 @@ mod host;
 mod lifecycle;
 mod losses;
 mod matrix;
+mod slow;
 mod stacks;
 #[path = "../support/mod.rs"]
 #[allow(

@@ -26,7 +26,7 @@ struct Alive {
 
 on_plain_interpreters!(live_at_exit, check_live_at_exit);
 
-fn check_live_at_exit(interpreter: &Interpreter) {
+pub(crate) fn check_live_at_exit(interpreter: &Interpreter) {
     let script = interpreter.script("truth.py");
     let mut traced = interpreter.command();
     traced.args(["-X", "tracemalloc=1"]).arg(&script.path);
