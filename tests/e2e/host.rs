@@ -25,7 +25,7 @@ fn row(pid: u32) -> Value {
 
 on_every_interpreter!(ps_names_the_interpreter, check_row);
 
-fn check_row(interpreter: &Interpreter) {
+pub(crate) fn check_row(interpreter: &Interpreter) {
     let target = Target::start(interpreter);
     let row = row(target.pid());
     let python = row["python"].as_str().unwrap_or_default();
@@ -33,7 +33,7 @@ fn check_row(interpreter: &Interpreter) {
         python.starts_with(&format!("3.{}.", interpreter.id.minor())),
         "{row}"
     );
-    assert_eq!(row["allocator"], "pymalloc", "{row}");
+    assert_eq!(row["allocator"], interpreter.id.allocator(), "{row}");
     assert_eq!(row["why_not"], Value::Null, "{row}");
     for key in ["exe", "image", "build_id"] {
         assert!(row[key].is_string(), "{key} of {row}");

@@ -19,6 +19,7 @@ mod lifecycle;
 mod links;
 mod losses;
 mod matrix;
+mod slow;
 mod stacks;
 #[path = "../support/mod.rs"]
 #[allow(

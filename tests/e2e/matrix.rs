@@ -46,12 +46,35 @@ macro_rules! on_plain_interpreters {
     };
 }
 
+/// The same for the builds of the slow tier, which need `cargo xtask pythons`: ignored unless asked for with
+/// `cargo xtask test --tier slow`.
+macro_rules! on_built_interpreters {
+    ($name:ident, $check:expr) => {
+        crate::matrix::on_interpreters! { $name, $check,
+            #[ignore = "slow tier"] clang: Id::Built(Built::Clang),
+            #[ignore = "slow tier"] shared: Id::Built(Built::Shared),
+            #[ignore = "slow tier"] free_threaded: Id::Built(Built::FreeThreaded),
+        }
+    };
+}
+
+/// The same for those of them whose allocator functions have one copy each.
+macro_rules! on_plain_built_interpreters {
+    ($name:ident, $check:expr) => {
+        crate::matrix::on_interpreters! { $name, $check,
+            #[ignore = "slow tier"] free_threaded: Id::Built(Built::FreeThreaded),
+        }
+    };
+}
+
 macro_rules! on_interpreters {
-    ($name:ident, $check:expr, $($test:ident: $id:expr,)*) => {
+    ($name:ident, $check:expr, $($(#[$attribute:meta])* $test:ident: $id:expr,)*) => {
         mod $name {
             use super::*;
-            use crate::support::interpreters::{Id, find};
+            #[allow(unused_imports, reason = "not every matrix has builds of the slow tier")]
+            use crate::support::interpreters::{Built, Id, find};
             $(
+                $(#[$attribute])*
                 #[test]
                 fn $test() {
                     if let Some(interpreter) = find($id) {
@@ -63,4 +86,7 @@ macro_rules! on_interpreters {
     };
 }
 
-pub(crate) use {on_every_interpreter, on_interpreters, on_plain_interpreters, on_site_interpreters};
+pub(crate) use {
+    on_built_interpreters, on_every_interpreter, on_interpreters, on_plain_built_interpreters,
+    on_plain_interpreters, on_site_interpreters,
+};

@@ -45,7 +45,7 @@ on_every_interpreter!(exec_reuse, check_exec_reuse);
 on_every_interpreter!(recursion, check_recursion);
 on_every_interpreter!(without_gil, check_without_gil);
 
-fn check(interpreter: &Interpreter, workload: &str) -> Recorded {
+pub(crate) fn check(interpreter: &Interpreter, workload: &str) -> Recorded {
     let recorded = record(interpreter, workload, &[], &[]);
     check_recorded(interpreter, &recorded);
     recorded
@@ -137,7 +137,7 @@ fn near(stacks: &[Stack], pid: u32, frames: &[ExpectedFrame]) -> String {
     format!("seen with this leaf function: {}", lines.join("\n"))
 }
 
-fn check_exec_reuse(interpreter: &Interpreter) {
+pub(crate) fn check_exec_reuse(interpreter: &Interpreter) {
     let recorded = check(interpreter, "exec_reuse.py");
     let expected = recorded.expected.first().expect("it is one process");
     assert!(
@@ -166,7 +166,7 @@ fn check_exec_reuse(interpreter: &Interpreter) {
     }
 }
 
-fn check_recursion(interpreter: &Interpreter) {
+pub(crate) fn check_recursion(interpreter: &Interpreter) {
     let recorded = check(interpreter, "recursion.py");
     let stacks = recorded.capture.stacks("count");
     let deep: Vec<&Stack> = stacks
@@ -191,7 +191,7 @@ fn check_recursion(interpreter: &Interpreter) {
     }
 }
 
-fn check_without_gil(interpreter: &Interpreter) {
+pub(crate) fn check_without_gil(interpreter: &Interpreter) {
     let recorded = check(interpreter, "without_gil.py");
     let expected = recorded.expected.first().expect("it is one process");
     let (inflate, bystander) = (expected.frame("inflate"), expected.frame("bystander"));

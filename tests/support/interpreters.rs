@@ -24,6 +24,30 @@ pub(crate) enum Id {
     Debian311,
     /// Debian sid's `python3.MINOR` in a root file system of its own: static, PGO + LTO, stripped.
     Sid(u8),
+    /// One of those that `cargo xtask pythons` builds, for the slow tier.
+    Built(Built),
+}
+
+/// How an interpreter of the slow tier was built, all of them 3.13.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Built {
+    /// By clang, static, PGO + LTO, stripped.
+    Clang,
+    /// By gcc, a shared library, PGO + LTO, stripped.
+    Shared,
+    /// By gcc, static, without the GIL, stripped.
+    FreeThreaded,
+}
+
+impl Built {
+    /// Its directory and the name of its program.
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Clang => ("clang", "python3.13"),
+            Self::Shared => ("shared", "python3.13"),
+            Self::FreeThreaded => ("free-threaded", "python3.13t"),
+        }
+    }
 }
 
 /// An interpreter that is there.
@@ -53,7 +77,15 @@ impl Script {
 impl Id {
     /// Whether the allocator's functions have one copy each.
     pub(crate) fn is_plain(self) -> bool {
-        matches!(self, Self::Pyenv(_))
+        matches!(self, Self::Pyenv(_) | Self::Built(Built::FreeThreaded))
+    }
+
+    /// The allocator that it uses if nothing else is asked for.
+    pub(crate) fn allocator(self) -> &'static str {
+        match self {
+            Self::Built(Built::FreeThreaded) => "mimalloc",
+            _ => "pymalloc",
+        }
     }
 
     /// The second number of its version.
@@ -61,6 +93,7 @@ impl Id {
         match self {
             Self::Pyenv(minor) | Self::Sid(minor) => minor,
             Self::Debian311 => 11,
+            Self::Built(_) => 13,
         }
     }
 }
@@ -74,13 +107,24 @@ pub(crate) fn find(id: Id) -> Option<Interpreter> {
     let found = match id {
         Id::Pyenv(minor) => pyenv(minor).map(|program| (PathBuf::from("/"), program)),
         Id::Debian311 => Some((PathBuf::from("/"), PathBuf::from("/usr/bin/python3.11"))),
-        Id::Sid(minor) => Some((sid_root(), PathBuf::from(format!("/usr/bin/python3.{minor}")))),
+        Id::Sid(minor) => Some((
+            cache().join("sid"),
+            PathBuf::from(format!("/usr/bin/python3.{minor}")),
+        )),
+        Id::Built(built) => {
+            let (name, program) = built.names();
+            let directory = cache().join("pythons").join(name);
+            Some((PathBuf::from("/"), directory.join("bin").join(program)))
+        }
     };
     let found = found
         .map(|(root, program)| Interpreter { id, root, program })
         .filter(|found| found.host_path().is_file());
     if found.is_none() {
-        skip::missing(&format!("the interpreter {id:?}"));
+        match id {
+            Id::Built(_) => skip::missing_from(&format!("the interpreter {id:?}"), "cargo xtask pythons"),
+            _ => skip::missing(&format!("the interpreter {id:?}")),
+        }
     }
     found
 }
@@ -101,10 +145,9 @@ fn pyenv(minor: u8) -> Option<PathBuf> {
         .map(|version| version.join("bin/python3"))
 }
 
-/// The root file system that `cargo xtask setup` makes.
-fn sid_root() -> PathBuf {
-    let cache = env::var_os("PYROBE_CACHE").map_or_else(|| PathBuf::from("/var/cache/pyrobe"), PathBuf::from);
-    cache.join("sid")
+/// Where `cargo xtask setup` and `cargo xtask pythons` put what they make.
+fn cache() -> PathBuf {
+    env::var_os("PYROBE_CACHE").map_or_else(|| PathBuf::from("/var/cache/pyrobe"), PathBuf::from)
 }
 
 /// The directory of workloads.

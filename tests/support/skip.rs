@@ -7,10 +7,16 @@ use std::{env, fs::OpenOptions, io::Write as _};
 /// Says that the running test cannot run here; fails where everything has to be there.
 #[track_caller]
 pub(crate) fn missing(what: &str) {
+    missing_from(what, "cargo xtask setup");
+}
+
+/// The same for what another command makes.
+#[track_caller]
+pub(crate) fn missing_from(what: &str, command: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     assert!(
         env::var_os("PYROBE_ALLOW_MISSING").is_some(),
-        "missing: {what}\nhint: run `cargo xtask setup`, or set PYROBE_ALLOW_MISSING=1 to skip what needs it"
+        "missing: {what}\nhint: run `{command}`, or set PYROBE_ALLOW_MISSING=1 to skip what needs it"
     );
     note(&format!("{test}: missing {what}"));
 }

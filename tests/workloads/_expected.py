@@ -10,13 +10,19 @@ import sys
 HAS_QUALNAME = sys.version_info >= (3, 11)
 #: Comprehensions of lists, dicts and sets have a frame of their own up to 3.11.
 COMPREHENSIONS_HAVE_FRAMES = sys.version_info < (3, 12)
+#: Built without the GIL: mimalloc instead of pymalloc.
+FREE_THREADED = "t" in sys.abiflags
 
 
 def occupied(size):
     """Bytes that a block of `size` requested bytes occupies: pymalloc's size class or glibc's usable size.
 
-    Below 128 KiB: glibc may map larger blocks by themselves, in whole pages.
+    Without the GIL mimalloc's size class. Below 128 KiB: glibc may map larger blocks by themselves, in whole pages.
     """
+    if FREE_THREADED:
+        words = (size + 7) // 8
+        step = 1 if words < 2 else 2 if words <= 8 else 1 << ((words - 1).bit_length() - 3)
+        return -(-max(words, 1) // step) * step * 8
     if size <= 512:
         return max(16, (size + 15) & ~15)
     return ((size + 8 + 15) & ~15) - 8

@@ -110,6 +110,14 @@ pub struct ImageLayout {
     pub pool_bytes: u32,
     /// `PY_VERSION_HEX`.
     pub version_hex: u32,
+    /// `PyASCIIObject.length`.
+    pub str_length: u32,
+    /// `PyASCIIObject.state`.
+    pub str_state: u32,
+    /// `PyVarObject.ob_size`, of a `bytes` object.
+    pub bytes_size: u32,
+    /// First byte of a `bytes` object's contents.
+    pub bytes_data: u32,
 }
 
-const _: () = assert!(size_of::<ImageLayout>() == 16 + 4 * 28);
+const _: () = assert!(size_of::<ImageLayout>() == 16 + 4 * 32);

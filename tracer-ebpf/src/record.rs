@@ -46,6 +46,8 @@ pub mod block {
     pub const RAW: u8 = 1;
     /// Whichever it is (a free or realloc whose raw half is inlined).
     pub const ANY: u8 = 2;
+    /// A block of the bundled mimalloc. The size is what was asked for: what that occupies follows from it.
+    pub const MIMALLOC: u8 = 3;
 }
 
 /// Values of [`StackHead::end`]: how the walk ended.
@@ -234,7 +236,7 @@ pub struct StackHead {
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Alloc {
-    /// Kind [`kind::ALLOC`], flags [`block::POOL`] or [`block::RAW`].
+    /// Kind [`kind::ALLOC`], flags [`block::POOL`], [`block::RAW`] or [`block::MIMALLOC`].
     pub head: Head,
     /// Thread.
     pub tid: u32,
@@ -244,7 +246,7 @@ pub struct Alloc {
     pub time_ns: u64,
     /// Address of the block.
     pub addr: u64,
-    /// Bytes the block occupies (size class, or usable size).
+    /// Bytes the block occupies (size class, or usable size); of [`block::MIMALLOC`] the bytes asked for.
     pub size: u64,
     /// Stack id.
     pub stack: u64,
@@ -274,7 +276,8 @@ pub struct Free {
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Realloc {
-    /// Kind [`kind::REALLOC`], flags [`block::RAW`] (the raw domain) or [`block::ANY`] (obj and mem domains).
+    /// Kind [`kind::REALLOC`], flags [`block::RAW`] (the raw domain), [`block::ANY`] (obj and mem domains) or
+    /// [`block::MIMALLOC`] (the same in builds without the GIL).
     pub head: Head,
     /// Thread.
     pub tid: u32,

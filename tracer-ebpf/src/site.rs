@@ -85,6 +85,8 @@ pub mod flag {
     pub const IF_NOT_ZERO: u32 = 16;
     /// A [`super::Role::GuardedFree`] concerns pymalloc's blocks only: a block of libc's passes another site.
     pub const POOL_ONLY: u32 = 32;
+    /// The function is the bundled mimalloc's, which serves requests of any size by itself (builds without the GIL).
+    pub const MIMALLOC: u32 = 64;
 }
 
 /// Values of [`Operand::kind`].

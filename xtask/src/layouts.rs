@@ -146,7 +146,30 @@ const DEBUG_OFFSETS: Fields = &[
         "str_ascii_size",
         "offsetof(_Py_DebugOffsets, unicode_object.asciiobject_size)",
     ),
+    ("str_length", "offsetof(_Py_DebugOffsets, unicode_object.length)"),
+    ("str_state", "offsetof(_Py_DebugOffsets, unicode_object.state)"),
+    ("bytes_size", "offsetof(_Py_DebugOffsets, bytes_object.ob_size)"),
+    ("bytes_data", "offsetof(_Py_DebugOffsets, bytes_object.ob_sval)"),
 ];
+
+/// The same, where the table itself has to know.
+const OBJECTS: Fields = &[
+    ("str_length", "offsetof(PyASCIIObject, length)"),
+    ("str_state", "offsetof(PyASCIIObject, state)"),
+    ("bytes_size", "offsetof(PyVarObject, ob_size)"),
+    ("bytes_data", "offsetof(PyBytesObject, ob_sval)"),
+];
+
+/// A constant of the table: its minor version, and whether it is for builds without the GIL (3.13+).
+type Key = (u32, bool);
+
+/// Minor versions whose builds without the GIL are traced.
+const FREE_THREADED: std::ops::RangeInclusive<u32> = 13..=13;
+
+/// Name of the generated constant.
+fn constant((minor, free_threaded): Key) -> String {
+    format!("V3_{minor}{}", if free_threaded { "_FREE_THREADED" } else { "" })
+}
 
 /// The generated constant's type, and what goes into it.
 fn fields(minor: u32) -> (&'static str, Vec<(&'static str, &'static str)>) {
@@ -205,9 +228,14 @@ fn fields(minor: u32) -> (&'static str, Vec<(&'static str, &'static str)>) {
             ],
         ),
     };
+    let objects = if kind == "Offsets" { OBJECTS } else { &[] };
     (
         kind,
-        parts.into_iter().chain([STRINGS.to_vec()]).flatten().collect(),
+        parts
+            .into_iter()
+            .chain([objects.to_vec(), STRINGS.to_vec()])
+            .flatten()
+            .collect(),
     )
 }
 
@@ -216,12 +244,13 @@ pub(crate) fn run(check: bool) -> Result<(), Box<dyn Error>> {
     let path = workspace()?.join(TABLE);
     let old = fs::read_to_string(&path).unwrap_or_default();
     let mut blocks = BTreeMap::new();
-    for minor in MINORS {
-        if let Some(block) = block_of(&old, minor) {
-            blocks.insert(minor, block.to_owned());
+    let with = MINORS.map(|minor| (minor, false));
+    for key in with.chain(FREE_THREADED.map(|minor| (minor, true))) {
+        if let Some(block) = block_of(&old, key) {
+            blocks.insert(key, block.to_owned());
         }
     }
-    let mut made: BTreeMap<u32, (String, PathBuf)> = BTreeMap::new();
+    let mut made: BTreeMap<Key, (String, PathBuf)> = BTreeMap::new();
     for root in header_roots() {
         let Some((minor, version)) = version_of(&root) else {
             continue;
@@ -229,19 +258,24 @@ pub(crate) fn run(check: bool) -> Result<(), Box<dyn Error>> {
         if !MINORS.contains(&minor) {
             continue;
         }
-        let block = generate(minor, &root).map_err(|error| format!("{}: {error}", root.display()))?;
         report(&format!("CPython {version}: {}", root.display()));
-        if let Some((other, other_root)) = made.get(&minor)
-            && *other != block
-        {
-            return Err(format!(
-                "{} and {} disagree:\n{other}{block}",
-                other_root.display(),
-                root.display()
-            )
-            .into());
+        for key in [(minor, false), (minor, true)] {
+            if key.1 && !FREE_THREADED.contains(&minor) {
+                continue;
+            }
+            let block = generate(key, &root).map_err(|error| format!("{}: {error}", root.display()))?;
+            if let Some((other, other_root)) = made.get(&key)
+                && *other != block
+            {
+                return Err(format!(
+                    "{} and {} disagree:\n{other}{block}",
+                    other_root.display(),
+                    root.display()
+                )
+                .into());
+            }
+            made.insert(key, (block, root.clone()));
         }
-        made.insert(minor, (block, root));
     }
     if made.is_empty() {
         return Err(
@@ -250,7 +284,7 @@ pub(crate) fn run(check: bool) -> Result<(), Box<dyn Error>> {
                 .into(),
         );
     }
-    blocks.extend(made.into_iter().map(|(minor, (block, _))| (minor, block)));
+    blocks.extend(made.into_iter().map(|(key, (block, _))| (key, block)));
     let new = format_rust(&render(&blocks))?;
     if new == old {
         return Ok(());
@@ -322,9 +356,13 @@ fn version_of(root: &Path) -> Option<(u32, String)> {
     Some((minor, version))
 }
 
-fn generate(minor: u32, root: &Path) -> Result<String, Box<dyn Error>> {
-    let (kind, fields) = fields(minor);
-    let mut source = String::from(
+fn generate(key: Key, root: &Path) -> Result<String, Box<dyn Error>> {
+    let (kind, fields) = fields(key.0);
+    let mut source = String::new();
+    if key.1 {
+        source.push_str("#define Py_GIL_DISABLED 1\n");
+    }
+    source.push_str(
         "#define Py_BUILD_CORE 1\n#include <Python.h>\n#include <stddef.h>\n#include <stdio.h>\n#include <string.h>\n\
          #include \"frameobject.h\"\n#include \"internal/pycore_runtime.h\"\n#include \"internal/pycore_interp.h\"\n",
     );
@@ -355,7 +393,8 @@ fn generate(minor: u32, root: &Path) -> Result<String, Box<dyn Error>> {
     let result = compile_and_run(&source, root, &directory);
     fs::remove_dir_all(&directory)?;
     Ok(format!(
-        "pub(super) const V3_{minor}: {kind} = {kind} {{\n{}}};\n",
+        "pub(super) const {}: {kind} = {kind} {{\n{}}};\n",
+        constant(key),
         result?
     ))
 }
@@ -388,20 +427,21 @@ fn compile_and_run(source: &str, root: &Path, directory: &Path) -> Result<String
 }
 
 /// The text of one version's constant in the table.
-fn block_of(table: &str, minor: u32) -> Option<&str> {
-    let start = table.find(&format!("pub(super) const V3_{minor}:"))?;
+fn block_of(table: &str, key: Key) -> Option<&str> {
+    let start = table.find(&format!("pub(super) const {}:", constant(key)))?;
     let rest = table.get(start..)?;
     rest.get(..rest.find("};\n")? + 3)
 }
 
-fn render(blocks: &BTreeMap<u32, String>) -> String {
+fn render(blocks: &BTreeMap<Key, String>) -> String {
     let mut text = String::from(
         "//! Layouts of CPython, by minor version. Generated by `cargo xtask layouts`; do not edit.\n//!\n\
          //! `Offsets`: where fields are. `DebugOffsets`: where the image's own `_Py_DebugOffsets` says so.\n\n\
          use super::layout::{DebugOffsets, Offsets};\n",
     );
-    for (minor, block) in blocks {
-        let _ = write!(text, "\n/// CPython 3.{minor}, x86-64.\n{block}");
+    for ((minor, free_threaded), block) in blocks {
+        let build = if *free_threaded { " without the GIL" } else { "" };
+        let _ = write!(text, "\n/// CPython 3.{minor}{build}, x86-64.\n{block}");
     }
     text
 }

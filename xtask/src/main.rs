@@ -9,11 +9,14 @@
 )]
 
 mod apt_sources;
+mod archive;
 mod bench;
 mod ci;
 mod ebpf;
+mod kernels;
 mod layouts;
 mod process;
+mod pythons;
 mod setup;
 mod test;
 mod tidy;
@@ -44,6 +47,10 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Build the interpreters of the slow test tier from Debian's sources (as root)
+    Pythons(pythons::Args),
+    /// Boot other kernels in qemu and run pyrobe on them (as root)
+    Kernels(kernels::Args),
     /// Check the rules of the source that no compiler knows
     Tidy,
     /// Run the tests
@@ -70,6 +77,8 @@ fn run(args: Args) -> Result<()> {
         Command::Setup => setup::run(),
         Command::Ebpf(args) => ebpf::run(&args),
         Command::Layouts { check } => layouts::run(check).map_err(|error| anyhow!("{error}")),
+        Command::Pythons(args) => pythons::run(&args),
+        Command::Kernels(args) => kernels::run(&args),
         Command::Tidy => tidy::run(),
         Command::Test(args) => test::run(&args),
         Command::Bench(bench) => bench::run(&bench),

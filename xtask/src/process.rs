@@ -1,6 +1,10 @@
 //! Running other programs: every command is shown before it runs, and a failure names it.
 
-use std::process::{Command, Stdio};
+use std::{
+    fs::File,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -50,6 +54,32 @@ pub(crate) fn run_quietly(command: &mut Command) -> Result<()> {
             .unwrap_or_default()
             .join("\n");
         bail!("{last}\n`{}` failed: {}", shown(command), output.status);
+    }
+    Ok(())
+}
+
+/// Runs a long command with its output in a file.
+pub(crate) fn run_logged(command: &mut Command, log: &Path) -> Result<()> {
+    println!("$ {} > {}", shown(command), log.display());
+    let file = || {
+        File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .with_context(|| format!("cannot write {}", log.display()))
+    };
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(file()?)
+        .stderr(file()?)
+        .status()
+        .with_context(|| format!("cannot run `{}`", shown(command)))?;
+    if !status.success() {
+        bail!(
+            "`{}` failed: {status}\nhint: its output is in {}",
+            shown(command),
+            log.display()
+        );
     }
     Ok(())
 }

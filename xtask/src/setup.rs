@@ -42,13 +42,14 @@ const PYENV_MINORS: std::ops::RangeInclusive<u32> = 9..=13;
 
 /// Installs what is missing.
 pub(crate) fn run() -> Result<()> {
-    install_packages()?;
+    install(PACKAGES)?;
     install_linker()?;
     make_sid_root()?;
     check_pyenv()
 }
 
-fn install_packages() -> Result<()> {
+/// Installs those packages that are missing; says what each is for.
+pub(crate) fn install(packages: &[(&str, &str)]) -> Result<()> {
     let installed = Command::new("dpkg-query")
         .args(["--show", "--showformat", "${db:Status-Status} ${Package}\\n"])
         .output()
@@ -57,7 +58,7 @@ fn install_packages() -> Result<()> {
         .lines()
         .filter_map(|line| line.strip_prefix("installed ").map(str::to_owned))
         .collect();
-    let missing: Vec<&(&str, &str)> = PACKAGES
+    let missing: Vec<&(&str, &str)> = packages
         .iter()
         .filter(|(package, _)| !installed.contains(*package))
         .collect();
@@ -122,7 +123,8 @@ fn make_sid_root() -> Result<()> {
     fs::rename(&new, &root).with_context(|| format!("cannot rename {}", new.display()))
 }
 
-fn remove(directory: &Path) -> Result<()> {
+/// Removes a directory that may not be there.
+pub(crate) fn remove(directory: &Path) -> Result<()> {
     match fs::remove_dir_all(directory) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", directory.display()))

@@ -1,6 +1,7 @@
-//! `cargo xtask test [--tier fast|e2e|all]`: the tests, with a count of what was skipped.
+//! `cargo xtask test [--tier fast|e2e|slow|all]`: the tests, with a count of what was skipped.
 //!
-//! `fast` needs no rights and no interpreters; `e2e` traces real interpreters, as root.
+//! `fast` needs no rights and no interpreters; `e2e` traces real interpreters, as root; `slow` does so with those that
+//! `cargo xtask pythons` builds.
 
 use std::{fs, process::Command};
 
@@ -15,7 +16,9 @@ pub(crate) enum Tier {
     Fast,
     /// Black-box tests on real interpreters (as root)
     E2e,
-    /// Everything
+    /// Black-box tests on the interpreters that `cargo xtask pythons` builds (as root)
+    Slow,
+    /// Everything but the slow tier
     All,
 }
 
@@ -42,9 +45,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     match args.tier {
         Tier::Fast => command.args(["--lib", "--bins"]),
         Tier::E2e => command.args(["--test", "cli", "--test", "e2e"]),
+        Tier::Slow => command.args(["--test", "e2e"]),
         Tier::All => &mut command,
     };
-    command.arg("--").args(&args.arguments);
+    command.arg("--");
+    if args.tier == Tier::Slow {
+        command.arg("--ignored");
+    }
+    command.args(&args.arguments);
     let result = process::run(&mut command);
     let skipped = fs::read_to_string(&log).with_context(|| format!("cannot read {}", log.display()))?;
     for line in skipped.lines() {

@@ -50,8 +50,12 @@ pub(crate) fn pyenv_root() -> PathBuf {
     env::var_os("PYENV_ROOT").map_or_else(|| home().join(".pyenv"), PathBuf::from)
 }
 
+/// What is made once per machine: interpreters, kernels.
+pub(crate) fn cache() -> PathBuf {
+    env::var_os("PYROBE_CACHE").map_or_else(|| PathBuf::from("/var/cache/pyrobe"), PathBuf::from)
+}
+
 /// The root file system with Debian sid's interpreters, which `setup` makes and the tests use.
 pub(crate) fn sid_root() -> PathBuf {
-    let cache = env::var_os("PYROBE_CACHE").map_or_else(|| PathBuf::from("/var/cache/pyrobe"), PathBuf::from);
-    cache.join("sid")
+    cache().join("sid")
 }

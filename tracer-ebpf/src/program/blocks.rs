@@ -34,7 +34,7 @@ const CHUNK_MOST: u64 = 1 << 47;
 pub(crate) struct Block {
     /// Its address.
     pub(crate) address: u64,
-    /// Bytes of its size class if it is pymalloc's, otherwise 0.
+    /// Bytes of its size class if it is pymalloc's, bytes asked for if it is mimalloc's, otherwise 0.
     pub(crate) class: u64,
     /// Bytes asked for, or 0 if that is not known.
     pub(crate) requested: u64,
@@ -72,7 +72,7 @@ pub(crate) fn send_alloc(hit: &Hit, state: *mut ProcessState, new: Block, stack:
     // SAFETY: a map value.
     add(unsafe { &raw mut (*state).allocs }, 1);
     let (flags, size) = if new.class != 0 {
-        (block::POOL, new.class)
+        (hit.pool_kind(), new.class)
     } else {
         (block::RAW, usable_size(state, new.address, new.requested))
     };

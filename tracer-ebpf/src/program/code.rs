@@ -26,18 +26,8 @@ use crate::{
 /// the next occurrence of the stack.
 const MAX_STEPS: u32 = 64;
 
-/// `PyBytesObject`: `ob_size`, then (behind the hash) the bytes; the same in every supported version.
-/// <https://github.com/python/cpython/blob/3.13/Include/cpython/bytesobject.h>
-const BYTES_SIZE: u64 = 16;
-const BYTES_DATA: u64 = 32;
-
 /// Mask for a length that a hostile process may have made up: no sum of it with an address overflows.
 const SANE: u64 = (1 << 40) - 1;
-
-/// `PyASCIIObject`: `length`, `hash`, `state`.
-/// <https://github.com/python/cpython/blob/3.13/Include/cpython/unicodeobject.h>
-const STR_LENGTH: u64 = 16;
-const STR_STATE: u64 = 32;
 
 /// How far the loop below is. In a map's memory: the verifier keeps no account of what that holds, so that the
 /// iterations look alike to it. Hence every access is volatile.
@@ -146,7 +136,10 @@ fn send_code(walker: &Walker, code: u64, progress: *mut Progress) -> bool {
     let first_line: i32 = read::user_or_zero(code + u64::from(layout.code_first_line));
     let line_table: u64 = read::user_or_zero(code + u64::from(layout.code_line_table));
     const MOST: u64 = (LINE_TABLE_CHUNK * MAX_LINE_TABLE_CHUNKS) as u64;
-    let len = at_most(read::user_or_zero::<u64>(line_table + BYTES_SIZE) & SANE, MOST);
+    let len = at_most(
+        read::user_or_zero::<u64>(line_table + u64::from(layout.bytes_size)) & SANE,
+        MOST,
+    );
     let filename: u64 = read::user_or_zero(code + u64::from(layout.code_filename));
     let qualname: u64 = read::user_or_zero(code + u64::from(layout.code_qualname));
     // SAFETY: `record` is reserved ring memory of this type.
@@ -162,7 +155,7 @@ fn send_code(walker: &Walker, code: u64, progress: *mut Progress) -> bool {
         // No table at all: `u32::MAX`. An empty one is usual in 3.9.
         (*record).line_table_len = len as u32 | (less(line_table, 1) as u32).wrapping_neg();
         (*record).version_hex = layout.version_hex;
-        (*record).line_table = line_table + BYTES_DATA;
+        (*record).line_table = line_table + u64::from(layout.bytes_data);
         (*record).reserved = 0;
         (*record).filename_text =
             send_text::<MAX_FILE_NAME>(layout, filename, Keep::End, &raw mut (*record).filename);
@@ -173,7 +166,7 @@ fn send_code(walker: &Walker, code: u64, progress: *mut Progress) -> bool {
     // SAFETY: `progress` is in the thread's memory.
     unsafe {
         (&raw mut (*progress).code).write_volatile(code);
-        (&raw mut (*progress).data).write_volatile(line_table + BYTES_DATA);
+        (&raw mut (*progress).data).write_volatile(line_table + u64::from(layout.bytes_data));
         (&raw mut (*progress).left).write_volatile(len as u32);
         (&raw mut (*progress).offset).write_volatile(0);
     }
@@ -193,8 +186,8 @@ enum Keep {
 /// `to` must be valid for writes of `N` bytes.
 #[inline(always)]
 unsafe fn send_text<const N: usize>(layout: &ImageLayout, string: u64, keep: Keep, to: *mut [u8; N]) -> Text {
-    let length: u64 = read::user_or_zero(string + STR_LENGTH);
-    let state: u32 = read::user_or_zero(string + STR_STATE);
+    let length: u64 = read::user_or_zero(string + u64::from(layout.str_length));
+    let state: u32 = read::user_or_zero(string + u64::from(layout.str_state));
     // No match on the width: each arm would be another path through all that follows. A width that does not
     // exist is refused by the reader.
     let ascii = state >> layout.str_ascii_bit & 1;

@@ -65,7 +65,10 @@ pub(crate) fn enter(hit: &Hit, regs: &pt_regs) -> Option<u64> {
 pub(crate) fn leave(hit: &Hit, requested: u64, address: u64) -> Block {
     Block {
         address,
-        class: if is_obj(hit) && is_small(requested) {
+        // mimalloc's classes are userspace's business.
+        class: if hit.has(flag::MIMALLOC) {
+            requested.max(1)
+        } else if is_obj(hit) && is_small(requested) {
             class_size(requested)
         } else {
             0
@@ -119,6 +122,8 @@ pub(crate) fn free(hit: &Hit, state: *mut ProcessState, regs: &pt_regs) {
     }
     let flags = if hit.is(Role::RawFree) {
         block::RAW
+    } else if hit.has(flag::MIMALLOC) {
+        block::MIMALLOC
     } else if hit.has(flag::LARGE_HERE) {
         block::ANY
     } else {

@@ -5,7 +5,7 @@ use tracer_ebpf::{
     config::Config,
     process::ProcessState,
     reason::Reason,
-    record::{Head, stack_id::UNREADABLE},
+    record::{Head, block, stack_id::UNREADABLE},
     site::{Operand, Role, Site, flag, operand},
 };
 
@@ -18,6 +18,8 @@ use crate::{
 
 /// Bit of the flags register that a compare sets if both sides are equal.
 const ZERO_FLAG: u64 = 1 << 6;
+
+const _: () = assert!(block::POOL == 0);
 
 /// A hit of a site.
 pub(crate) struct Hit {
@@ -54,6 +56,12 @@ impl Hit {
     #[inline(always)]
     pub(crate) fn has(&self, bit: u32) -> bool {
         self.site.flags & bit != 0
+    }
+
+    /// The kind of the blocks that the interpreter's own allocator makes, computed without a branch.
+    #[inline(always)]
+    pub(crate) fn pool_kind(&self) -> u8 {
+        (self.site.flags / flag::MIMALLOC & 1) as u8 * block::MIMALLOC
     }
 
     /// Whether the compare before the jump came out as the site wants it.

@@ -15,7 +15,7 @@ use tracer_ebpf::{
     process::ProcessState,
     reason::Reason,
     record::{block, stack_id::UNREADABLE},
-    site::Role,
+    site::{Role, flag},
 };
 
 use crate::{
@@ -206,7 +206,9 @@ fn report(hit: &Hit, regs: &pt_regs, requested: u64) -> Option<()> {
         }
         return None;
     }
-    let flags = if outcome == outcome::REALLOC {
+    let flags = if hit.has(flag::MIMALLOC) {
+        block::MIMALLOC
+    } else if outcome == outcome::REALLOC {
         block::ANY
     } else {
         block::RAW

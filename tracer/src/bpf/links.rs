@@ -98,19 +98,26 @@ impl Programs {
 
     /// Loads the programs in the best way that this kernel has, found by trying and not by its version.
     pub(super) fn best(ebpf: &mut Ebpf, kernel: &KernelFacts) -> Result<Self, BpfError> {
-        for kind in [LinkKind::Session, LinkKind::Multi] {
-            if kind == LinkKind::Session && !kernel.has_session_functions() {
-                continue;
+        for (kind, attach) in [
+            (LinkKind::Session, Attach::Session),
+            (LinkKind::Multi, Attach::Multi),
+        ] {
+            if Self::offered(ebpf, kernel, attach) {
+                return Self::load(ebpf, kernel, kind);
             }
-            match Self::load(ebpf, kernel, kind) {
-                // The kernel does not know this kind of attaching.
-                Err(BpfError::Refused { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
-                    tracing::debug!("the kernel has no {kind} links");
-                }
-                loaded => return loaded,
-            }
+            tracing::debug!("the kernel has no {kind} links");
         }
         Self::load(ebpf, kernel, LinkKind::PerPoint)
+    }
+
+    /// Whether the kernel has links of this kind, and what programs for them call.
+    fn offered(ebpf: &Ebpf, kernel: &KernelFacts, attach: Attach) -> bool {
+        if attach == Attach::Session && !kernel.has_session_functions() {
+            return false;
+        }
+        // A program that does nothing is refused for one reason only.
+        object::load_program(ebpf, kernel, "on_nothing", attach)
+            .is_ok_and(|program| raw::offers(program.as_fd(), attach))
     }
 
     /// How they are attached.

@@ -16,6 +16,9 @@ const BPF_TRACE_UPROBE_MULTI: u32 = 48;
 const BPF_TRACE_UPROBE_SESSION: u32 = 57;
 const BPF_F_UPROBE_MULTI_RETURN: u32 = 1;
 
+/// Room for the verifier's log of a refused program.
+const LOG_BYTES: usize = 1 << 26;
+
 /// How a program can be attached; fixed when it is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Attach {
@@ -121,11 +124,13 @@ pub(super) fn load(
         *to = from;
     }
     bpf(BPF_PROG_LOAD, &attr).map_err(|error| {
-        let mut log = vec![0_u8; 1 << 20];
+        // Before 6.4 the log keeps its beginning, and what is said last is what matters. It is only memory.
+        let mut log = vec![0_u8; LOG_BYTES];
         attr.log_level = 1;
         attr.log_size = length(&log);
         attr.log_buf = log.as_mut_ptr().addr() as u64;
-        let error = bpf(BPF_PROG_LOAD, &attr).err().unwrap_or(error);
+        // The first error counts: a log that overflows is an error of its own.
+        let _ = bpf(BPF_PROG_LOAD, &attr);
         let text = CStr::from_bytes_until_nul(&log).map(|text| text.to_string_lossy().into_owned());
         (error, text.unwrap_or_default())
     })
@@ -160,4 +165,15 @@ pub(super) fn link(
         ..LinkCreate::default()
     };
     bpf(BPF_LINK_CREATE, &attr)
+}
+
+/// Whether the kernel has this kind of links: a program for them loads on some kernels that have not.
+///
+/// `program` is one that was loaded for it. A directory cannot be probed, and a kernel that gets as far as to say so
+/// knows the kind; one that does not refuses the call as a whole.
+pub(super) fn offers(program: BorrowedFd<'_>, attach: Attach) -> bool {
+    match link(program, attach, Return::No, "/", &[0], &[0]) {
+        Ok(_) => true,
+        Err(error) => error.raw_os_error() == Some(libc::EBADF),
+    }
 }

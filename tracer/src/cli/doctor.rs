@@ -78,6 +78,10 @@ pub(super) fn run(args: &Listing) -> CommandResult {
                         hint,
                     });
                     match bpf::hit_cost() {
+                        Err(_) if links == bpf::LinkKind::PerPoint => checks.push(good(
+                            "cost of a probe hit",
+                            "not measured: that needs kernel 6.6".to_owned(),
+                        )),
                         Ok(cost) => {
                             hit_cost_ns = Some(cost);
                             checks.push(good(

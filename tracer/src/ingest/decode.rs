@@ -169,6 +169,7 @@ fn block_kind(flags: u8) -> Result<BlockKind, RecordError> {
         block::POOL => Ok(BlockKind::Pool),
         block::RAW => Ok(BlockKind::Raw),
         block::ANY => Ok(BlockKind::Any),
+        block::MIMALLOC => Ok(BlockKind::Mimalloc),
         _ => Err(RecordError::Malformed),
     }
 }

@@ -71,6 +71,7 @@ fn flags(kind: BlockKind) -> u8 {
         BlockKind::Pool => block::POOL,
         BlockKind::Raw => block::RAW,
         BlockKind::Any => block::ANY,
+        BlockKind::Mimalloc => block::MIMALLOC,
     }
 }
 

@@ -193,6 +193,8 @@ pub enum BlockKind {
     Raw,
     /// Either (of a free or a realloc).
     Any,
+    /// The bundled mimalloc.
+    Mimalloc,
 }
 
 /// A block was allocated.
@@ -208,7 +210,7 @@ pub struct Alloc {
     pub kind: BlockKind,
     /// Its address.
     pub addr: ProcAddr,
-    /// Bytes it occupies.
+    /// Bytes it occupies; of a `Mimalloc` block the bytes asked for.
     pub size: ByteCount,
     /// Its stack.
     pub stack: StackId,
@@ -238,7 +240,7 @@ pub struct Realloc {
     pub tid: Tid,
     /// When.
     pub time: MonotonicNs,
-    /// `Raw` or `Any`.
+    /// `Raw`, `Any` or `Mimalloc`.
     pub kind: BlockKind,
     /// The old block, if there was one.
     pub old: Option<ProcAddr>,

@@ -6,6 +6,7 @@
 
 mod coverage;
 mod inlined;
+mod mimalloc;
 mod placement;
 mod reference;
 mod sites;
@@ -21,7 +22,7 @@ pub use self::{
 };
 use crate::{
     elf::Elf,
-    python::ImageFacts,
+    python::{Gil, ImageFacts},
     units::{FileOffset, ImageId, VirtAddr},
 };
 
@@ -124,7 +125,10 @@ pub fn plan(facts: &ImageFacts, elf: &Elf<'_>) -> Plan {
 pub fn function_sites(facts: &ImageFacts, elf: &Elf<'_>) -> Plan {
     let mut plan = Plan {
         sites: Vec::new(),
-        coverage: coverage::of(facts, elf),
+        coverage: match facts.gil {
+            Gil::Held => coverage::of(facts, elf),
+            Gil::Disabled => mimalloc::coverage(facts, elf),
+        },
         references: Vec::new(),
         notes: Vec::new(),
     };
@@ -135,18 +139,10 @@ pub fn function_sites(facts: &ImageFacts, elf: &Elf<'_>) -> Plan {
     plan.add(elf, Role::RawCalloc, calloc, 0);
     plan.add(elf, Role::RawRealloc, realloc, 0);
     plan.add(elf, Role::RawFree, free, 0);
-    let flags = |kind| {
-        if inlined::libc_is_reached(facts, elf, kind) {
-            flag::LARGE_HERE
-        } else {
-            0
-        }
-    };
-    let [malloc, calloc, realloc, free] = facts.functions.obj;
-    plan.add(elf, Role::ObjMalloc, malloc, flags(inlined::Kind::Malloc));
-    plan.add(elf, Role::ObjCalloc, calloc, flags(inlined::Kind::Calloc));
-    plan.add(elf, Role::ObjRealloc, realloc, flags(inlined::Kind::Realloc));
-    plan.add(elf, Role::ObjFree, free, flags(inlined::Kind::Free));
+    match facts.gil {
+        Gil::Held => plan.add_pymalloc(facts, elf),
+        Gil::Disabled => mimalloc::add_sites(&mut plan, elf, facts),
+    }
     if let Some(dealloc) = facts.code_dealloc {
         plan.add(elf, Role::CodeDealloc, dealloc, 0);
     }
@@ -155,6 +151,21 @@ pub fn function_sites(facts: &ImageFacts, elf: &Elf<'_>) -> Plan {
 }
 
 impl Plan {
+    fn add_pymalloc(&mut self, facts: &ImageFacts, elf: &Elf<'_>) {
+        let flags = |kind| {
+            if inlined::libc_is_reached(facts, elf, kind) {
+                flag::LARGE_HERE
+            } else {
+                0
+            }
+        };
+        let [malloc, calloc, realloc, free] = facts.functions.obj;
+        self.add(elf, Role::ObjMalloc, malloc, flags(inlined::Kind::Malloc));
+        self.add(elf, Role::ObjCalloc, calloc, flags(inlined::Kind::Calloc));
+        self.add(elf, Role::ObjRealloc, realloc, flags(inlined::Kind::Realloc));
+        self.add(elf, Role::ObjFree, free, flags(inlined::Kind::Free));
+    }
+
     fn add(&mut self, elf: &Elf<'_>, role: Role, function: VirtAddr, flags: u32) {
         let whole = |site: &&PlannedSite| site.function == function && site.half != Half::Within;
         if let Some(other) = self.sites.iter().find(whole) {

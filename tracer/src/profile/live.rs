@@ -6,7 +6,10 @@
 
 use rustc_hash::FxHashMap;
 
-use super::audit::{ByClass, class_of};
+use super::{
+    audit::{ByClass, class_of},
+    mimalloc,
+};
 use crate::ingest::event::BlockKind;
 
 /// Index of a tally in its process.
@@ -17,12 +20,23 @@ pub(super) type TallyIndex = u32;
 pub(super) enum Owner {
     Pool,
     Raw,
+    Mimalloc,
+}
+
+impl Owner {
+    const fn number(self) -> u64 {
+        match self {
+            Self::Pool => 0,
+            Self::Raw => 1,
+            Self::Mimalloc => 2,
+        }
+    }
 }
 
 /// A live block. 16 bytes, as there are millions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Block {
-    /// Lowest bit: [`Owner`]; the rest: bytes.
+    /// Lowest two bits: [`Owner`]; the rest: bytes.
     size_and_owner: u64,
     pub(super) tally: TallyIndex,
 }
@@ -36,7 +50,7 @@ pub(super) enum Freed {
     Unmatched,
     /// A free that pymalloc passes on to the raw allocator, whose own free follows.
     PassedOn,
-    /// A pool block stood where libc's malloc now frees: its free was lost. It is gone; the free itself matches nothing.
+    /// A block of one allocator stood where another now frees: its free was lost. It is gone; the free itself matches nothing.
     Stale(Block),
 }
 
@@ -48,23 +62,23 @@ pub(super) struct LiveSet {
 
 impl Block {
     pub(super) fn new(size: u64, owner: Owner, tally: TallyIndex) -> Self {
-        // 63 bits are enough for any address space; a hostile size is cut rather than misread.
-        let size = size.min(u64::MAX >> 1);
+        // 62 bits are enough for any address space; a hostile size is cut rather than misread.
+        let size = size.min(u64::MAX >> 2);
         Self {
-            size_and_owner: size << 1 | u64::from(owner == Owner::Raw),
+            size_and_owner: size << 2 | owner.number(),
             tally,
         }
     }
 
     pub(super) fn size(self) -> u64 {
-        self.size_and_owner >> 1
+        self.size_and_owner >> 2
     }
 
     pub(super) fn owner(self) -> Owner {
-        if self.size_and_owner & 1 == 0 {
-            Owner::Pool
-        } else {
-            Owner::Raw
+        match self.size_and_owner & 3 {
+            0 => Owner::Pool,
+            1 => Owner::Raw,
+            _ => Owner::Mimalloc,
         }
     }
 }
@@ -100,10 +114,14 @@ impl LiveSet {
             return Freed::Unmatched;
         };
         let freed = match (kind, block.owner()) {
-            (BlockKind::Any, _) | (BlockKind::Pool, Owner::Pool) | (BlockKind::Raw, Owner::Raw) => {
-                Freed::Block(block)
-            }
-            (BlockKind::Raw, Owner::Pool) => Freed::Stale(block),
+            (BlockKind::Any, _)
+            | (BlockKind::Pool, Owner::Pool)
+            | (BlockKind::Raw, Owner::Raw)
+            | (BlockKind::Mimalloc, Owner::Mimalloc) => Freed::Block(block),
+            // mimalloc and malloc never free each other's blocks.
+            (BlockKind::Raw, Owner::Pool | Owner::Mimalloc)
+            | (BlockKind::Mimalloc, Owner::Pool | Owner::Raw)
+            | (BlockKind::Pool, Owner::Mimalloc) => Freed::Stale(block),
             (BlockKind::Pool, Owner::Raw) => {
                 self.blocks.insert(addr, block);
                 return Freed::PassedOn;
@@ -141,6 +159,10 @@ pub(super) fn reallocated(
     raw_size: u64,
     tally: TallyIndex,
 ) -> Block {
+    if kind == BlockKind::Mimalloc {
+        let size = mimalloc::reallocated(old.map(Block::size), moved, requested);
+        return Block::new(size, Owner::Mimalloc, tally);
+    }
     let was_raw = kind == BlockKind::Raw || old.is_some_and(|block| block.owner() == Owner::Raw);
     if was_raw || requested == 0 || requested > SMALL_REQUEST_THRESHOLD {
         return Block::new(raw_size, Owner::Raw, tally);
@@ -179,6 +201,10 @@ mod tests {
         check(Owner::Raw, BlockKind::Raw, Freed::Block(raw), 0);
         check(Owner::Raw, BlockKind::Any, Freed::Block(raw), 0);
         check(Owner::Raw, BlockKind::Pool, Freed::PassedOn, 1);
+        let own = Block::new(32, Owner::Mimalloc, 1);
+        check(Owner::Mimalloc, BlockKind::Mimalloc, Freed::Block(own), 0);
+        check(Owner::Mimalloc, BlockKind::Raw, Freed::Stale(own), 0);
+        check(Owner::Raw, BlockKind::Mimalloc, Freed::Stale(raw), 0);
     }
 
     #[test]
@@ -202,12 +228,19 @@ mod tests {
         check(BlockKind::Any, raw, true, 100, (2000, Owner::Raw));
         check(BlockKind::Raw, None, true, 100, (2000, Owner::Raw));
         check(BlockKind::Raw, raw, false, 100, (2000, Owner::Raw));
+        let own = Some(Block::new(1024, Owner::Mimalloc, 1));
+        let kind = BlockKind::Mimalloc;
+        check(kind, own, false, 600, (1024, Owner::Mimalloc));
+        check(kind, own, true, 3000, (3072, Owner::Mimalloc));
+        check(kind, None, true, 0, (8, Owner::Mimalloc));
     }
 
     #[test]
     fn a_hostile_size_does_not_change_the_owner() {
-        let block = Block::new(u64::MAX, Owner::Pool, 1);
-        assert_eq!(block.owner(), Owner::Pool);
-        assert_eq!(block.size(), u64::MAX >> 1);
+        for owner in [Owner::Pool, Owner::Raw, Owner::Mimalloc] {
+            let block = Block::new(u64::MAX, owner, 1);
+            assert_eq!(block.owner(), owner);
+            assert_eq!(block.size(), u64::MAX >> 2);
+        }
     }
 }

@@ -11,6 +11,7 @@ mod high_water;
 pub mod info;
 mod live;
 pub mod losses;
+mod mimalloc;
 mod process;
 pub mod snapshot;
 mod snapshot_build;

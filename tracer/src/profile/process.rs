@@ -12,6 +12,7 @@ use super::{
     info::{End, ProcessInfo},
     live::{Block, Freed, LiveSet, Owner, TallyIndex, reallocated},
     losses::{Losses, Operations},
+    mimalloc,
     stacks::{StackId, StackTable},
     tally::Tally,
 };
@@ -84,18 +85,13 @@ impl ProcessState {
     pub(super) fn alloc(&mut self, event: &Alloc, stacks: &mut StackTable, all: &mut HighWater) {
         self.delivered.allocs += 1;
         // `Any` cannot be: the decoder does not let it through. As a pool block, every kind of free finds it.
-        let owner = if event.kind == BlockKind::Raw {
-            Owner::Raw
-        } else {
-            Owner::Pool
+        let (owner, size) = match event.kind {
+            BlockKind::Raw => (Owner::Raw, event.size.0),
+            BlockKind::Mimalloc => (Owner::Mimalloc, mimalloc::occupied(event.size.0)),
+            BlockKind::Pool | BlockKind::Any => (Owner::Pool, event.size.0),
         };
         let tally = self.tally_of(event.stack.0, stacks);
-        self.add(
-            event.tid.0,
-            event.addr.0,
-            Block::new(event.size.0, owner, tally),
-            all,
-        );
+        self.add(event.tid.0, event.addr.0, Block::new(size, owner, tally), all);
     }
 
     /// A block was freed.

@@ -9,6 +9,7 @@
 use super::{
     WhyNot,
     flow::{Next, Place, explore},
+    layout::Gil,
 };
 use crate::{elf::Elf, units::VirtAddr};
 
@@ -17,8 +18,11 @@ use crate::{elf::Elf, units::VirtAddr};
 pub struct AllocatorFunctions {
     /// `_PyMem_RawMalloc` and its like: thin layers over libc.
     pub raw: [VirtAddr; 4],
-    /// `_PyObject_Malloc` and its like: pymalloc, for the domains mem and obj.
+    /// `_PyObject_Malloc` and its like: pymalloc, for the domains mem and obj. Without a GIL `_PyObject_MiMalloc` and its
+    /// like: mimalloc.
     pub obj: [VirtAddr; 4],
+    /// The same as `obj`; without a GIL `_PyMem_MiMalloc` and its like, which take from another heap of the thread.
+    pub mem: [VirtAddr; 4],
 }
 
 /// Link-time addresses of the tables.
@@ -65,6 +69,20 @@ const OBJ_LOCAL: [&str; 4] = [
     "_PyObject_Free",
 ];
 
+/// What they are in builds without the GIL, for the domains obj and mem.
+const OBJ_MIMALLOC: [&str; 4] = [
+    "_PyObject_MiMalloc",
+    "_PyObject_MiCalloc",
+    "_PyObject_MiRealloc",
+    "_PyObject_MiFree",
+];
+const MEM_MIMALLOC: [&str; 4] = [
+    "_PyMem_MiMalloc",
+    "_PyMem_MiCalloc",
+    "_PyMem_MiRealloc",
+    "_PyMem_MiFree",
+];
+
 /// What was found, and what is worth telling.
 pub(super) struct Found {
     pub(super) functions: AllocatorFunctions,
@@ -72,25 +90,36 @@ pub(super) struct Found {
     pub(super) notes: Vec<String>,
 }
 
-pub(super) fn find(elf: &Elf<'_>) -> Result<Found, WhyNot> {
+pub(super) fn find(elf: &Elf<'_>, gil: Gil) -> Result<Found, WhyNot> {
     let mut notes = Vec::new();
     let raw = table(elf, "raw", RAW, &[])?;
     // Bodies that were inlined into an exported function load from the raw table too.
     let obj = table(elf, "obj", OBJ, &[raw])?;
     let mem = table(elf, "mem", MEM, &[raw, obj])?;
     let tables = AllocatorTables { raw, mem, obj };
+    let obj_functions = initial_functions(elf, obj, "obj", &mut notes)?;
     let functions = AllocatorFunctions {
         raw: initial_functions(elf, raw, "raw", &mut notes)?,
-        obj: initial_functions(elf, obj, "obj", &mut notes)?,
+        obj: obj_functions,
+        mem: match gil {
+            Gil::Held => obj_functions,
+            Gil::Disabled => initial_functions(elf, mem, "mem", &mut notes)?,
+        },
     };
-    if slots(elf, mem) != slots(elf, obj) && elf.address_at(obj).is_none() {
+    if gil == Gil::Held && slots(elf, mem) != slots(elf, obj) && elf.address_at(obj).is_none() {
         notes.push(
             "PyMem_Malloc and PyObject_Malloc start with different allocators: only the latter is probed"
                 .into(),
         );
     }
     compare_with_names(elf, functions.raw, RAW_LOCAL, &mut notes);
-    compare_with_names(elf, functions.obj, OBJ_LOCAL, &mut notes);
+    match gil {
+        Gil::Held => compare_with_names(elf, functions.obj, OBJ_LOCAL, &mut notes),
+        Gil::Disabled => {
+            compare_with_names(elf, functions.obj, OBJ_MIMALLOC, &mut notes);
+            compare_with_names(elf, functions.mem, MEM_MIMALLOC, &mut notes);
+        }
+    }
     Ok(Found {
         functions,
         tables,

@@ -2,7 +2,7 @@
 //!
 //! Pure: the caller reads the process's memory. Everything read is hostile and only compared.
 
-use super::{ImageFacts, allocator::TABLE_BYTES};
+use super::{ImageFacts, allocator::TABLE_BYTES, layout::Gil};
 use crate::units::{ProcAddr, VirtAddr};
 
 /// The allocator behind `PyObject_Malloc` in one process.
@@ -16,8 +16,11 @@ pub enum Allocator {
     PymallocDebug,
     /// malloc behind the checking layer (`PYTHONMALLOC=malloc_debug`).
     MallocDebug,
-    /// The bundled mimalloc (3.13+, `PYTHONMALLOC=mimalloc`): its functions have no probes.
+    /// The bundled mimalloc (3.13+): the default without a GIL; with one (`PYTHONMALLOC=mimalloc`) its functions have no
+    /// probes.
     Mimalloc,
+    /// mimalloc behind the checking layer (without a GIL: `PYTHONMALLOC=debug`, development mode).
+    MimallocDebug,
     /// Something has put itself in front (tracemalloc, memray and the like). Calls that it passes on are seen.
     Hooked,
     /// The tables could not be read.
@@ -33,6 +36,7 @@ impl Allocator {
             Self::PymallocDebug => "pymalloc_debug",
             Self::MallocDebug => "malloc_debug",
             Self::Mimalloc => "mimalloc",
+            Self::MimallocDebug => "mimalloc_debug",
             Self::Hooked => "hooked",
             Self::Unreadable => "unreadable",
         }
@@ -61,8 +65,12 @@ pub fn classify(
     };
     let raw = facts.functions.raw.map(here);
     let obj = facts.functions.obj.map(here);
+    let (own, own_debug) = match facts.gil {
+        Gil::Held => (Allocator::Pymalloc, Allocator::PymallocDebug),
+        Gil::Disabled => (Allocator::Mimalloc, Allocator::MimallocDebug),
+    };
     let plain = |table: Table| match table.functions {
-        functions if functions == obj => Some(Allocator::Pymalloc),
+        functions if functions == obj => Some(own),
         functions if functions == raw => Some(Allocator::Malloc),
         _ => None,
     };
@@ -84,7 +92,7 @@ pub fn classify(
         return Allocator::Hooked;
     }
     match read_table(table.context.wrapping_add(8), &mut read).and_then(plain) {
-        Some(Allocator::Pymalloc) => Allocator::PymallocDebug,
+        Some(allocator) if allocator == own => own_debug,
         Some(Allocator::Malloc) => Allocator::MallocDebug,
         _ => Allocator::Hooked,
     }

@@ -11,7 +11,7 @@ use tracer_ebpf::{
 use super::{
     WhyNot,
     allocator::AllocatorTables,
-    layout_table::{V3_9, V3_10, V3_11, V3_12, V3_13, V3_14, V3_15},
+    layout_table::{V3_9, V3_10, V3_11, V3_12, V3_13, V3_13_FREE_THREADED, V3_14, V3_15},
     members, pools,
     tstate::{self as access, Access},
     version::Version,
@@ -48,6 +48,10 @@ pub(super) struct Offsets {
     pub(super) code_qualname: u32,
     pub(super) code_first_line: u32,
     pub(super) code_line_table: u32,
+    pub(super) str_length: u32,
+    pub(super) str_state: u32,
+    pub(super) bytes_size: u32,
+    pub(super) bytes_data: u32,
     pub(super) str_ascii_data: u32,
     pub(super) str_compact_data: u32,
     pub(super) str_ascii_bit: u32,
@@ -77,6 +81,10 @@ pub(super) struct DebugOffsets {
     pub(super) code_first_line: usize,
     pub(super) code_line_table: usize,
     pub(super) str_ascii_size: usize,
+    pub(super) str_length: usize,
+    pub(super) str_state: usize,
+    pub(super) bytes_size: usize,
+    pub(super) bytes_data: usize,
     pub(super) frame_owner_skip: u32,
     pub(super) str_ascii_data: u32,
     pub(super) str_compact_data: u32,
@@ -84,6 +92,15 @@ pub(super) struct DebugOffsets {
     pub(super) str_kind_shift: u32,
     pub(super) tp_dealloc: u64,
     pub(super) tp_members: u64,
+}
+
+/// Whether a build has a global interpreter lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gil {
+    /// It has: pymalloc.
+    Held,
+    /// Built with `--disable-gil`: mimalloc, and objects with a longer head.
+    Disabled,
 }
 
 /// A layout, and what goes with the version.
@@ -96,11 +113,14 @@ pub(super) struct Found {
 pub(super) fn find(
     elf: &Elf<'_>,
     version: Version,
+    gil: Gil,
     runtime: Symbol,
     tables: AllocatorTables,
     notes: &mut Vec<String>,
 ) -> Result<Found, WhyNot> {
     let known = match version.minor {
+        13 if gil == Gil::Disabled => from_file(elf, version, runtime, &V3_13_FREE_THREADED, notes)?,
+        _ if gil == Gil::Disabled => return Err(WhyNot::FreeThreaded { version }),
         9 => from_table(elf, version, runtime, tables, &V3_9, notes)?,
         10 => from_table(elf, version, runtime, tables, &V3_10, notes)?,
         11 => from_table(elf, version, runtime, tables, &V3_11, notes)?,
@@ -122,18 +142,22 @@ pub(super) fn find(
     })
 }
 
-/// Whether a build has no GIL (3.13+). Unreadable means no: [`find`] will say why.
-pub(super) fn is_free_threaded(elf: &Elf<'_>, version: Version, runtime: Symbol) -> bool {
+/// Whether a build has a GIL (before 3.13 all have). What cannot be read counts as having one: [`find`] will say why.
+pub(super) fn gil(elf: &Elf<'_>, version: Version, runtime: Symbol) -> Gil {
     let place = match version.minor {
         13 => V3_13.free_threaded,
         14 => V3_14.free_threaded,
         15 => V3_15.free_threaded,
-        _ => return false,
+        _ => return Gil::Held,
     };
     let word = u64::try_from(place)
         .ok()
         .and_then(|place| elf.word(runtime.address.checked_add(place)?));
-    elf.bytes(runtime.address, COOKIE.len()) == Some(COOKIE) && word != Some(0)
+    if elf.bytes(runtime.address, COOKIE.len()) == Some(COOKIE) && word != Some(0) {
+        Gil::Disabled
+    } else {
+        Gil::Held
+    }
 }
 
 /// An owner that no byte reaches.
@@ -209,6 +233,10 @@ fn from_table(
             code_qualname: offsets.code_qualname,
             code_first_line: offsets.code_first_line,
             code_line_table: offsets.code_line_table,
+            str_length: offsets.str_length,
+            str_state: offsets.str_state,
+            bytes_size: offsets.bytes_size,
+            bytes_data: offsets.bytes_data,
             str_ascii_data: offsets.str_ascii_data,
             str_compact_data: offsets.str_compact_data,
             str_ascii_bit: offsets.str_ascii_bit,
@@ -280,6 +308,10 @@ fn from_file(
             code_qualname: offset("co_qualname", fields.code_qualname)?,
             code_first_line: offset("co_firstlineno", fields.code_first_line)?,
             code_line_table: offset("co_linetable", fields.code_line_table)?,
+            str_length: offset("a string's length", fields.str_length)?,
+            str_state: offset("a string's state", fields.str_state)?,
+            bytes_size: offset("the size of bytes", fields.bytes_size)?,
+            bytes_data: offset("the contents of bytes", fields.bytes_data)?,
             str_ascii_data,
             str_compact_data: fields.str_compact_data,
             str_ascii_bit: fields.str_ascii_bit,

@@ -1,7 +1,7 @@
 //! Image facts: version, layout, thread state access and allocator functions of a CPython runtime.
 //!
 //! Pure functions over the bytes of one ELF file, stripped or not. What cannot be established for certain is a
-//! [`WhyNot`]: a wrong offset would show as garbage in every stack. x86-64, CPython 3.9 to 3.15, builds with a GIL.
+//! [`WhyNot`]: a wrong offset would show as garbage in every stack. x86-64, CPython 3.9 to 3.15; without a GIL 3.13.
 
 pub mod allocator;
 pub mod classify;
@@ -19,6 +19,7 @@ use tracer_ebpf::layout::ImageLayout;
 pub use self::{
     allocator::{AllocatorFunctions, AllocatorTables},
     classify::{Allocator, classify},
+    layout::Gil,
     pool_header::{POOL_HEADER_BYTES, Pool, SIZE_CLASSES, pool_in_use},
     version::{Level, Version},
 };
@@ -32,6 +33,8 @@ use crate::{
 pub struct ImageFacts {
     /// CPython's version.
     pub version: Version,
+    /// Whether it has a GIL.
+    pub gil: Gil,
     /// How the file is loaded.
     pub kind: ImageKind,
     /// GNU build id, lower-case hexadecimal digits.
@@ -90,8 +93,8 @@ pub enum WhyNot {
         /// Its version.
         version: Version,
     },
-    /// Built with `--disable-gil`.
-    #[error("CPython {version} is a free-threaded build, which is not supported yet")]
+    /// Built with `--disable-gil`, 3.14 and newer: threads run copies of the bytecode.
+    #[error("CPython {version} is a free-threaded build: only those of 3.13 are supported")]
     FreeThreaded {
         /// Its version.
         version: Version,
@@ -170,12 +173,13 @@ pub fn examine_elf(elf: &Elf<'_>) -> Result<ImageFacts, WhyNot> {
         _ => return Err(WhyNot::TooNew { version }),
     }
     let runtime = own_runtime(elf).ok_or(WhyNot::NotRuntime)?;
-    if layout::is_free_threaded(elf, version, runtime) {
+    let gil = layout::gil(elf, version, runtime);
+    if gil == Gil::Disabled && version.minor != 13 {
         return Err(WhyNot::FreeThreaded { version });
     }
-    let allocator = allocator::find(elf)?;
+    let allocator = allocator::find(elf, gil)?;
     let mut notes = allocator.notes;
-    let found = layout::find(elf, version, runtime, allocator.tables, &mut notes)?;
+    let found = layout::find(elf, version, gil, runtime, allocator.tables, &mut notes)?;
     let code_type = elf.exported("PyCode_Type");
     let code_dealloc =
         code_type.and_then(|symbol| layout::type_dealloc(elf, symbol.address, found.tp_dealloc));
@@ -185,6 +189,7 @@ pub fn examine_elf(elf: &Elf<'_>) -> Result<ImageFacts, WhyNot> {
     }
     Ok(ImageFacts {
         version,
+        gil,
         kind: elf.kind(),
         build_id: elf.build_id().map(str::to_owned),
         layout: found.layout,

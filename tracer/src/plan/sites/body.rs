@@ -68,6 +68,7 @@ impl Body {
     }
 
     /// All of them.
+    #[cfg(test)]
     pub(super) fn instructions(&self) -> &[Instruction] {
         &self.instructions
     }

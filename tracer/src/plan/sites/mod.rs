@@ -25,7 +25,11 @@ use super::{
     Coverage, Covered, Half, Placement, PlannedSite, Reference, ReferenceKind,
     placement::{self, Place},
 };
-use crate::{elf::Elf, python::ImageFacts, units::VirtAddr};
+use crate::{
+    elf::Elf,
+    python::{Gil, ImageFacts},
+    units::VirtAddr,
+};
 
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,8 +42,12 @@ pub struct Sites {
     pub notes: Vec<String>,
 }
 
-/// Finds the sites of an image; `None` if its allocator does not have the known shape (3.9 and older).
+/// Finds the sites of an image; `None` if its allocator does not have the known shape (3.9 and older, builds without
+/// the GIL).
 pub(super) fn find(facts: &ImageFacts, elf: &Elf<'_>) -> Option<Sites> {
+    if facts.gil == Gil::Disabled {
+        return None;
+    }
     let code = Code::new(elf);
     let own = alloc::own_jumps(facts, &code);
     let refill = alloc::refill(&code, &own);

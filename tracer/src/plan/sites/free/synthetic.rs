@@ -159,6 +159,7 @@ pub(super) fn facts() -> &'static ImageFacts {
         facts.functions = AllocatorFunctions {
             raw: [other, other, other, VirtAddr(RAW_FREE)],
             obj: [other, other, VirtAddr(REALLOC), VirtAddr(FREE)],
+            mem: [other, other, VirtAddr(REALLOC), VirtAddr(FREE)],
         };
         facts.tables = AllocatorTables {
             raw: VirtAddr(RAW_TABLE),

@@ -1,0 +1,112 @@
+//! The slow tier: what is promised of the usual interpreters, on those that `cargo xtask pythons` builds.
+//!
+//! Ignored unless asked for: `cargo xtask test --tier slow`.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::{
+    host,
+    matrix::{on_built_interpreters, on_plain_built_interpreters},
+    stacks,
+    support::{capture::record, interpreters::Interpreter},
+    truth,
+};
+
+macro_rules! workload {
+    ($name:ident) => {
+        on_built_interpreters!($name, |interpreter: &Interpreter| {
+            stacks::check(interpreter, concat!(stringify!($name), ".py"));
+        });
+    };
+}
+
+workload!(plain_calls);
+workload!(methods);
+workload!(comprehensions);
+workload!(generators);
+workload!(async_tasks);
+workload!(callbacks_from_c);
+workload!(threads);
+workload!(fork);
+on_built_interpreters!(exec_reuse, stacks::check_exec_reuse);
+on_built_interpreters!(recursion, stacks::check_recursion);
+on_built_interpreters!(without_gil, stacks::check_without_gil);
+on_built_interpreters!(ps_names_the_interpreter, host::check_row);
+on_plain_built_interpreters!(live_at_exit, |interpreter: &Interpreter| {
+    truth::check_live_at_exit(interpreter, &[]);
+});
+on_plain_built_interpreters!(blocks_occupy_what_mimalloc_gives, check_sizes);
+on_plain_built_interpreters!(threads_that_free_for_each_other, check_exchange);
+
+/// Blocks of one requested size, as the program sees them.
+#[derive(Debug, Deserialize)]
+struct Size {
+    line: u64,
+    count: u64,
+    /// Distance of neighbours.
+    step: u64,
+}
+
+/// What the tracer says a block occupies is how far apart the interpreter's own addresses of such blocks are.
+fn check_sizes(interpreter: &Interpreter) {
+    let recorded = record(interpreter, "mimalloc_sizes.py", &[], &[]);
+    let sizes = recorded.expected[0].more["sizes"].clone();
+    let sizes: Vec<Size> = serde_json::from_value(sizes).expect("the program's figures are sizes");
+    assert!(sizes.len() > 30, "too few sizes for a test: {sizes:?}");
+    let table = recorded.capture.report("table", &["--by", "line"]);
+    let mut seen: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+    for row in table["rows"].as_array().expect("a table has rows") {
+        if row["file"] == recorded.expected[0].file.as_str() {
+            let line = seen.entry(row["line"].as_u64().unwrap_or(0)).or_default();
+            line.0 += row["live_count"].as_u64().expect("a count");
+            line.1 += row["live_bytes"].as_u64().expect("a size");
+        }
+    }
+    for size in &sizes {
+        assert_eq!(
+            seen.get(&size.line),
+            Some(&(size.count, size.count * size.step)),
+            "blocks and bytes at {size:?}"
+        );
+    }
+}
+
+/// Threads that run at the same time hand each other blocks to free, and grow and shrink blocks that another one made:
+/// no event is lost, none comes before the one that it needs, and nothing that was freed counts as live.
+fn check_exchange(interpreter: &Interpreter) {
+    let recorded = record(interpreter, "exchange.py", &[], &[]);
+    let expected = &recorded.expected[0];
+    let table = recorded.capture.report("table", &["--by", "line"]);
+    let stats = recorded.capture.report("stats", &[]);
+    assert_eq!(
+        table["losses"]["total"], 0,
+        "something was lost: {}",
+        table["losses"]
+    );
+    let of_line = |mark: &str, key: &str| -> u64 {
+        let line = &expected.more["lines"][mark];
+        let rows = table["rows"].as_array().expect("a table has rows");
+        rows.iter()
+            .filter(|row| row["file"] == expected.file.as_str() && row["line"] == *line)
+            .map(|row| row[key].as_u64().expect("a number"))
+            .sum()
+    };
+    let made = expected.more["made"].as_u64().expect("a number");
+    let kept = expected.more["kept"].as_u64().expect("a number");
+    let live = of_line("make", "live_count");
+    assert!(
+        of_line("make", "own_count").abs_diff(made) * 200 <= made,
+        "{} blocks instead of {made}\n{stats}",
+        of_line("make", "own_count")
+    );
+    assert!(
+        live.abs_diff(kept) * 200 <= made,
+        "{live} blocks are live instead of {kept}\n{stats}"
+    );
+    for mark in ["array", "grow"] {
+        let live = of_line(mark, "live_count");
+        assert_eq!(live, 0, "blocks of `{mark}` are live that were freed\n{stats}");
+    }
+}
