@@ -14,6 +14,7 @@ use super::{
     Sites,
     code::Code,
     guards::{self, Guard},
+    pool::equality_edges,
     registers::is_call,
     result, within,
 };
@@ -202,21 +203,18 @@ fn origin(code: &Code<'_>, call: &Instruction, guards: &[Guard], entries: &[u64]
 fn cover(code: &Code<'_>, call: &Instruction, libc: Libc, found: &mut Sites) -> Covered {
     match call.flow_control() {
         FlowControl::Call | FlowControl::IndirectCall => {}
-        // The called function finds the return address at the stack pointer, so does the probe.
         FlowControl::UnconditionalBranch | FlowControl::IndirectBranch => {
-            let (role, flags) = libc.tail();
-            let site = within(code, role, call, flags, [Operand::default(); 2]);
-            return match site {
-                Some(mut site) => {
-                    site.half = Half::EntryAndReturn;
-                    let address = site.address;
-                    found.add(site);
-                    Covered::Site(address)
+            return tail(code, call, libc, 0, found);
+        }
+        _ => {
+            return match equality_edges(call) {
+                Some((equal, _)) if equal == call.near_branch_target() => {
+                    tail(code, call, libc, flag::IF_ZERO, found)
                 }
-                None => Covered::Unmatched("the jump is not in the file"),
+                Some(_) => tail(code, call, libc, flag::IF_NOT_ZERO, found),
+                None => Covered::Unmatched("a conditional jump to libc, not on equality"),
             };
         }
-        _ => return Covered::Unmatched("a conditional jump to libc"),
     }
     let place = match result::place(code, call) {
         Ok(place) => place,
@@ -242,6 +240,20 @@ fn cover(code: &Code<'_>, call: &Instruction, libc: Libc, found: &mut Sites) -> 
     }
     found.add(site);
     Covered::Site(address)
+}
+
+/// A jump to libc that ends a function. What is called finds the return address at the stack pointer, so does the probe.
+fn tail(code: &Code<'_>, jump: &Instruction, libc: Libc, condition: u32, found: &mut Sites) -> Covered {
+    let (role, flags) = libc.tail();
+    match within(code, role, jump, flags | condition, [Operand::default(); 2]) {
+        Some(mut site) => {
+            site.half = Half::EntryAndReturn;
+            let address = site.address;
+            found.add(site);
+            Covered::Site(address)
+        }
+        None => Covered::Unmatched("the jump is not in the file"),
+    }
 }
 
 /// What the ways from a place on come to first.
