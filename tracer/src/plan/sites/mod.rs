@@ -42,7 +42,7 @@ pub struct Sites {
     pub notes: Vec<String>,
 }
 
-/// Finds the sites of an image; `None` if its allocator does not have the known shape (3.9 and older, builds without
+/// Finds the sites of an image; `None` if its allocator does not have the known shape (builds without
 /// the GIL).
 pub(super) fn find(facts: &ImageFacts, elf: &Elf<'_>) -> Option<Sites> {
     if facts.gil == Gil::Disabled {
