@@ -58,6 +58,16 @@ macro_rules! on_built_interpreters {
     };
 }
 
+/// The same for those of them with a GIL: the others do not reuse the addresses of code objects so soon.
+macro_rules! on_gil_built_interpreters {
+    ($name:ident, $check:expr) => {
+        crate::matrix::on_interpreters! { $name, $check,
+            #[ignore = "slow tier"] clang: Id::Built(Built::Clang),
+            #[ignore = "slow tier"] shared: Id::Built(Built::Shared),
+        }
+    };
+}
+
 /// The same for those of them whose allocator functions have one copy each.
 macro_rules! on_plain_built_interpreters {
     ($name:ident, $check:expr) => {
@@ -87,6 +97,6 @@ macro_rules! on_interpreters {
 }
 
 pub(crate) use {
-    on_built_interpreters, on_every_interpreter, on_interpreters, on_plain_built_interpreters,
-    on_plain_interpreters, on_site_interpreters,
+    on_built_interpreters, on_every_interpreter, on_gil_built_interpreters, on_interpreters,
+    on_plain_built_interpreters, on_plain_interpreters, on_site_interpreters,
 };

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::{
     host,
-    matrix::{on_built_interpreters, on_plain_built_interpreters},
+    matrix::{on_built_interpreters, on_gil_built_interpreters, on_plain_built_interpreters},
     stacks,
     support::{capture::record, interpreters::Interpreter},
     truth,
@@ -30,7 +30,7 @@ workload!(async_tasks);
 workload!(callbacks_from_c);
 workload!(threads);
 workload!(fork);
-on_built_interpreters!(exec_reuse, stacks::check_exec_reuse);
+on_gil_built_interpreters!(exec_reuse, stacks::check_exec_reuse);
 on_built_interpreters!(recursion, stacks::check_recursion);
 on_built_interpreters!(without_gil, stacks::check_without_gil);
 on_built_interpreters!(ps_names_the_interpreter, host::check_row);
@@ -65,10 +65,16 @@ fn check_sizes(interpreter: &Interpreter) {
         }
     }
     for size in &sizes {
-        assert_eq!(
-            seen.get(&size.line),
-            Some(&(size.count, size.count * size.step)),
-            "blocks and bytes at {size:?}"
+        let (count, bytes) = seen.get(&size.line).copied().unwrap_or_default();
+        // A line has a code object of its own, for which the interpreter keeps a small block. A wrong class would differ
+        // by more: 8 bytes for each of 200 blocks at least.
+        let (more, more_bytes) = (
+            count.wrapping_sub(size.count),
+            bytes.wrapping_sub(size.count * size.step),
+        );
+        assert!(
+            more <= 1 && more_bytes <= more * 512,
+            "{count} blocks of {bytes} bytes at {size:?}"
         );
     }
 }

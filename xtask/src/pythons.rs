@@ -6,7 +6,9 @@
 //! the ones that people run are; the files with symbols stay beside it in `symbols/`, as a truth for people.
 
 use std::{
+    collections::BTreeSet,
     fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::Command,
     time::Instant,
@@ -130,7 +132,8 @@ fn build(recipe: &Recipe, source: &Source, jobs: u32) -> Result<()> {
         command
     };
     process::run_logged(make().arg(format!("-j{jobs}")), &log)?;
-    process::run_logged(make().arg("altinstall"), &log)?;
+    // No bytecode of all the library: what is imported is compiled once, by whoever may write.
+    process::run_logged(make().args(["altinstall", "COMPILEALL_OPTS=-x ."]), &log)?;
     separate_symbols(&prefix)?;
     setup::remove(&work)?;
     let text = format!("{}\n{}", source.version(), stamp(recipe));
@@ -151,7 +154,7 @@ fn separate_symbols(prefix: &Path) -> Result<()> {
 
 /// `bin/python3.X` and `lib/libpython3.X.so.1.0`, whatever the version and the suffix.
 fn binaries(prefix: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
+    let (mut found, mut inodes) = (Vec::new(), BTreeSet::new());
     for directory in ["bin", "lib"] {
         let path = prefix.join(directory);
         let entries = fs::read_dir(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -159,8 +162,11 @@ fn binaries(prefix: &Path) -> Result<Vec<PathBuf>> {
             let name = entry.file_name().to_string_lossy().into_owned();
             let is_interpreter = directory == "bin" && name.starts_with("python3.") && !name.contains('-');
             let is_library = name.starts_with("libpython3.") && name.ends_with(".so.1.0");
-            // Links to one of these are left alone.
-            if (is_interpreter || is_library) && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            let metadata = entry
+                .metadata()
+                .with_context(|| format!("cannot read {}", entry.path().display()))?;
+            // Links to one of these, hard ones too, are left alone.
+            if (is_interpreter || is_library) && metadata.is_file() && inodes.insert(metadata.ino()) {
                 found.push(entry.path());
             }
         }

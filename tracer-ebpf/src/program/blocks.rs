@@ -98,13 +98,18 @@ pub(crate) fn send_realloc(
     hit: &Hit,
     state: *mut ProcessState,
     open: OpenRealloc,
-    block: u64,
+    address: u64,
     flags: u8,
     stack: u64,
 ) {
     // SAFETY: a map value.
     add(unsafe { &raw mut (*state).reallocs }, 1);
-    let raw_size = usable_size(state, block, open.requested);
+    // Before a block of mimalloc's there is nothing to read.
+    let raw_size = if flags == block::MIMALLOC {
+        0
+    } else {
+        usable_size(state, address, open.requested)
+    };
     let Some(mut entry) = reserve::<Realloc>() else {
         lose(state, Reason::RingFullRealloc);
         return;
@@ -115,7 +120,7 @@ pub(crate) fn send_realloc(
         reserved: 0,
         time_ns: read::now(),
         old: open.old,
-        addr: block,
+        addr: address,
         requested: open.requested,
         raw_size,
         stack,

@@ -46,6 +46,15 @@ pub enum BpfError {
         #[source]
         source: io::Error,
     },
+    /// A kernel without what the programs need.
+    #[error("the kernel {release} is too old: 5.15 is the oldest that offers attach cookies")]
+    TooOld {
+        /// The kernel's release.
+        release: String,
+        /// What it said.
+        #[source]
+        source: Box<BpfError>,
+    },
     /// A map could not be read or written.
     #[error("the map {name} cannot be used")]
     Map {
@@ -86,6 +95,7 @@ impl BpfError {
             Self::Object { .. } | Self::Refused { .. } => {
                 "run as root, or with CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE; `pyrobe doctor` says what is missing"
             }
+            Self::TooOld { .. } => "run a newer kernel; `pyrobe doctor` says what this host has",
             Self::Missing { .. } => "rebuild the object with `cargo xtask ebpf`",
             Self::Map { .. } => "another process may have used up memory or file descriptors",
             Self::Attach { .. } => {

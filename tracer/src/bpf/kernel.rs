@@ -9,6 +9,25 @@ use super::BpfError;
 
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
+/// The oldest kernel: attach cookies.
+pub const OLDEST: (u32, u32) = (5, 15);
+
+/// The running kernel's release, and whether it is older than [`OLDEST`]. Vendors backport: only what does not work
+/// is a reason to refuse it.
+pub fn release() -> (String, bool) {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let too_old = version(&release) < OLDEST;
+    (release, too_old)
+}
+
+/// The first two numbers of a release.
+fn version(release: &str) -> (u32, u32) {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
 /// Offsets of kernel structures, and the ids of kernel functions.
 #[derive(Clone, Debug)]
 pub struct KernelFacts {
@@ -104,4 +123,18 @@ fn member_of(btf: &Btf, members: &[btf_rs::Member], name: &str, base: u32, nesti
             },
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_has_a_version() {
+        assert_eq!(version("5.10.0-32-cloud-amd64"), (5, 10));
+        assert_eq!(version("6.18.44-fc-v595"), (6, 18));
+        assert_eq!(version("7.2.13+deb14-amd64"), (7, 2));
+        assert_eq!(version("6.1-rc1"), (6, 1));
+        assert_eq!(version("unknown"), (0, 0));
+    }
 }

@@ -16,7 +16,7 @@ mod tracer;
 
 pub use cost::hit_cost;
 pub use error::BpfError;
-pub use kernel::KernelFacts;
+pub use kernel::{KernelFacts, OLDEST, release};
 pub use links::LinkKind;
 pub use object::object_checksum;
 pub use ring::RingReader;

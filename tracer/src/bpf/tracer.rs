@@ -16,7 +16,7 @@ use tracer_ebpf::{
 };
 
 use super::{
-    BpfError, KernelFacts, LinkKind, RingReader,
+    BpfError, KernelFacts, LinkKind, RingReader, kernel,
     links::{self, Link, Point, Probe, Programs},
     object::{self, RING},
     rules::Rules,
@@ -105,6 +105,16 @@ pub struct Tracer {
 impl Tracer {
     /// Loads everything and follows forks, execs and exits. Nothing is probed yet.
     pub fn load(kernel: &KernelFacts, settings: &Settings) -> Result<Self, BpfError> {
+        Self::load_all(kernel, settings).map_err(|error| match kernel::release() {
+            (release, true) => BpfError::TooOld {
+                release,
+                source: Box::new(error),
+            },
+            _ => error,
+        })
+    }
+
+    fn load_all(kernel: &KernelFacts, settings: &Settings) -> Result<Self, BpfError> {
         let mut ebpf = object::load_maps(settings.ring_bytes, settings.log_level)?;
         let (filter, (rules, keys)) = match &settings.target {
             Target::WholeHost => (filter::ALL, (0, Vec::new())),

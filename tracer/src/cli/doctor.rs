@@ -78,10 +78,6 @@ pub(super) fn run(args: &Listing) -> CommandResult {
                         hint,
                     });
                     match bpf::hit_cost() {
-                        Err(_) if links == bpf::LinkKind::PerPoint => checks.push(good(
-                            "cost of a probe hit",
-                            "not measured: that needs kernel 6.6".to_owned(),
-                        )),
                         Ok(cost) => {
                             hit_cost_ns = Some(cost);
                             checks.push(good(
@@ -89,6 +85,10 @@ pub(super) fn run(args: &Listing) -> CommandResult {
                                 format!("{cost:.0} ns, with an empty program on an emulated instruction"),
                             ));
                         }
+                        Err(_) if links == bpf::LinkKind::PerPoint => checks.push(good(
+                            "cost of a probe hit",
+                            "not measured: that takes links of kernel 6.6".to_owned(),
+                        )),
                         Err(error) => checks.push(bad("cost of a probe hit", &error, error.hint())),
                     }
                 }
@@ -138,16 +138,9 @@ fn bad(name: &'static str, error: &dyn std::error::Error, hint: &str) -> Check {
     }
 }
 
-/// The lowest kernel: attach cookies.
-const LOWEST: (u32, u32) = (5, 15);
-
 fn kernel() -> Check {
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let mut numbers = release
-        .split(|c: char| !c.is_ascii_digit())
-        .map(|part| part.parse().unwrap_or(0));
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if version >= LOWEST {
+    let (release, too_old) = bpf::release();
+    if !too_old {
         return good("kernel", release);
     }
     Check {
@@ -156,7 +149,8 @@ fn kernel() -> Check {
         found: release,
         hint: Some(format!(
             "{}.{} is the oldest that offers attach cookies",
-            LOWEST.0, LOWEST.1
+            bpf::OLDEST.0,
+            bpf::OLDEST.1
         )),
     }
 }

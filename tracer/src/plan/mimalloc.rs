@@ -5,6 +5,7 @@
 //! <https://github.com/python/cpython/blob/v3.13.0/Objects/obmalloc.c#L134-L228>. What they do is not seen where a
 //! compiler has guessed the table's content and inlined it behind a guard; the guards are counted.
 
+use iced_x86::{FlowControl, Mnemonic, OpKind};
 use tracer_ebpf::site::{Role, flag};
 
 use super::{Coverage, Plan};
@@ -61,30 +62,95 @@ pub(super) fn coverage(facts: &ImageFacts, elf: &Elf<'_>) -> Option<Coverage> {
     functions.sort_unstable();
     functions.dedup();
     let resolved = u32::try_from(functions.len()).ok()?;
-    let guards = u32::try_from(count_mentions(elf, &functions)).ok()?;
+    let guards = mentions(elf, &functions)
+        .into_iter()
+        .filter(|behind| is_guard(elf, *behind))
+        .count();
     Some(Coverage {
         resolved,
-        copies: resolved.checked_add(guards)?,
+        copies: resolved.checked_add(u32::try_from(guards).ok()?)?,
     })
 }
 
-/// How often code names one of the functions other than to call it or jump to it.
-fn count_mentions(elf: &Elf<'_>, functions: &[VirtAddr]) -> usize {
-    let code = elf.segments().iter().filter(|segment| segment.executable);
-    code.filter_map(|segment| Some((segment.address.get(), elf.bytes_from(segment.address)?)))
-        .map(|(start, bytes)| {
-            bytes
-                .array_windows::<5>()
-                .zip(0_u64..)
-                .filter(|([before, word @ ..], index)| {
-                    let end = start.wrapping_add(*index).wrapping_add(5);
-                    let word = i32::from_le_bytes(*word);
-                    let relative = VirtAddr(end.wrapping_add_signed(word.into()));
-                    let absolute = u64::try_from(word).map(VirtAddr);
-                    (functions.contains(&relative) && !TRANSFERS.contains(before))
-                        || absolute.is_ok_and(|address| functions.contains(&address))
-                })
-                .count()
-        })
-        .sum()
+/// The instructions behind those that name one of the functions other than to call it or jump to it.
+fn mentions(elf: &Elf<'_>, functions: &[VirtAddr]) -> Vec<VirtAddr> {
+    let mut found = Vec::new();
+    for segment in elf.segments().iter().filter(|segment| segment.executable) {
+        let Some(bytes) = elf.bytes_from(segment.address) else {
+            continue;
+        };
+        for ([before, word @ ..], index) in bytes.array_windows::<5>().zip(5_u64..) {
+            let behind = VirtAddr(segment.address.get().wrapping_add(index));
+            let word = i32::from_le_bytes(*word);
+            let relative = VirtAddr(behind.get().wrapping_add_signed(word.into()));
+            let is_absolute = u64::try_from(word).is_ok_and(|word| functions.contains(&VirtAddr(word)));
+            if is_absolute || functions.contains(&relative) && !TRANSFERS.contains(before) {
+                found.push(behind);
+            }
+        }
+    }
+    found
+}
+
+/// Instructions followed behind a mention.
+const LIMIT: usize = 60;
+
+/// Whether what follows a mention compares it and can then call through a register: a guard's other way. Code that only
+/// looks which allocator is set, or sets one, calls nobody like that.
+fn is_guard(elf: &Elf<'_>, behind: VirtAddr) -> bool {
+    let (mut steps, mut compared, mut found) = (0_usize, false, false);
+    explore(elf, behind, LIMIT, &mut |step| {
+        let instruction = step.instruction;
+        let is_register = instruction.op0_kind() == OpKind::Register;
+        match instruction.flow_control() {
+            // Behind a compare with the address itself.
+            FlowControl::ConditionalBranch if steps == 0 => compared = true,
+            FlowControl::Next
+                if instruction.mnemonic() == Mnemonic::Cmp
+                    && is_register
+                    && instruction.op1_kind() == OpKind::Register =>
+            {
+                compared = true;
+            }
+            FlowControl::IndirectCall if compared && is_register => found = true,
+            FlowControl::Call => return Next::Leave,
+            _ => {}
+        }
+        steps += 1;
+        if found { Next::Stop } else { Next::Go }
+    });
+    found
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::python::tests::free_threaded;
+
+    #[test]
+    fn functions_of_both_domains_have_sites_and_code_that_sets_allocators_is_no_guard() {
+        let Some((data, facts)) = free_threaded() else {
+            return;
+        };
+        let elf = Elf::parse(&data).unwrap();
+        let plan = super::super::plan(&facts, &elf);
+        for role in [Role::ObjMalloc, Role::ObjCalloc, Role::ObjRealloc, Role::ObjFree] {
+            let sites = plan.sites.iter().filter(|site| site.role == role);
+            let own = sites.filter(|site| site.flags & flag::MIMALLOC != 0).count();
+            assert_eq!(own, 2, "{role:?} in {plan:?}");
+        }
+        let functions = [facts.functions.obj, facts.functions.mem].concat();
+        assert!(
+            mentions(&elf, &functions).len() > 8,
+            "the tables are set somewhere"
+        );
+        assert_eq!(
+            plan.coverage,
+            Some(Coverage {
+                resolved: 6,
+                copies: 6
+            })
+        );
+    }
 }

@@ -290,16 +290,21 @@ fn describe(text: &mut String, path: &str, facts: &ImageFacts, elf: &Elf<'_>, pl
     writeln!(text, "  {:?} {:?} {:?}", plan.coverage, facts.notes, plan.notes).unwrap();
 }
 
-/// The build that `cargo xtask pythons` makes.
-#[test]
-fn a_build_without_a_gil_has_longer_objects_and_another_allocator() {
+/// The build without a GIL that `cargo xtask pythons` makes, if it is there.
+pub(crate) fn free_threaded() -> Option<(Vec<u8>, ImageFacts)> {
     let cache = std::env::var_os("PYROBE_CACHE").map_or_else(|| "/var/cache/pyrobe".into(), PathBuf::from);
     let path = cache.join("pythons/free-threaded/bin/python3.13t");
     let Ok(data) = std::fs::read(&path) else {
         println!("skipped: no {}", path.display());
-        return;
+        return None;
     };
     let facts = examine(&data).unwrap();
+    Some((data, facts))
+}
+
+#[test]
+fn a_build_without_a_gil_has_longer_objects_and_another_allocator() {
+    let Some((_, facts)) = free_threaded() else { return };
     assert_eq!(facts.gil, Gil::Disabled);
     let layout = &facts.layout;
     assert_eq!(
@@ -324,8 +329,6 @@ fn a_build_without_a_gil_has_longer_objects_and_another_allocator() {
             .all(|function| !functions.raw.contains(function))
     );
     assert_ne!(functions.obj[0], functions.mem[0], "two heaps of the thread");
-    let plan = function_sites(&facts, &Elf::parse(&data).unwrap());
-    assert_eq!(plan.coverage.unwrap().unseen(), 0, "{plan:?}");
     assert!(facts.notes.is_empty(), "{:?}", facts.notes);
 }
 
