@@ -29,8 +29,9 @@ unsafe extern "C" {
     safe fn pyrobe_probed();
 }
 
-/// Calls that are timed.
-const CALLS: u32 = 20_000;
+/// Rounds that are timed, and calls in each: short enough that some are not interrupted on a busy host.
+const ROUNDS: u32 = 40;
+const CALLS: u32 = 500;
 
 /// Nanoseconds that a probe hit costs on this host, with an empty program on an emulated instruction. Needs kernel
 /// 6.6; takes some 50 ms, most of it the waiting of [`raw::link`]'s undoing.
@@ -89,12 +90,12 @@ fn instruction(code: u8) -> bpf_insn {
 
 /// Nanoseconds of a call, the fastest of some rounds: what disturbs a round only makes it longer.
 fn time() -> f64 {
-    let rounds = (0..5).map(|_| {
+    let rounds = (0..ROUNDS).map(|_| {
         let start = Instant::now();
-        for _ in 0..CALLS / 5 {
+        for _ in 0..CALLS {
             pyrobe_probed();
         }
-        start.elapsed().as_secs_f64() * 1e9 / f64::from(CALLS / 5)
+        start.elapsed().as_secs_f64() * 1e9 / f64::from(CALLS)
     });
     rounds.fold(f64::INFINITY, f64::min)
 }
