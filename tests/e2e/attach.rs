@@ -43,9 +43,7 @@ fn check_running_process(interpreter: &Interpreter) {
         stats["coverage"]["percent"].is_number(),
         "the coverage is known: {stats}"
     );
-    if interpreter.id.is_plain() {
-        assert_made(&capture, target.pid(), &frame, 1000);
-    }
+    assert_made(&capture, target.pid(), &frame, 1000);
     target.finish();
 }
 

@@ -65,18 +65,9 @@ fn check_recorded(interpreter: &Interpreter, recorded: &Recorded) {
             expected.pid,
             recorded.run
         );
-        if interpreter.id.is_plain() {
-            check_stacks(&counts, &bytes, expected);
-        }
+        check_stacks(&counts, &bytes, expected);
     }
-    if interpreter.id.is_plain() {
-        assert!((covered - 100.0).abs() < f64::EPSILON, "coverage is {covered}%");
-    } else {
-        assert!(
-            covered < 100.0,
-            "function probes cannot see all of an inlined build, but coverage is {covered}%"
-        );
-    }
+    assert!((covered - 100.0).abs() < f64::EPSILON, "coverage is {covered}%");
     assert_eq!(
         table["losses"]["total"], 0,
         "something was lost: {}",
@@ -173,9 +164,7 @@ pub(crate) fn check_recursion(interpreter: &Interpreter) {
         .iter()
         .filter(|stack| stack.frames.iter().any(|frame| frame.function == "leaf"))
         .collect();
-    if interpreter.id.is_plain() {
-        assert!(!deep.is_empty(), "the leaf of the recursion was not seen");
-    }
+    assert!(!deep.is_empty(), "the leaf of the recursion was not seen");
     for stack in deep {
         let first = stack.frames.first().map(|frame| frame.function.as_str());
         assert_eq!(
@@ -212,17 +201,15 @@ pub(crate) fn check_without_gil(interpreter: &Interpreter) {
             "a thread without the GIL was taken for the bystander: {of_bystander:?}"
         );
     }
-    if interpreter.id.is_plain() {
-        let of_inflate = collapsed::sum(&bytes, expected.pid, &[inflate]);
-        let of_nobody: u64 = bytes
-            .iter()
-            .filter(|stack| stack.has_special("[no Python frame]"))
-            .map(|stack| stack.value)
-            .sum();
-        let made = expected.number("count") * expected.number("window");
-        assert!(
-            of_inflate + of_nobody >= made,
-            "{made} bytes were made without the GIL, but {of_inflate} + {of_nobody} were seen"
-        );
-    }
+    let of_inflate = collapsed::sum(&bytes, expected.pid, &[inflate]);
+    let of_nobody: u64 = bytes
+        .iter()
+        .filter(|stack| stack.has_special("[no Python frame]"))
+        .map(|stack| stack.value)
+        .sum();
+    let made = expected.number("count") * expected.number("window");
+    assert!(
+        of_inflate + of_nobody >= made,
+        "{made} bytes were made without the GIL, but {of_inflate} + {of_nobody} were seen"
+    );
 }

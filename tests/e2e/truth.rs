@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use serde::Deserialize;
 
 use crate::{
-    matrix::on_plain_interpreters,
+    matrix::on_every_interpreter,
     support::{
         capture::Capture,
         expected,
@@ -24,7 +24,7 @@ struct Alive {
     bytes: u64,
 }
 
-on_plain_interpreters!(live_at_exit, |interpreter: &Interpreter| check_live_at_exit(
+on_every_interpreter!(live_at_exit, |interpreter: &Interpreter| check_live_at_exit(
     interpreter,
     &[]
 ));

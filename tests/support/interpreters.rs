@@ -1,7 +1,7 @@
 //! The interpreters that the tests run on: where they are, how they were built, how a script gets to them.
 //!
-//! pyenv-style builds have one copy of each allocator function, so exact figures can be asked of them; the
-//! distributions' builds (PGO + LTO) have inlined copies of which function probes see a part.
+//! pyenv-style builds have one copy of each allocator function; the distributions' builds (PGO + LTO) have inlined
+//! copies at hundreds of places. Exact figures are asked of all.
 
 use std::{
     env,
@@ -75,11 +75,6 @@ impl Script {
 }
 
 impl Id {
-    /// Whether the allocator's functions have one copy each.
-    pub(crate) fn is_plain(self) -> bool {
-        matches!(self, Self::Pyenv(_) | Self::Built(Built::FreeThreaded))
-    }
-
     /// The allocator that it uses if nothing else is asked for.
     pub(crate) fn allocator(self) -> &'static str {
         match self {

@@ -37,7 +37,8 @@ pub enum Role {
     /// Behind a call of libc's `malloc` or `calloc` in a copy of the raw allocator: the block is [`Site::operand`].
     RawResult = 12,
     /// A copy of a free behind a guard on the allocator table's slot: the jump of the guard. The pointer is
-    /// [`Site::operand`]; a block of either allocator.
+    /// [`Site::operand`]; a block of either allocator. A copy without a guard: the jump behind the end of a free of
+    /// pymalloc's, with [`flag::POOL_ONLY`].
     GuardedFree = 13,
     /// The call of (or jump to) libc's `free` in a copy of the raw allocator: the pointer is in RDI.
     LibcFree = 14,

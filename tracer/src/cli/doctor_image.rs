@@ -120,6 +120,7 @@ const fn name(kind: ReferenceKind) -> &'static str {
         ReferenceKind::Free => "free",
         ReferenceKind::Raw => "raw",
         ReferenceKind::ArenaTree => "arena tree",
+        ReferenceKind::PoolList => "pool list",
     }
 }
 
@@ -149,6 +150,7 @@ fn text(examined: &[Examined], all: bool, out: &mut dyn Write) -> io::Result<()>
         "Refills",
         "Allocations",
         "Frees",
+        "Pool lists",
         "Raw",
         "Sites",
         "Coverage",
@@ -163,6 +165,7 @@ fn text(examined: &[Examined], all: bool, out: &mut dyn Write) -> io::Result<()>
             image.matched("refill"),
             image.matched("allocation"),
             image.matched("free"),
+            image.matched("pool list"),
             image.matched("raw"),
             image.sites.to_string(),
             coverage,

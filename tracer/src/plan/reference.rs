@@ -18,6 +18,8 @@ pub enum ReferenceKind {
     Raw,
     /// A use of the arenas' radix tree, by which a free tells pymalloc's blocks.
     ArenaTree,
+    /// The end of a free of pymalloc's: the block becomes the first one of its pool's list.
+    PoolList,
 }
 
 /// What became of a reference.

@@ -8,6 +8,7 @@
 mod graph;
 mod guard;
 mod lookup;
+mod push;
 mod raw;
 mod sides;
 mod state;
@@ -22,7 +23,7 @@ use self::{
     sides::{Copy, Implementation},
     state::{RSI, Value},
 };
-use super::{Sites, code::Code, search::Hits, within};
+use super::{Sites, code::Code, registers, search::Hits, within};
 use crate::{
     plan::{Covered, Half, Reference, ReferenceKind},
     python::ImageFacts,
@@ -81,6 +82,7 @@ pub(super) fn find(facts: &ImageFacts, code: &Code<'_>) -> Sites {
     let libc = raw::find(&mut finder, &hits, raw_free);
     finder.sites(&libc);
     finder.lookups(&hits, realloc);
+    finder.pushes();
     finder.found
 }
 
@@ -275,6 +277,34 @@ impl Finder<'_, '_> {
         self.found.add_function(elf, role, function, Half::EntryOnly);
         for site in self.found.sites.iter_mut().skip(first) {
             site.flags |= flags;
+        }
+    }
+
+    /// Every block that is put onto a pool's list. Where no guard and no call stands before, the compiler knew
+    /// whom it called, and the copy has a site at its end; what it passes to libc has one of its own.
+    fn pushes(&mut self) {
+        let free = self.implementation.entry;
+        for push in push::all(self.code) {
+            let is_in = |copy: &Copy| copy.listed.contains(&push.link) || copy.listed.contains(&push.store);
+            let behind = self.inlined.iter().filter(|inlined| is_in(&inlined.copy));
+            let edges: Vec<Edge> = behind.map(Inlined::edge).collect();
+            let is_own = self.own.as_ref().is_ok_and(is_in);
+            let covered = if is_own || !edges.is_empty() {
+                let entries: &[VirtAddr] = if is_own { &[free] } else { &[] };
+                if only_through(self.code, push.store, &edges, entries) {
+                    Covered::Site(edges.first().map_or(free, |edge| edge.from))
+                } else {
+                    Covered::Unmatched("another way leads to the end of a copy than through its guard")
+                }
+            } else if let Some((jump, block)) = push.jump
+                && let Some(block) = registers::operand(block)
+            {
+                self.within(Role::GuardedFree, jump, flag::POOL_ONLY, block);
+                Covered::Site(jump)
+            } else {
+                Covered::Unmatched("no jump behind it knows the block")
+            };
+            self.refer(ReferenceKind::PoolList, push.store, covered);
         }
     }
 

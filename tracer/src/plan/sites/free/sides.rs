@@ -81,6 +81,8 @@ pub(super) struct Copy {
     pub(super) raw: Vec<VirtAddr>,
     /// Where it calls through the raw table's slot.
     pub(super) slots: Vec<VirtAddr>,
+    /// Where it puts the block onto its pool's list.
+    pub(super) listed: Vec<VirtAddr>,
     /// The conditional jumps on its ways.
     pub(super) jumps: Vec<VirtAddr>,
 }
@@ -186,7 +188,7 @@ pub(super) fn copy(
                 Event::Libc if state.passed => &mut found.libc,
                 Event::Raw if state.passed => &mut found.raw,
                 Event::Slot if state.passed => &mut found.slots,
-                Event::Listed if state.passed => return Next::End,
+                Event::Listed if state.passed => &mut found.listed,
                 Event::Other(reason) => {
                     wrong = Some(reason);
                     return Next::Stop;

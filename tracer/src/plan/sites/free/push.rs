@@ -1,0 +1,164 @@
+//! What every free of pymalloc does in the end: it makes the block the first one of its pool's list.
+//!
+//! `*(block **)p = pool->freeblock; pool->freeblock = p; pool->ref.count--`. This finds copies that stand behind no
+//! guard, because the compiler knew whom it called (`_PyObject_Realloc` frees what it has moved), and is a
+//! second enumeration of those that do. All code is searched for the bytes of the second store, whatever stands around.
+//! <https://github.com/python/cpython/blob/v3.13.0/Objects/obmalloc.c>
+
+use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
+
+use super::super::{
+    code::Code,
+    registers::{load, number, store, word},
+};
+use crate::{plan::placement::is_emulated, units::VirtAddr};
+
+/// Offset of `freeblock` in a pool's header; `ref.count` is at its beginning.
+const FREEBLOCK: i64 = 8;
+/// Bytes before the store in which the load of `freeblock` stands.
+const MAX_BYTES: usize = 40;
+/// Instructions between that load and the jump behind the store.
+const MAX_STEPS: usize = 24;
+/// Pushes taken; optimised builds have fewer than 100.
+const MAX_PUSHES: usize = 1 << 12;
+
+/// A block is put onto its pool's list.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Push {
+    /// The store into the block.
+    pub(super) link: VirtAddr,
+    /// The store into the pool.
+    pub(super) store: VirtAddr,
+    /// The first jump behind it that every such free passes, and the register that has the block there.
+    pub(super) jump: Option<(VirtAddr, Register)>,
+}
+
+/// All of them, by address.
+pub(super) fn all(code: &Code<'_>) -> Vec<Push> {
+    let mut found = Vec::new();
+    for segment in code.elf().segments().iter().filter(|segment| segment.executable) {
+        let Some(bytes) = code.elf().bytes_from(segment.address) else {
+            continue;
+        };
+        for (index, window) in bytes.windows(5).enumerate() {
+            let Some(pool) = base_of_store(window) else {
+                continue;
+            };
+            let before = bytes
+                .get(index.saturating_sub(MAX_BYTES)..index)
+                .unwrap_or_default();
+            let first = index - before.len();
+            let loads = before
+                .windows(5)
+                .enumerate()
+                .filter(|(_, window)| base_of_load(window) == Some(pool));
+            // The nearest load is the one that counts.
+            let Some((distance, _)) = loads.last() else {
+                continue;
+            };
+            let address = |index: usize| segment.address.get().wrapping_add(index as u64);
+            if found.len() < MAX_PUSHES {
+                found.extend(push(code, address(first + distance), address(index)));
+            }
+        }
+    }
+    found
+}
+
+/// The base register's number of `mov %r64, 8(%base)`.
+fn base_of_store(bytes: &[u8]) -> Option<u8> {
+    base(bytes, 0x89)
+}
+
+/// The base register's number of `mov 8(%base), %r64`.
+fn base_of_load(bytes: &[u8]) -> Option<u8> {
+    base(bytes, 0x8b)
+}
+
+fn base(bytes: &[u8], opcode: u8) -> Option<u8> {
+    let &[rex @ 0x48..=0x4f, found, modrm, third, fourth] = bytes else {
+        return None;
+    };
+    let low = modrm & 7;
+    // RSP and R12 need another byte.
+    let displacement = if low == 4 { fourth } else { third };
+    let is_plain = low != 4 || third == 0x24;
+    let is_wanted = found == opcode && modrm & 0xc0 == 0x40 && is_plain && displacement == 8;
+    is_wanted.then_some(low | (rex & 1) << 3)
+}
+
+/// Looks from the load on: the store into the block, the store into the pool, the count, the jump.
+fn push(code: &Code<'_>, from: u64, wanted: u64) -> Option<Push> {
+    let mut at = code.at(from)?;
+    let (mut loaded, pool) = load(&at).filter(|(_, place)| place.displacement == FREEBLOCK)?;
+    let pool = pool.base;
+    let (mut link, mut block, mut counts) = (None, None, counts_down(code, from, pool));
+    let mut jump = None;
+    for _ in 0..MAX_STEPS {
+        at = code.at(at.next_ip())?;
+        let is_behind = block.is_some();
+        if is_behind && code.predecessors(at.ip()).len() != 1 {
+            break;
+        }
+        if at.flow_control() == FlowControl::ConditionalBranch {
+            if is_behind && is_emulated(&at) {
+                jump = Some(VirtAddr(at.ip()));
+            }
+            break;
+        }
+        if at.flow_control() != FlowControl::Next {
+            break;
+        }
+        counts |= is_count(&at, pool);
+        if let Some((value, place)) = store(&at) {
+            if value == loaded && place.displacement == 0 && place.base != pool {
+                link = Some((VirtAddr(at.ip()), place.base));
+            }
+            if at.ip() == wanted {
+                let (_, base) = link?;
+                block = (value == base && place.base == pool).then_some(value);
+                block?;
+            }
+        }
+        let written = code.written(&at);
+        // The jump would not know the block any more.
+        if block.is_some_and(|block| written.contains(block)) {
+            break;
+        }
+        if block.is_none() && (written.contains(pool) || written.contains(loaded)) {
+            loaded = Register::None;
+            if written.contains(pool) {
+                return None;
+            }
+        }
+    }
+    let ((link, _), block) = (link?, block?);
+    counts.then_some(Push {
+        link,
+        store: VirtAddr(wanted),
+        jump: jump.map(|jump| (jump, block)),
+    })
+}
+
+/// Whether the pool's count is written shortly before the load.
+fn counts_down(code: &Code<'_>, load: u64, pool: Register) -> bool {
+    let mut address = load;
+    for _ in 0..4 {
+        let [before] = *code.predecessors(address) else {
+            return false;
+        };
+        if is_count(&before, pool) {
+            return true;
+        }
+        address = before.ip();
+    }
+    false
+}
+
+/// Whether it writes the 32-bit word that a pool's header begins with.
+fn is_count(instruction: &Instruction, pool: Register) -> bool {
+    let is_first = word(instruction).is_some_and(|place| place.base == pool && place.displacement == 0);
+    let is_written = instruction.op0_kind() == OpKind::Memory
+        && !matches!(instruction.mnemonic(), Mnemonic::Cmp | Mnemonic::Test);
+    is_first && is_written && instruction.memory_size().size() == 4 && number(pool).is_some()
+}
