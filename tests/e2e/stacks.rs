@@ -47,11 +47,11 @@ on_every_interpreter!(without_gil, check_without_gil);
 
 pub(crate) fn check(interpreter: &Interpreter, workload: &str) -> Recorded {
     let recorded = record(interpreter, workload, &[], &[]);
-    check_recorded(interpreter, &recorded);
+    check_recorded(&recorded);
     recorded
 }
 
-fn check_recorded(interpreter: &Interpreter, recorded: &Recorded) {
+fn check_recorded(recorded: &Recorded) {
     let (counts, bytes) = (recorded.capture.stacks("count"), recorded.capture.stacks("bytes"));
     let table = recorded.capture.report("table", &[]);
     let covered = table["coverage"]["percent"]
