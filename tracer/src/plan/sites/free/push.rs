@@ -48,12 +48,12 @@ pub(super) fn all(code: &Code<'_>) -> Vec<Push> {
                 .get(index.saturating_sub(MAX_BYTES)..index)
                 .unwrap_or_default();
             let first = index - before.len();
-            let loads = before
+            let mut loads = before
                 .windows(5)
                 .enumerate()
                 .filter(|(_, window)| base_of_load(window) == Some(pool));
             // The nearest load is the one that counts.
-            let Some((distance, _)) = loads.last() else {
+            let Some((distance, _)) = loads.next_back() else {
                 continue;
             };
             let address = |index: usize| segment.address.get().wrapping_add(index as u64);
