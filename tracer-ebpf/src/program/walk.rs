@@ -138,8 +138,9 @@ fn summarize(walker: &Walker, top: u64) -> Summary {
     // SAFETY: the memory is that of the current thread.
     let frames = unsafe { (&raw mut (*walker.memory).stack.frames).cast::<Frame>() };
     let mut at = top;
+    // Spread out: two epochs differ in a few bits, and so do the addresses of two code objects.
     // SAFETY: a map value.
-    let mut hash = unsafe { (*walker.state).epoch };
+    let mut hash = mix(0, unsafe { (*walker.state).epoch });
     let mut depth = low_bits::<511>(walker.config.zero);
     for _ in 0..MAX_FRAMES {
         let Some(frame) = step(walker, &mut at) else {
