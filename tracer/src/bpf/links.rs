@@ -88,11 +88,16 @@ impl fmt::Display for LinkKind {
 }
 
 impl Programs {
-    /// Programs that do nothing, for measuring what a hit costs without us.
+    /// Programs that do nothing, for measuring what a hit costs without us. Never as a session: one that does not
+    /// refuse the second half would have the kernel take the word on top of the stack for a return address, which
+    /// within a function it is not.
     pub(super) fn empty(ebpf: &Ebpf, kernel: &KernelFacts) -> Result<Self, BpfError> {
-        Ok(Self::Session {
-            entry: object::load_program(ebpf, kernel, "on_nothing", Attach::Multi)?,
-            session: object::load_program(ebpf, kernel, "on_nothing", Attach::Session)?,
+        let nothing = || object::load_program(ebpf, kernel, "on_nothing", Attach::Multi);
+        Ok(Self::Multi {
+            entry: nothing()?,
+            within: nothing()?,
+            call: nothing()?,
+            back: nothing()?,
         })
     }
 
