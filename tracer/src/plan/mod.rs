@@ -65,6 +65,35 @@ pub struct PlannedSite {
 }
 
 impl PlannedSite {
+    /// A probe on a whole function, at the best instruction for it; why not, in words.
+    fn on_function(
+        elf: &Elf<'_>,
+        role: Role,
+        function: VirtAddr,
+        half: Half,
+        flags: u32,
+    ) -> Result<Self, String> {
+        let Place {
+            address,
+            placement,
+            flags: moved,
+        } = placement::place(elf, function, role, half);
+        let offset = elf
+            .file_offset(address)
+            .ok_or_else(|| format!("{role:?} at {address} is not in the file"))?;
+        Ok(Self {
+            role,
+            function,
+            address,
+            offset,
+            placement,
+            half,
+            flags: flags | moved,
+            operand: Operand::default(),
+            second: Operand::default(),
+        })
+    }
+
     /// The entry of the kernel side's site table.
     pub fn site(&self, image: ImageId) -> Site {
         Site {
@@ -179,32 +208,13 @@ impl Plan {
             Role::ObjFree | Role::RawFree | Role::CodeDealloc => Half::EntryOnly,
             _ => Half::EntryAndReturn,
         };
-        let Place {
-            address,
-            placement,
-            flags: moved,
-        } = placement::place(elf, function, role, half);
-        let flags = flags | moved;
-        match elf.file_offset(address) {
-            Some(offset) if self.sites.iter().all(|site| site.address != address) => {
-                self.sites.push(PlannedSite {
-                    role,
-                    function,
-                    address,
-                    offset,
-                    placement,
-                    half,
-                    flags,
-                    operand: Operand::default(),
-                    second: Operand::default(),
-                });
-            }
-            Some(_) => self.notes.push(format!(
-                "{role:?} at {address} is probed for another role already"
+        match PlannedSite::on_function(elf, role, function, half, flags) {
+            Ok(site) if self.sites.iter().all(|known| known.address != site.address) => self.sites.push(site),
+            Ok(site) => self.notes.push(format!(
+                "{role:?} at {} is probed for another role already",
+                site.address
             )),
-            None => self
-                .notes
-                .push(format!("{role:?} at {address} is not in the file")),
+            Err(note) => self.notes.push(note),
         }
     }
 }

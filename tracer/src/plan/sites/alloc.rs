@@ -42,7 +42,7 @@ pub(super) fn find(code: &Code<'_>, own: &[(Instruction, PoolJump)], refill: Opt
     if let Some(refill) = refill.map(VirtAddr) {
         finder
             .found
-            .add_function(code.elf(), Role::PoolRefill, refill, Half::ReturnOnly);
+            .add_function(code.elf(), Role::PoolRefill, refill, Half::ReturnOnly, 0);
         let hits = code.references(&[refill]);
         for instruction in hits.of(refill) {
             let covered = finder.call(instruction, refill.get());

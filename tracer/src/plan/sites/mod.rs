@@ -21,10 +21,7 @@ use iced_x86::Instruction;
 use tracer_ebpf::site::{Operand, Role};
 
 use self::{code::Code, search::Hits};
-use super::{
-    Coverage, Covered, Half, Placement, PlannedSite, Reference, ReferenceKind,
-    placement::{self, Place},
-};
+use super::{Coverage, Covered, Half, Placement, PlannedSite, Reference, ReferenceKind, placement};
 use crate::{
     elf::Elf,
     python::{Gil, ImageFacts},
@@ -117,27 +114,10 @@ impl Sites {
     }
 
     /// Adds a probe on a whole function.
-    fn add_function(&mut self, elf: &Elf<'_>, role: Role, function: VirtAddr, half: Half) {
-        let Place {
-            address,
-            placement,
-            flags,
-        } = placement::place(elf, function, role, half);
-        match elf.file_offset(address) {
-            Some(offset) => self.add(PlannedSite {
-                role,
-                function,
-                address,
-                offset,
-                placement,
-                half,
-                flags,
-                operand: Operand::default(),
-                second: Operand::default(),
-            }),
-            None => self
-                .notes
-                .push(format!("{role:?} at {address} is not in the file")),
+    fn add_function(&mut self, elf: &Elf<'_>, role: Role, function: VirtAddr, half: Half, flags: u32) {
+        match PlannedSite::on_function(elf, role, function, half, flags) {
+            Ok(site) => self.add(site),
+            Err(note) => self.notes.push(note),
         }
     }
 

@@ -27,7 +27,7 @@ use crate::{
 /// Instructions looked at between a guard and the call.
 const BUDGET: usize = 200;
 /// Why a call of libc does not count.
-const FOREIGN: &str = "not the allocator's";
+pub(super) const FOREIGN: &str = "it is not the allocator's";
 
 /// What of libc is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,6 +18,10 @@ impl RegisterSet {
         number(register).is_some_and(|number| self.0 >> number & 1 != 0)
     }
 
+    pub(super) fn insert_all(&mut self, others: Self) {
+        self.0 |= others.0;
+    }
+
     pub(super) fn insert(&mut self, register: Register) {
         if let Some(number) = number(register) {
             self.0 |= 1 << number;

@@ -84,31 +84,8 @@ fn follow(
     let changed = code.written(instruction);
     holders.retain(|register| !changed.contains(*register));
     holders.extend(copy.map(|copy| copy.to));
-    for register in GENERAL {
-        if changed.contains(register) {
-            written.insert(register);
-        }
-    }
+    written.insert_all(changed);
 }
-
-const GENERAL: [Register; 16] = [
-    Register::RAX,
-    Register::RCX,
-    Register::RDX,
-    Register::RBX,
-    Register::RSP,
-    Register::RBP,
-    Register::RSI,
-    Register::RDI,
-    Register::R8,
-    Register::R9,
-    Register::R10,
-    Register::R11,
-    Register::R12,
-    Register::R13,
-    Register::R14,
-    Register::R15,
-];
 
 /// Where the size that `malloc` was asked for still is at the place behind the call: in a register that the callee
 /// keeps. A request for 0 bytes is passed on as one for 1, which makes no difference here.
@@ -137,11 +114,7 @@ pub(super) fn requested(code: &Code<'_>, call: &Instruction, place: &Place) -> O
                 _ => return Operand::default(),
             }
         }
-        for register in GENERAL {
-            if changed.contains(register) {
-                passed.insert(register);
-            }
-        }
+        passed.insert_all(changed);
         at = previous;
     }
     let is_kept = !RegisterSet::CALLER_SAVED.contains(tracked) && tracked != Register::RSP;

@@ -272,12 +272,8 @@ impl Finder<'_, '_> {
 
     /// A site at a function's entry.
     fn function(&mut self, role: Role, function: VirtAddr, flags: u32) {
-        let elf = self.code.elf();
-        let first = self.found.sites.len();
-        self.found.add_function(elf, role, function, Half::EntryOnly);
-        for site in self.found.sites.iter_mut().skip(first) {
-            site.flags |= flags;
-        }
+        self.found
+            .add_function(self.code.elf(), role, function, Half::EntryOnly, flags);
     }
 
     /// Every block that is put onto a pool's list. Where no guard and no call stands before, the compiler knew
@@ -362,6 +358,9 @@ fn operand(value: Value) -> Option<Operand> {
     }
 }
 
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod push_snippets;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod snippets;

@@ -40,7 +40,7 @@ pub(super) fn all(code: &Code<'_>) -> Vec<Push> {
         let Some(bytes) = code.elf().bytes_from(segment.address) else {
             continue;
         };
-        for (index, window) in bytes.windows(5).enumerate() {
+        for (index, window) in bytes.array_windows::<5>().enumerate() {
             let Some(pool) = base_of_store(window) else {
                 continue;
             };
@@ -49,7 +49,7 @@ pub(super) fn all(code: &Code<'_>) -> Vec<Push> {
                 .unwrap_or_default();
             let first = index - before.len();
             let mut loads = before
-                .windows(5)
+                .array_windows::<5>()
                 .enumerate()
                 .filter(|(_, window)| base_of_load(window) == Some(pool));
             // The nearest load is the one that counts.
@@ -66,17 +66,17 @@ pub(super) fn all(code: &Code<'_>) -> Vec<Push> {
 }
 
 /// The base register's number of `mov %r64, 8(%base)`.
-fn base_of_store(bytes: &[u8]) -> Option<u8> {
+fn base_of_store(bytes: &[u8; 5]) -> Option<u8> {
     base(bytes, 0x89)
 }
 
 /// The base register's number of `mov 8(%base), %r64`.
-fn base_of_load(bytes: &[u8]) -> Option<u8> {
+fn base_of_load(bytes: &[u8; 5]) -> Option<u8> {
     base(bytes, 0x8b)
 }
 
-fn base(bytes: &[u8], opcode: u8) -> Option<u8> {
-    let &[rex @ 0x48..=0x4f, found, modrm, third, fourth] = bytes else {
+fn base(bytes: &[u8; 5], opcode: u8) -> Option<u8> {
+    let [rex @ 0x48..=0x4f, found, modrm, third, fourth] = *bytes else {
         return None;
     };
     let low = modrm & 7;
@@ -90,53 +90,55 @@ fn base(bytes: &[u8], opcode: u8) -> Option<u8> {
 /// Looks from the load on: the store into the block, the store into the pool, the count, the jump.
 fn push(code: &Code<'_>, from: u64, wanted: u64) -> Option<Push> {
     let mut at = code.at(from)?;
-    let (mut loaded, pool) = load(&at).filter(|(_, place)| place.displacement == FREEBLOCK)?;
-    let pool = pool.base;
-    let (mut link, mut block, mut counts) = (None, None, counts_down(code, from, pool));
-    let mut jump = None;
-    for _ in 0..MAX_STEPS {
-        at = code.at(at.next_ip())?;
-        let is_behind = block.is_some();
-        if is_behind && code.predecessors(at.ip()).len() != 1 {
-            break;
-        }
-        if at.flow_control() == FlowControl::ConditionalBranch {
-            if is_behind && is_emulated(&at) {
-                jump = Some(VirtAddr(at.ip()));
-            }
-            break;
-        }
-        if at.flow_control() != FlowControl::Next {
-            break;
-        }
+    let (first, place) = load(&at).filter(|(_, place)| place.displacement == FREEBLOCK)?;
+    let pool = place.base;
+    let mut counts = counts_down(code, from, pool);
+    let mut link = None;
+    let mut steps = MAX_STEPS;
+    while at.ip() != wanted {
+        at = code
+            .at(at.next_ip())
+            .filter(|at| at.flow_control() == FlowControl::Next)?;
+        steps = steps.checked_sub(1)?;
         counts |= is_count(&at, pool);
-        if let Some((value, place)) = store(&at) {
-            if value == loaded && place.displacement == 0 && place.base != pool {
+        match store(&at) {
+            Some((value, place)) if value == first && place.displacement == 0 && place.base != pool => {
                 link = Some((VirtAddr(at.ip()), place.base));
             }
-            if at.ip() == wanted {
-                let (_, base) = link?;
-                block = (value == base && place.base == pool).then_some(value);
-                block?;
-            }
-        }
-        let written = code.written(&at);
-        // The jump would not know the block any more.
-        if block.is_some_and(|block| written.contains(block)) {
-            break;
-        }
-        if block.is_none() && (written.contains(pool) || written.contains(loaded)) {
-            loaded = Register::None;
-            if written.contains(pool) {
-                return None;
+            // What was loaded, the pool and the block must be those of the load and of the store into the block.
+            _ => {
+                let written = code.written(&at);
+                let block = link.map(|(_, block)| block);
+                let is_lost = link.is_none() && written.contains(first);
+                if is_lost || written.contains(pool) || block.is_some_and(|block| written.contains(block)) {
+                    return None;
+                }
             }
         }
     }
-    let ((link, _), block) = (link?, block?);
+    let (link, block) = link?;
+    store(&at).filter(|(value, place)| *value == block && place.base == pool)?;
+    let mut jump = None;
+    let mut knows = true;
+    for _ in 0..steps {
+        let Some(next) = code.at(at.next_ip()) else { break };
+        at = next;
+        // Other ways that lead here have another block.
+        knows &= code.predecessors(at.ip()).len() == 1;
+        match at.flow_control() {
+            FlowControl::Next => counts |= is_count(&at, pool),
+            FlowControl::ConditionalBranch if knows && is_emulated(&at) => {
+                jump = Some((VirtAddr(at.ip()), block));
+                break;
+            }
+            _ => break,
+        }
+        knows &= !code.written(&at).contains(block);
+    }
     counts.then_some(Push {
         link,
         store: VirtAddr(wanted),
-        jump: jump.map(|jump| (jump, block)),
+        jump,
     })
 }
 

@@ -19,7 +19,7 @@ use crate::{
     elf::Pointer,
     plan::{
         Covered, ReferenceKind,
-        sites::{code::Code, search::Hits},
+        sites::{code::Code, raw::FOREIGN, search::Hits},
     },
     units::VirtAddr,
 };
@@ -94,7 +94,7 @@ pub(super) fn find(finder: &mut Finder<'_, '_>, hits: &Hits, raw_free: VirtAddr)
         } else if guards.iter().any(|(_, _, copy)| copy.calls.contains(&call)) || own.calls.contains(&call) {
             Covered::Unmatched("the call serves others than the allocator, too")
         } else {
-            Covered::Elsewhere("it is not the allocator's")
+            Covered::Elsewhere(FOREIGN)
         };
         finder.refer(ReferenceKind::Raw, call, covered);
     }
