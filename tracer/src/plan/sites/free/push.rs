@@ -41,7 +41,7 @@ pub(super) fn all(code: &Code<'_>) -> Vec<Push> {
             continue;
         };
         for (index, window) in bytes.array_windows::<5>().enumerate() {
-            let Some(pool) = base_of_store(window) else {
+            let Some(pool) = base_of_store(*window) else {
                 continue;
             };
             let before = bytes
@@ -51,7 +51,7 @@ pub(super) fn all(code: &Code<'_>) -> Vec<Push> {
             let mut loads = before
                 .array_windows::<5>()
                 .enumerate()
-                .filter(|(_, window)| base_of_load(window) == Some(pool));
+                .filter(|(_, window)| base_of_load(*window) == Some(pool));
             // The nearest load is the one that counts.
             let Some((distance, _)) = loads.next_back() else {
                 continue;
@@ -66,17 +66,17 @@ pub(super) fn all(code: &Code<'_>) -> Vec<Push> {
 }
 
 /// The base register's number of `mov %r64, 8(%base)`.
-fn base_of_store(bytes: &[u8; 5]) -> Option<u8> {
+fn base_of_store(bytes: [u8; 5]) -> Option<u8> {
     base(bytes, 0x89)
 }
 
 /// The base register's number of `mov 8(%base), %r64`.
-fn base_of_load(bytes: &[u8; 5]) -> Option<u8> {
+fn base_of_load(bytes: [u8; 5]) -> Option<u8> {
     base(bytes, 0x8b)
 }
 
-fn base(bytes: &[u8; 5], opcode: u8) -> Option<u8> {
-    let [rex @ 0x48..=0x4f, found, modrm, third, fourth] = *bytes else {
+fn base(bytes: [u8; 5], opcode: u8) -> Option<u8> {
+    let [rex @ 0x48..=0x4f, found, modrm, third, fourth] = bytes else {
         return None;
     };
     let low = modrm & 7;
