@@ -51,7 +51,7 @@ pub(super) fn all(code: &Code<'_>) -> Vec<Push> {
             let mut loads = before
                 .array_windows::<5>()
                 .enumerate()
-                .filter(|(_, window)| base_of_load(*window) == Some(pool));
+                .filter(|(_, window)| base_of_load(**window) == Some(pool));
             // The nearest load is the one that counts.
             let Some((distance, _)) = loads.next_back() else {
                 continue;
