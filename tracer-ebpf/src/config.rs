@@ -81,8 +81,8 @@ pub struct Config {
     pub cred_euid: u32,
     /// The bits of [`rule`] that a process must meet if the filter is [`filter::RULES`].
     pub rules: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// Frees of a process after which one looks whether userspace is to be woken, less one; a power of two, less one.
+    pub wake_mask: u32,
 }
 
 const _: () = assert!(size_of::<Config>() == 80);

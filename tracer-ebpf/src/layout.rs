@@ -43,7 +43,12 @@ pub mod tstate {
 pub mod flag {
     /// The thread state points to a `_PyCFrame` whose word at `cframe_current` is the frame (3.11, 3.12).
     pub const FRAME_VIA_CFRAME: u32 = 1;
+    /// The thread state says whether it is the current one of its thread (3.12 and newer).
+    pub const STATE_SAYS_ACTIVE: u32 = 2;
 }
+
+/// An owner that no byte reaches.
+pub const NO_STUBS: u32 = 256;
 
 /// Offsets of one image. Frame offsets are relative to `frame_window`, so that one read of
 /// [`crate::limits::FRAME_WINDOW`] bytes at `frame + frame_window` holds all four fields.
@@ -66,10 +71,14 @@ pub struct ImageLayout {
     pub interp_threads: u32,
     /// `PyThreadState.next`.
     pub tstate_next: u32,
-    /// `PyThreadState.thread_id` (the FS base of the thread on x86-64 glibc and musl).
+    /// First byte of the window of [`crate::limits::STATE_WINDOW`] bytes in `PyThreadState` that has the next three.
+    pub tstate_window: u32,
+    /// `PyThreadState.thread_id` (the FS base of the thread on x86-64 glibc and musl), in the window.
     pub tstate_thread_id: u32,
-    /// `PyThreadState.frame`, `.cframe` or `.current_frame`.
+    /// `PyThreadState.frame`, `.cframe` or `.current_frame`, in the window.
     pub tstate_frame: u32,
+    /// `PyThreadState._status`, in the window, if [`flag::STATE_SAYS_ACTIVE`].
+    pub tstate_status: u32,
     /// `_PyCFrame.current_frame`, if [`flag::FRAME_VIA_CFRAME`].
     pub cframe_current: u32,
     /// First byte of the window in the frame.
@@ -86,7 +95,7 @@ pub struct ImageLayout {
     pub frame_instr_is_pointer: u32,
     /// Owner byte, in the window; 0 if frames have none.
     pub frame_owner: u32,
-    /// Owner values from here on are C stubs (3.12+); 256 if there are none.
+    /// Owner values from here on are C stubs (3.12+); [`NO_STUBS`] if there are none.
     pub frame_owner_skip: u32,
     /// First instruction in a code object (`co_code_adaptive`); 0 if frames hold an index.
     pub code_first_instr: u32,
@@ -120,4 +129,4 @@ pub struct ImageLayout {
     pub bytes_data: u32,
 }
 
-const _: () = assert!(size_of::<ImageLayout>() == 16 + 4 * 32);
+const _: () = assert!(size_of::<ImageLayout>() == 16 + 4 * 34);

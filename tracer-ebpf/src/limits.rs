@@ -23,15 +23,17 @@ pub const MAX_SITES: usize = 65_536;
 /// Python images that one process can map at one time.
 pub const IMAGES_PER_PROCESS: usize = 2;
 /// Levels of control groups that are looked at, from the root.
-pub const MAX_CGROUP_DEPTH: i32 = 32;
+pub const MAX_CGROUP_DEPTH: u32 = 32;
 /// Users and control groups that processes can be selected by.
 pub const MAX_RULES: usize = 1024;
 /// Processes traced at one time.
 pub const MAX_PROCESSES: usize = 16_384;
-/// Threads whose stacks can be walked at one time; each takes a few KiB of kernel memory from its first hit to its end.
-pub const MAX_THREADS: usize = 65_536;
 /// Bytes of the ring unless the user says otherwise.
 pub const DEFAULT_RING_BYTES: u32 = 32 << 20;
+/// Hits that can walk a stack at one time, those included that were preempted; each takes 9 KiB of kernel memory.
+pub const WORKPLACES: usize = 512;
+/// Bytes of the window that one read fetches of a thread state; a power of two.
+pub const STATE_WINDOW: usize = 256;
 /// Bytes of the window that one read fetches of an interpreter frame.
 pub const FRAME_WINDOW: usize = 88;
 /// Threads looked at, per interpreter, when a thread state is searched for in the interpreter's list.

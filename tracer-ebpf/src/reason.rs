@@ -37,8 +37,8 @@ pub enum Reason {
     ChunkUnreadable = 13,
     /// The header of a pool could not be read or is none: the block is not reported.
     PoolUnreadable = 14,
-    /// More threads than [`crate::limits::MAX_THREADS`], or no memory for one more: the stack is not known.
-    ThreadTableFull = 15,
+    /// More hits at the same time than [`crate::limits::WORKPLACES`]: the stack is not known.
+    NoWorkplace = 15,
 }
 
 /// How many reasons there are; the length of every table of loss counters.
@@ -62,7 +62,7 @@ impl Reason {
         Self::ThreadStateUnreadable,
         Self::ChunkUnreadable,
         Self::PoolUnreadable,
-        Self::ThreadTableFull,
+        Self::NoWorkplace,
     ];
 
     /// The stable name used in JSON and in reports.
@@ -83,7 +83,7 @@ impl Reason {
             Self::ThreadStateUnreadable => "thread_state_unreadable",
             Self::ChunkUnreadable => "chunk_unreadable",
             Self::PoolUnreadable => "pool_unreadable",
-            Self::ThreadTableFull => "thread_table_full",
+            Self::NoWorkplace => "no_workplace",
         }
     }
 }

@@ -7,7 +7,8 @@ use tracer_ebpf::{
 };
 
 use crate::{
-    emit::{add, lose, reserve, submit},
+    clock,
+    emit::{add, count, lose, reserve, submit, submit_one_of},
     hit::Hit,
     maps::OpenRealloc,
     read,
@@ -84,7 +85,7 @@ pub(crate) fn send_alloc(hit: &Hit, state: *mut ProcessState, new: Block, stack:
         head: hit.head(kind::ALLOC, flags, size_of::<Alloc>()),
         tid: hit.thread as u32,
         reserved: 0,
-        time_ns: read::now(),
+        time_ns: clock::now(),
         addr: new.address,
         size,
         stack,
@@ -118,7 +119,7 @@ pub(crate) fn send_realloc(
         head: hit.head(kind::REALLOC, flags, size_of::<Realloc>()),
         tid: hit.thread as u32,
         reserved: 0,
-        time_ns: read::now(),
+        time_ns: clock::now(),
         old: open.old,
         addr: address,
         requested: open.requested,
@@ -132,7 +133,7 @@ pub(crate) fn send_realloc(
 #[inline(always)]
 pub(crate) fn send_free(hit: &Hit, state: *mut ProcessState, block: u64, flags: u8) {
     // SAFETY: a map value.
-    add(unsafe { &raw mut (*state).frees }, 1);
+    let number = count(unsafe { &raw mut (*state).frees });
     let Some(mut entry) = reserve::<Free>() else {
         lose(state, Reason::RingFullFree);
         return;
@@ -141,8 +142,8 @@ pub(crate) fn send_free(hit: &Hit, state: *mut ProcessState, block: u64, flags: 
         head: hit.head(kind::FREE, flags, size_of::<Free>()),
         tid: hit.thread as u32,
         reserved: 0,
-        time_ns: read::now(),
+        time_ns: clock::now(),
         addr: block,
     });
-    submit(entry);
+    submit_one_of(entry, hit.config, number);
 }

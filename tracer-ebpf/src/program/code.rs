@@ -16,6 +16,7 @@ use tracer_ebpf::{
 
 use crate::{
     emit::{add, lose, reserve, submit_quietly},
+    loops::{Loops, Rounds},
     maps::{CODES, CodeKey},
     opaque::{at_most, less, low_bits},
     read,
@@ -49,15 +50,16 @@ pub(crate) struct Progress {
 /// Sends the first `count` code objects of the list in `stack`, with line tables, in at most [`MAX_STEPS`]
 /// records. Whether that was enough.
 #[inline(always)]
-pub(crate) fn send_unknown(walker: &Walker, stack: *mut Stack, count: u32) -> bool {
-    // SAFETY: here and below, `stack` is in the thread's memory.
+pub(crate) fn send_unknown<L: Loops>(walker: &Walker, stack: *mut Stack, count: u32) -> bool {
+    // SAFETY: here and below, `stack` is in the hit's memory.
     let progress = unsafe { &raw mut (*stack).codes };
     // SAFETY: see above.
     unsafe {
         (&raw mut (*progress).next).write_volatile(0);
         (&raw mut (*progress).left).write_volatile(0);
     }
-    for _ in 0..MAX_STEPS {
+    let mut rounds = Rounds::<L>::new(MAX_STEPS, walker.config.zero);
+    while rounds.next() {
         // SAFETY: see above.
         if unsafe { (&raw mut (*progress).left).read_volatile() } != 0 {
             if !send_piece(walker, progress) {
@@ -105,7 +107,7 @@ pub(crate) fn send_unknown(walker: &Walker, stack: *mut Stack, count: u32) -> bo
 /// Takes it back that the current code object was sent.
 #[inline(always)]
 fn not_sent(walker: &Walker, progress: *mut Progress) {
-    // SAFETY: `progress` is in the thread's memory.
+    // SAFETY: `progress` is in the hit's memory.
     let code = unsafe { (&raw mut (*progress).code).read_volatile() };
     let _ = CODES.remove(CodeKey {
         pid: u64::from(walker.pid),
@@ -163,7 +165,7 @@ fn send_code(walker: &Walker, code: u64, progress: *mut Progress) -> bool {
             send_text::<MAX_QUALNAME>(layout, qualname, Keep::Start, &raw mut (*record).qualname);
     }
     submit_quietly(entry);
-    // SAFETY: `progress` is in the thread's memory.
+    // SAFETY: `progress` is in the hit's memory.
     unsafe {
         (&raw mut (*progress).code).write_volatile(code);
         (&raw mut (*progress).data).write_volatile(line_table + u64::from(layout.bytes_data));
@@ -228,7 +230,7 @@ fn send_piece(walker: &Walker, progress: *mut Progress) -> bool {
         return false;
     };
     let record = entry.as_mut_ptr();
-    // SAFETY: `progress` is in the thread's memory.
+    // SAFETY: `progress` is in the hit's memory.
     let (left, data, offset, code) = unsafe {
         (
             (&raw mut (*progress).left).read_volatile(),

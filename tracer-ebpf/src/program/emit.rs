@@ -5,7 +5,7 @@
 use core::arch::asm;
 
 use aya_ebpf::{helpers::generated::bpf_ringbuf_output, maps::ring_buf::RingBufEntry};
-use tracer_ebpf::{process::ProcessState, reason::Reason};
+use tracer_ebpf::{config::Config, process::ProcessState, reason::Reason};
 
 use crate::maps::{RING, UNATTRIBUTED, config};
 
@@ -19,6 +19,17 @@ pub(crate) fn add(counter: *mut u64, by: u64) {
     // Rust has no atomic read-modify-write for this target, BPF has.
     // SAFETY: the pointer is into a map value, which is aligned and lives as long as the program runs.
     unsafe { asm!("lock *(u64 *)({counter} + 0) += {by}", counter = in(reg) counter, by = in(reg) by) };
+}
+
+/// The same, and what the counter was.
+#[inline(always)]
+pub(crate) fn count(counter: *mut u64) -> u64 {
+    let mut was = 1_u64;
+    // SAFETY: as above.
+    unsafe {
+        asm!("{was} = atomic_fetch_add((u64 *)({counter} + 0), {was})", counter = in(reg) counter, was = inout(reg) was);
+    }
+    was
 }
 
 /// Counts a loss of a process.
@@ -43,11 +54,27 @@ pub(crate) fn reserve<T: 'static>() -> Option<RingBufEntry<T>> {
     RING.reserve::<T>(0)
 }
 
+/// Hands a record over, one of many: only some look whether to wake. `number` counts them.
+#[inline(always)]
+pub(crate) fn submit_one_of<T>(entry: RingBufEntry<T>, config: &Config, number: u64) {
+    if number & u64::from(config.wake_mask) == 0 {
+        submit(entry);
+    } else {
+        submit_quietly(entry);
+    }
+}
+
 /// Hands a record over.
 #[inline(always)]
 pub(crate) fn submit<T>(entry: RingBufEntry<T>) {
-    let wake = config().is_some_and(|config| RING.query(AVAILABLE_DATA) >= u64::from(config.wake_at));
-    entry.submit(if wake { FORCE_WAKEUP } else { NO_WAKEUP });
+    entry.submit(wake());
+}
+
+/// Whether userspace is to be woken: the ring is past the mark.
+#[inline(always)]
+fn wake() -> u64 {
+    let is_past = config().is_some_and(|config| RING.query(AVAILABLE_DATA) >= u64::from(config.wake_at));
+    if is_past { FORCE_WAKEUP } else { NO_WAKEUP }
 }
 
 /// Hands a record over that others follow at once: whether to wake is decided with those.
@@ -56,7 +83,7 @@ pub(crate) fn submit_quietly<T>(entry: RingBufEntry<T>) {
     entry.submit(NO_WAKEUP);
 }
 
-/// Copies `len` bytes into the ring, without waking anyone. Whether there was room.
+/// Copies `len` bytes into the ring. Whether there was room.
 ///
 /// # Safety
 /// `from` must be valid for reads of `len` bytes; the verifier checks it too.
@@ -64,5 +91,5 @@ pub(crate) fn submit_quietly<T>(entry: RingBufEntry<T>) {
 pub(crate) unsafe fn output(from: *const u8, len: u32) -> bool {
     let ring = (&raw const RING).cast_mut().cast();
     // SAFETY: a map, and memory that is the caller's promise.
-    unsafe { bpf_ringbuf_output(ring, from.cast_mut().cast(), u64::from(len), NO_WAKEUP) == 0 }
+    unsafe { bpf_ringbuf_output(ring, from.cast_mut().cast(), u64::from(len), wake()) == 0 }
 }

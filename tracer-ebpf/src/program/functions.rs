@@ -16,6 +16,7 @@ use crate::{
     blocks::{ALIGNMENT, Block, send_free},
     emit::{add, lose},
     hit::Hit,
+    loops::Loops,
     maps::{OpenRealloc, REALLOCS},
     process,
 };
@@ -29,11 +30,11 @@ const REALLOC_REACH: u64 = 64 * 1024;
 
 /// First half: how many bytes are asked for. `None` if the second half is not wanted.
 #[inline(always)]
-pub(crate) fn enter(hit: &Hit, regs: &pt_regs) -> Option<u64> {
+pub(crate) fn enter<L: Loops>(hit: &Hit, regs: &pt_regs) -> Option<u64> {
     if !hit.counts(regs) {
         return None;
     }
-    let state = process::at_site(hit.pid, hit.site, regs.rip)?;
+    let state = process::at_site::<L>(hit.pid, hit.site, regs.rip)?;
     if nested(hit, state, regs.rsp) {
         return None;
     }

@@ -1,5 +1,7 @@
 //! A hit: who, where, and what the registers say.
 
+use core::{arch::asm, mem::offset_of};
+
 use aya_ebpf::{bindings::pt_regs, helpers::bpf_get_current_pid_tgid};
 use tracer_ebpf::{
     config::Config,
@@ -11,8 +13,10 @@ use tracer_ebpf::{
 
 use crate::{
     emit::{lose, lose_unattributed},
+    loops::Loops,
     maps::{IMAGES, SITES, config},
-    memory, process, read,
+    memory::{self, Memory},
+    process, read,
     walk::{self, Walker},
 };
 
@@ -82,13 +86,13 @@ impl Hit {
     }
 
     #[inline(always)]
-    pub(crate) fn stack(&self, state: *mut ProcessState) -> u64 {
+    pub(crate) fn stack<L: Loops>(&self, state: *mut ProcessState) -> u64 {
         let Some(layout) = IMAGES.get(self.site.image) else {
             lose(state, Reason::SiteUnknown);
             return UNREADABLE;
         };
-        let Some(memory) = memory::of(self.thread) else {
-            lose(state, Reason::ThreadTableFull);
+        let Some(memory) = memory::take(self.thread) else {
+            lose(state, Reason::NoWorkplace);
             return UNREADABLE;
         };
         let walker = Walker {
@@ -96,10 +100,13 @@ impl Hit {
             layout,
             state,
             memory,
+            thread: self.thread,
             pid: self.pid,
-            tid: self.thread as u32,
         };
-        walk::stack(&walker, process::bias_of(state, self.site.image))
+        let id = walk::stack::<L>(&walker, process::bias_of(state, self.site.image));
+        // SAFETY: it was taken above, and nothing uses it from here on.
+        unsafe { Memory::give_back(memory) };
+        id
     }
 }
 
@@ -116,13 +123,37 @@ pub(crate) fn value(of: Operand, regs: &pt_regs) -> u64 {
     0
 }
 
-/// A general purpose register by its number. The context must be read at fixed offsets, hence the copy; a function
-/// of its own, because the stack of all that is called together is 512 bytes.
-#[inline(never)]
+/// A general purpose register by its number.
+#[inline(always)]
 fn register(number: u8, regs: &pt_regs) -> u64 {
-    let all = [
-        regs.rax, regs.rcx, regs.rdx, regs.rbx, regs.rsp, regs.rbp, regs.rsi, regs.rdi, regs.r8, regs.r9,
-        regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15,
-    ];
-    all[usize::from(number & 15)]
+    match number & 15 {
+        0 => saved::<{ offset_of!(pt_regs, rax) as i32 }>(regs),
+        1 => saved::<{ offset_of!(pt_regs, rcx) as i32 }>(regs),
+        2 => saved::<{ offset_of!(pt_regs, rdx) as i32 }>(regs),
+        3 => saved::<{ offset_of!(pt_regs, rbx) as i32 }>(regs),
+        4 => saved::<{ offset_of!(pt_regs, rsp) as i32 }>(regs),
+        5 => saved::<{ offset_of!(pt_regs, rbp) as i32 }>(regs),
+        6 => saved::<{ offset_of!(pt_regs, rsi) as i32 }>(regs),
+        7 => saved::<{ offset_of!(pt_regs, rdi) as i32 }>(regs),
+        8 => saved::<{ offset_of!(pt_regs, r8) as i32 }>(regs),
+        9 => saved::<{ offset_of!(pt_regs, r9) as i32 }>(regs),
+        10 => saved::<{ offset_of!(pt_regs, r10) as i32 }>(regs),
+        11 => saved::<{ offset_of!(pt_regs, r11) as i32 }>(regs),
+        12 => saved::<{ offset_of!(pt_regs, r12) as i32 }>(regs),
+        13 => saved::<{ offset_of!(pt_regs, r13) as i32 }>(regs),
+        14 => saved::<{ offset_of!(pt_regs, r14) as i32 }>(regs),
+        _ => saved::<{ offset_of!(pt_regs, r15) as i32 }>(regs),
+    }
+}
+
+/// The word at a fixed offset in the context: it must be read so, and the compiler would make one load of all.
+#[inline(always)]
+fn saved<const OFFSET: i32>(regs: &pt_regs) -> u64 {
+    let value: u64;
+    // SAFETY: a word of the context.
+    unsafe {
+        asm!("{value} = *(u64 *)({regs} + {offset})", value = out(reg) value, regs = in(reg) regs,
+            offset = const OFFSET, options(pure, readonly, nostack));
+    }
+    value
 }

@@ -10,8 +10,10 @@ use tracer_ebpf::{
 };
 
 use crate::{
+    clock,
     emit::{lose, lose_unattributed, reserve, submit},
-    maps::{PROCESSES, REALLOCS, TARGETS, THREADS, config},
+    maps::{PROCESSES, REALLOCS, TARGETS, config},
+    memory::forget_thread,
     read,
 };
 
@@ -58,8 +60,8 @@ fn on_exec(ctx: RawTracePointContext) -> i32 {
     let thread = bpf_get_current_pid_tgid();
     let old: u64 = ctx.arg(1);
     // The thread that execs takes the number of the first one, and leaves its own.
-    let _ = THREADS.remove(thread & !u64::from(u32::MAX) | old & u64::from(u32::MAX));
-    let _ = THREADS.remove(thread);
+    forget_thread(thread & !u64::from(u32::MAX) | old & u64::from(u32::MAX));
+    forget_thread(thread);
     gone(&ctx, kind::EXEC);
     0
 }
@@ -69,7 +71,7 @@ fn on_exec(ctx: RawTracePointContext) -> i32 {
 fn on_exit(ctx: RawTracePointContext) -> i32 {
     let thread = bpf_get_current_pid_tgid();
     let _ = REALLOCS.remove(thread);
-    let _ = THREADS.remove(thread);
+    forget_thread(thread);
     if last_thread().unwrap_or(false) {
         gone(&ctx, kind::EXIT);
         let _ = TARGETS.remove((thread >> 32) as u32);
@@ -113,7 +115,7 @@ unsafe fn fill(record: *mut Gone, state: *mut ProcessState, kind: u8, pid: u32) 
             len: size_of::<Gone>() as u16,
             pid,
         };
-        (*record).time_ns = read::now();
+        (*record).time_ns = clock::now();
         (*record).allocs = (*state).allocs;
         (*record).frees = (*state).frees;
         (*record).reallocs = (*state).reallocs;

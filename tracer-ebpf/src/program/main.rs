@@ -1,13 +1,15 @@
 //! The eBPF programs. On any other target this is an empty program, so that the workspace builds everywhere.
 //!
 //! One file per concern: `maps`, `probes` (the programs), `hit` (who and where), `functions` and `sites` (what a hit
-//! means), `blocks` (its records), `process` (per-process state), `memory` (of a thread), `thread` (the thread state), `walk` (frames), `code`
-//! (code objects), `emit` (the ring), `lifecycle` (fork, exec, exit).
+//! means), `blocks` (its records), `process` (per-process state), `memory` (to work in), `thread` (the thread state), `walk` (frames), `code`
+//! (code objects), `emit` (the ring), `clock`, `loops` (how they end), `lifecycle` (fork, exec, exit).
 //! uprobe programs are preemptible: nothing here keeps anything in per-CPU memory across a helper call.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod blocks;
+#[cfg(target_arch = "bpf")]
+mod clock;
 #[cfg(target_arch = "bpf")]
 mod code;
 #[cfg(target_arch = "bpf")]
@@ -18,6 +20,8 @@ mod functions;
 mod hit;
 #[cfg(target_arch = "bpf")]
 mod lifecycle;
+#[cfg(target_arch = "bpf")]
+mod loops;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]

@@ -1,20 +1,19 @@
 //! All maps. Userspace sizes the rings and fills `CONFIG`, `IMAGES`, `SITES`, `TARGETS` and `RULES`.
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use tracer_ebpf::{
     config::{Config, RuleKey},
     layout::ImageLayout,
-    limits::{DEFAULT_RING_BYTES, MAX_IMAGES, MAX_PROCESSES, MAX_RULES, MAX_SITES, MAX_THREADS},
+    limits::{DEFAULT_RING_BYTES, MAX_IMAGES, MAX_PROCESSES, MAX_RULES, MAX_SITES, WORKPLACES},
     process::ProcessState,
     reason::REASONS,
     site::Site,
 };
 
-use crate::memory::Memory;
+use crate::{clock::Tick, memory::Memory};
 
 /// Key of [`CODES`].
 #[repr(C)]
@@ -82,15 +81,13 @@ pub(crate) static STACKS: LruHashMap<u64, u32> = LruHashMap::with_max_entries(13
 #[map]
 pub(crate) static REALLOCS: HashMap<u64, OpenRealloc> = HashMap::with_max_entries(16_384, 0);
 
-/// Memory of threads, by `bpf_get_current_pid_tgid`; a thread that exits or execs takes its entry away. Allocated when
-/// it is needed, because there is room for many threads.
+/// Working memory of hits.
 #[map]
-pub(crate) static THREADS: HashMap<u64, Memory> =
-    HashMap::with_max_entries(MAX_THREADS as u32, BPF_F_NO_PREALLOC);
+pub(crate) static WORKPLACE: Array<Memory> = Array::with_max_entries(WORKPLACES as u32, 0);
 
-/// What a new entry of [`THREADS`] holds, zeros: too many for a program's stack. Never written.
+/// The clock as it was when its tick began.
 #[map]
-pub(crate) static BLANK: Array<Memory> = Array::with_max_entries(1, 0);
+pub(crate) static CLOCK: Array<Tick> = Array::with_max_entries(1, 0);
 
 /// Arguments of calls that have not returned, where the kernel has no session links.
 #[map]

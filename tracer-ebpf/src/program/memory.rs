@@ -1,27 +1,27 @@
-//! A thread's own memory: pieces of the target's memory in which several frames lie, and what is known of the thread.
+//! Working memory of a hit: pieces of the target's memory in which several frames lie, the stack that is walked, and what
+//! is remembered of the thread that was here last.
 //!
-//! A read of the target's memory costs the same for 8 bytes as for 1000, so that frames are read many at a time. That
-//! takes more memory than a program's stack has, and memory per CPU is not safe in a program that can be
-//! preempted; but a thread is in one probe at a time, so an entry of a map with the thread as its key is its own.
-//! Pieces are never kept from one hit to the next: [`Memory::begin`].
+//! A read of the target's memory costs about the same for 8 bytes as for 2000, so that frames are read many at a time.
+//! That takes more memory than a program's stack has, and memory per CPU is not safe in a program that can be preempted.
+//! So there is a number of places, and a hit takes one that is free for as long as it walks: nearly always the same one
+//! for the same thread. They are an array's, which the kernel allocates in a way that its checks of copies from user space
+//! are quick about; entries of a hash map double the price of a read.
+
+use core::arch::asm;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
-use tracer_ebpf::limits::FRAME_WINDOW;
+use tracer_ebpf::limits::{FRAME_WINDOW, WORKPLACES};
 
-use crate::{
-    maps::{BLANK, THREADS},
-    opaque::sign,
-    walk::Stack,
-};
+use crate::{maps::WORKPLACE, opaque::sign, thread::Thread, walk::Stack};
 
 /// Bytes of a piece; frames of 3.11 and newer take 100 to 200 bytes each.
-const PIECE: u64 = 1024;
+const PIECE: u64 = 2048;
 /// The thread's data stack, and the C stack, where the frames of C stubs are.
 const PIECES: usize = 2;
 /// A window that begins here in a piece, or before, lies in it.
 const LAST: u64 = PIECE - FRAME_WINDOW as u64;
-/// No page is smaller. A piece does not reach into a page in which no frame is: it may not be there, and a read that
-/// fails costs as much as seven.
+/// No page is smaller. A piece does not reach down into a page in which no frame is: it may not be there, and a read
+/// that fails costs as much as seven.
 const PAGE: u64 = 4096;
 /// Where no frame is: an address of the kernel.
 const NOWHERE: u64 = 1 << 63;
@@ -29,49 +29,106 @@ const NOWHERE: u64 = 1 << 63;
 const ROOM: usize = 128;
 const WINDOW_MASK: u32 = ROOM as u32 - 8;
 const _: () = assert!(FRAME_WINDOW <= ROOM);
+/// Places that are tried before a hit goes without: for none of them to be free, most must be taken.
+const TRIES: u32 = 8;
+/// How far apart they are.
+const STRIDE: u32 = 61;
+const _: () = assert!(WORKPLACES.is_power_of_two());
 
-/// Value of [`THREADS`].
+/// Value of [`WORKPLACE`].
 #[repr(C)]
 pub(crate) struct Memory {
-    /// FS base of the thread that `slot` was found for.
-    pub(crate) fs: u64,
-    /// Load bias of the image that it was found for.
-    pub(crate) bias: u64,
-    /// Where the current thread state's address is.
-    pub(crate) slot: u64,
-    /// Addresses at which the pieces begin.
-    start: [u64; PIECES],
+    /// 1 while a hit uses it.
+    taken: u64,
+    /// What is remembered of the thread that used it last.
+    pub(crate) thread: Thread,
     /// Number of the piece to be read next.
     turn: u64,
-    /// Where the window is in `bytes`. Here, because the verifier keeps no account of a map's memory: however the
-    /// window was found, what follows is one path.
-    index: u64,
+    /// Addresses at which the pieces begin.
+    start: [u64; PIECES],
     /// The stack that is being walked.
     pub(crate) stack: Stack,
     bytes: [u8; PIECE as usize * PIECES + ROOM],
 }
 
-/// Memory of a thread, made at its first hit; `None` if there is no room.
+/// Takes a free place; `None` if there is none. It must be given back.
 #[inline(always)]
-pub(crate) fn of(thread: u64) -> Option<*mut Memory> {
-    if let Some(memory) = THREADS.get_ptr_mut(thread) {
-        return Some(memory);
+pub(crate) fn take(thread: u64) -> Option<*mut Memory> {
+    let found = try_to_take(thread, 0);
+    if found.is_some() {
+        return found;
     }
-    make(thread)
+    take_another(thread)
 }
 
+/// The other places. A function of its own, so that the verifier sees one way out of it and not one for each attempt.
 #[inline(never)]
-fn make(thread: u64) -> Option<*mut Memory> {
-    // SAFETY: nothing ever writes to that map.
-    let _ = THREADS.insert(thread, unsafe { &*BLANK.get_ptr(0)? }, 0);
-    THREADS.get_ptr_mut(thread)
+fn take_another(thread: u64) -> Option<*mut Memory> {
+    for attempt in 1..TRIES {
+        let found = try_to_take(thread, attempt);
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}
+
+#[inline(always)]
+fn try_to_take(thread: u64, attempt: u32) -> Option<*mut Memory> {
+    let memory = place(thread, attempt)?;
+    let mut taken = 1_u64;
+    // Rust has no atomic read-modify-write for this target, BPF has.
+    // SAFETY: a map value's word, aligned.
+    unsafe {
+        asm!("{value} = xchg_64({place} + 0, {value})", value = inout(reg) taken,
+            place = in(reg) &raw mut (*memory).taken);
+    }
+    (taken == 0).then_some(memory)
+}
+
+/// Threads are numbered one by one, so that they seldom meet.
+#[inline(always)]
+fn place(thread: u64, attempt: u32) -> Option<*mut Memory> {
+    WORKPLACE.get_ptr_mut((thread as u32).wrapping_add(attempt * STRIDE) & (WORKPLACES as u32 - 1))
+}
+
+/// A thread has ended, or runs another program: nothing of it is remembered, since its number can come again.
+#[inline(always)]
+pub(crate) fn forget_thread(thread: u64) {
+    for attempt in 0..TRIES {
+        if let Some(memory) = place(thread, attempt) {
+            // SAFETY: a map value. Another thread can write its own name there at the same time; then that is lost, and
+            // found again.
+            unsafe {
+                if (*memory).thread.number == thread {
+                    (*memory).thread.number = 0;
+                }
+            }
+        }
+    }
+}
+
+/// Where a piece lies around the address for which it is read.
+#[derive(Clone, Copy)]
+pub(crate) enum Around {
+    /// Most of it below: callers' frames in a thread's data stack.
+    Below,
+    /// Half of it below: what else the same C function has on its stack.
+    Both,
 }
 
 impl Memory {
-    /// Forgets the pieces.
+    /// Gives the place back.
     ///
     /// # Safety
-    /// All functions here: `this` is the current thread's entry.
+    /// All functions here: `this` was taken by this hit.
+    #[inline(always)]
+    pub(crate) unsafe fn give_back(this: *mut Self) {
+        // SAFETY: by contract. x86 keeps stores in order.
+        unsafe { (&raw mut (*this).taken).write_volatile(0) };
+    }
+
+    /// Forgets the pieces.
     #[inline(always)]
     pub(crate) unsafe fn begin(this: *mut Self) {
         // SAFETY: by contract.
@@ -81,10 +138,10 @@ impl Memory {
         }
     }
 
-    /// Makes the window at `from` the current one, which takes no read if it is in a piece. `None` if the target's
-    /// memory cannot be read.
+    /// Finds the window at `from`, which takes no read if it is in a piece; its index for [`Memory::word`]. `None` if
+    /// the target's memory cannot be read.
     #[inline(always)]
-    pub(crate) unsafe fn look(this: *mut Self, from: u64) -> Option<()> {
+    pub(crate) unsafe fn look(this: *mut Self, from: u64, around: Around) -> Option<u64> {
         // SAFETY: by contract.
         let (first, second) = unsafe {
             (
@@ -92,25 +149,27 @@ impl Memory {
                 from.wrapping_sub((&raw const (*this).start[1]).read_volatile()),
             )
         };
-        // Without branches, but for the read: all ones if the window does not begin in the piece, or ends behind it.
-        let (not_first, not_second) = (outside(first), outside(second));
-        let mut index = first & !not_first | second.wrapping_add(PIECE) & not_first;
-        if not_first & not_second != 0 {
-            // SAFETY: by contract.
-            index = unsafe { Self::fetch(this, from) }?;
+        if first <= LAST {
+            return Some(first);
+        }
+        if second <= LAST {
+            return Some(second + PIECE);
         }
         // SAFETY: by contract.
-        unsafe { (&raw mut (*this).index).write_volatile(index) };
-        Some(())
+        unsafe { Self::fetch(this, from, around) }
     }
 
-    /// Reads a piece that ends with the window at `from`: callers' frames are below.
+    /// Reads the piece around the window at `from`.
     #[inline(always)]
-    unsafe fn fetch(this: *mut Self, from: u64) -> Option<u64> {
+    unsafe fn fetch(this: *mut Self, from: u64, around: Around) -> Option<u64> {
         // SAFETY: by contract.
         let turn = unsafe { (&raw const (*this).turn).read_volatile() } & 1;
+        let below = match around {
+            Around::Below => LAST,
+            Around::Both => PIECE / 2,
+        };
         let page = from & !(PAGE - 1);
-        let start = page + not_negative(from.wrapping_sub(LAST).wrapping_sub(page));
+        let start = page + not_negative(from.wrapping_sub(below).wrapping_sub(page));
         // SAFETY: by contract; `turn` is 0 or 1.
         unsafe {
             (&raw mut (*this).turn).write_volatile(turn ^ 1);
@@ -126,13 +185,12 @@ impl Memory {
         Some(from.wrapping_sub(start).wrapping_add(turn * PIECE))
     }
 
-    /// The word at `offset` in the current window.
+    /// The word at `offset` in the window at `index`.
     #[inline(always)]
-    pub(crate) unsafe fn word(this: *const Self, offset: u32) -> u64 {
+    pub(crate) unsafe fn word(this: *const Self, index: u64, offset: u32) -> u64 {
         // SAFETY: by contract; both parts are masked so that the word is in `bytes`.
         unsafe {
-            let index = (&raw const (*this).index).read_volatile() & (PIECE * PIECES as u64 - 8);
-            let at = index as usize + (offset & WINDOW_MASK) as usize;
+            let at = (index & (PIECE * PIECES as u64 - 8)) as usize + (offset & WINDOW_MASK) as usize;
             (&raw const (*this).bytes)
                 .cast::<u8>()
                 .add(at)
@@ -140,40 +198,6 @@ impl Memory {
                 .read_volatile()
         }
     }
-
-    /// Reads `len` bytes at `address`, at most a piece, for [`Memory::fetched`]; 0, or an error. Before
-    /// [`Memory::begin`].
-    #[inline(always)]
-    pub(crate) unsafe fn read(this: *mut Self, address: u64, len: u32) -> i64 {
-        // SAFETY: by contract; the length is masked.
-        unsafe {
-            bpf_probe_read_user(
-                (&raw mut (*this).bytes).cast(),
-                len & (PIECE as u32 - 1),
-                address as *const _,
-            )
-        }
-    }
-
-    /// The word at `offset` in what was read.
-    #[inline(always)]
-    pub(crate) unsafe fn fetched(this: *const Self, offset: u32) -> u64 {
-        // SAFETY: by contract; the offset is masked.
-        unsafe {
-            let at = offset & (PIECE as u32 - 8);
-            (&raw const (*this).bytes)
-                .cast::<u8>()
-                .add(at as usize)
-                .cast::<u64>()
-                .read_volatile()
-        }
-    }
-}
-
-/// All ones if a window at `distance` from the start of a piece is not in it, otherwise 0.
-#[inline(always)]
-fn outside(distance: u64) -> u64 {
-    sign(distance | LAST.wrapping_sub(distance))
 }
 
 /// `value`, or 0 if it is negative.

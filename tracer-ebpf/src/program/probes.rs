@@ -23,6 +23,7 @@ use crate::{
     emit::{add, lose},
     functions,
     hit::Hit,
+    loops::{Counted, Loops, MayGoto},
     maps::{CallKey, PENDING, REALLOCS},
     opaque::forget,
     process, session, sites,
@@ -47,7 +48,7 @@ fn on_entry(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn entry(hit: &Hit, regs: &pt_regs) -> Option<()> {
-    let state = process::at_site(hit.pid, hit.site, regs.rip)?;
+    let state = process::at_site::<Counted>(hit.pid, hit.site, regs.rip)?;
     if hit.is(Role::CodeDealloc) {
         crate::code::forget(state, hit.pid, regs.rdi);
     } else if hit.is(Role::LibcRealloc) {
@@ -62,9 +63,11 @@ fn entry(hit: &Hit, regs: &pt_regs) -> Option<()> {
     None
 }
 
-/// Allocations and reallocations: places within functions, and both halves of calls in one program (kernels with
-/// session links). Returning 1 from the first half cancels the second. aya's macro would return 0 whatever we say, so
-/// this program is declared without it.
+/// Both halves of calls, in one program (kernels with session links). Returning 1 from the first half cancels the second.
+/// aya's macro would return 0 whatever we say, so this program is declared without it.
+///
+/// Never at a place within a function: there the kernel would take the word on top of the stack for a return address if
+/// the second half were not cancelled.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "uprobe")]
 extern "C" fn on_session(ctx: *mut c_void) -> u32 {
@@ -74,22 +77,43 @@ extern "C" fn on_session(ctx: *mut c_void) -> u32 {
         return 1;
     };
     let kept = session::cookie();
-    let mut requested = 0;
     if session::is_return() {
         // SAFETY: the kernel gives a word that lives as long as the call.
-        requested = unsafe { *kept };
-    } else if hit.is(Role::PoolRefill) {
-        return 0;
-    } else if !sites::is_within(&hit) {
-        let Some(requested) = functions::enter(&hit, regs) else {
-            return 1;
-        };
-        // SAFETY: as above.
-        unsafe { *kept = requested };
+        let requested = unsafe { *kept };
+        let _ = report::<MayGoto>(&hit, regs, requested);
+        return 1;
+    }
+    if hit.is(Role::PoolRefill) {
         return 0;
     }
-    let _ = report(&hit, regs, requested);
-    1
+    let Some(requested) = functions::enter::<MayGoto>(&hit, regs) else {
+        return 1;
+    };
+    // SAFETY: as above.
+    unsafe { *kept = requested };
+    0
+}
+
+/// Places within functions, on kernels with session links.
+#[uprobe]
+fn on_place(ctx: ProbeContext) -> u32 {
+    within::<MayGoto>(&ctx)
+}
+
+/// Places within functions, on kernels without.
+#[uprobe]
+fn on_within(ctx: ProbeContext) -> u32 {
+    within::<Counted>(&ctx)
+}
+
+#[inline(always)]
+fn within<L: Loops>(ctx: &ProbeContext) -> u32 {
+    // SAFETY: the context of a uprobe is `pt_regs`.
+    let (cookie, regs) = unsafe { (bpf_get_attach_cookie(ctx.as_ptr()), &*ctx.regs) };
+    if let Some(hit) = Hit::new(cookie) {
+        let _ = report::<L>(&hit, regs, 0);
+    }
+    0
 }
 
 /// First halves of calls, on kernels without session links.
@@ -98,20 +122,9 @@ fn on_call(ctx: ProbeContext) -> u32 {
     // SAFETY: the context of a uprobe is `pt_regs`.
     let (cookie, regs) = unsafe { (bpf_get_attach_cookie(ctx.as_ptr()), &*ctx.regs) };
     if let Some(hit) = Hit::new(cookie) {
-        if let Some(requested) = functions::enter(&hit, regs) {
+        if let Some(requested) = functions::enter::<Counted>(&hit, regs) {
             let _ = PENDING.insert(key(&hit), requested, 0);
         }
-    }
-    0
-}
-
-/// Places within functions, on kernels without session links.
-#[uprobe]
-fn on_within(ctx: ProbeContext) -> u32 {
-    // SAFETY: the context of a uprobe is `pt_regs`.
-    let (cookie, regs) = unsafe { (bpf_get_attach_cookie(ctx.as_ptr()), &*ctx.regs) };
-    if let Some(hit) = Hit::new(cookie) {
-        let _ = report(&hit, regs, 0);
     }
     0
 }
@@ -132,7 +145,7 @@ fn on_return(ctx: RetProbeContext) -> u32 {
             let _ = PENDING.remove(key);
             requested = pending;
         }
-        let _ = report(&hit, regs, requested);
+        let _ = report::<Counted>(&hit, regs, requested);
     }
     0
 }
@@ -160,10 +173,10 @@ mod outcome {
 /// Many kinds of sites lead to one walk of the stack. What they differ in is made unknown to the verifier before
 /// it, so that it follows the walk once and not once for each.
 #[inline(always)]
-fn report(hit: &Hit, regs: &pt_regs, requested: u64) -> Option<()> {
+fn report<L: Loops>(hit: &Hit, regs: &pt_regs, requested: u64) -> Option<()> {
     let within = sites::is_within(hit);
     let state = if within {
-        process::at_site(hit.pid, hit.site, regs.rip)?
+        process::at_site::<L>(hit.pid, hit.site, regs.rip)?
     } else {
         process::known(hit.pid)?
     };
@@ -198,7 +211,7 @@ fn report(hit: &Hit, regs: &pt_regs, requested: u64) -> Option<()> {
     let stack = if new.address == 0 {
         UNREADABLE
     } else {
-        hit.stack(state)
+        hit.stack::<L>(state)
     };
     if outcome == outcome::ALLOC {
         if new.address != 0 {

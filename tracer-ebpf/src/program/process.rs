@@ -17,7 +17,9 @@ use tracer_ebpf::{
 };
 
 use crate::{
+    clock,
     emit::{add, lose, lose_unattributed, reserve, submit},
+    loops::{Loops, Rounds},
     maps::{PROCESSES, RULES, TARGETS, config},
     read,
 };
@@ -25,11 +27,11 @@ use crate::{
 /// The state of the current process, with the site's image mapped in it; `None` if the process is not traced.
 /// `ip` is the run-time address of the site.
 #[inline(always)]
-pub(crate) fn at_site(pid: u32, site: &Site, ip: u64) -> Option<*mut ProcessState> {
+pub(crate) fn at_site<L: Loops>(pid: u32, site: &Site, ip: u64) -> Option<*mut ProcessState> {
     let bias = ip.wrapping_sub(site.address);
     let state = match PROCESSES.get_ptr_mut(pid) {
         Some(state) => state,
-        None => create(pid, site.image, bias)?,
+        None => create::<L>(pid, site.image, bias)?,
     };
     // SAFETY: a map value.
     add(unsafe { &raw mut (*state).hits }, 1);
@@ -84,7 +86,7 @@ fn map_image(state: *mut ProcessState, image: u32, bias: u64) {
 
 /// One of [`chosen`]'s constants; `None` if the current process is not traced.
 #[inline(always)]
-fn wanted(config: &Config, pid: u32) -> Option<u8> {
+fn wanted<L: Loops>(config: &Config, pid: u32) -> Option<u8> {
     if pid == config.own_pid {
         return None;
     }
@@ -97,7 +99,7 @@ fn wanted(config: &Config, pid: u32) -> Option<u8> {
         Some(rejected) if arguments(config).is_some_and(|[start, _]| start == rejected) => return None,
         _ => {}
     }
-    if config.filter == filter::LISTED || !meets_rules(config) {
+    if config.filter == filter::LISTED || !meets_rules::<L>(config) {
         return None;
     }
     if config.rules & rule::EXECUTABLE != 0 {
@@ -110,7 +112,7 @@ fn wanted(config: &Config, pid: u32) -> Option<u8> {
 
 /// Whether the current process meets every kind of rule that the kernel side can judge.
 #[inline(always)]
-fn meets_rules(config: &Config) -> bool {
+fn meets_rules<L: Loops>(config: &Config) -> bool {
     let asked = |kind: u32| config.rules & kind != 0;
     if asked(rule::USER) && !listed(rule::USER, u64::from(effective_user(config))) {
         return false;
@@ -119,9 +121,12 @@ fn meets_rules(config: &Config) -> bool {
         return true;
     }
     let mut missing = config.rules & (rule::CGROUP | rule::CONTAINER);
-    for level in 0..MAX_CGROUP_DEPTH {
+    let mut level = 0;
+    let mut rounds = Rounds::<L>::new(MAX_CGROUP_DEPTH, config.zero);
+    while rounds.next() {
         // SAFETY: the helper has no preconditions; 0 where there is no such level.
         let group = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
+        level += 1;
         if group == 0 {
             break;
         }
@@ -168,9 +173,9 @@ fn start_ns(config: &Config) -> Option<u64> {
 }
 
 #[inline(never)]
-fn create(pid: u32, image: u32, bias: u64) -> Option<*mut ProcessState> {
+fn create<L: Loops>(pid: u32, image: u32, bias: u64) -> Option<*mut ProcessState> {
     let config = config()?;
-    let chosen = wanted(config, pid)?;
+    let chosen = wanted::<L>(config, pid)?;
     let start = start_ns(config)?;
     // The record goes first, so that no event of the process can precede it. Two threads may both send one:
     // they are equal.
@@ -226,7 +231,7 @@ fn announce(config: &Config, pid: u32, image: u32, bias: u64, start: u64, chosen
             len: size_of::<Process>() as u16,
             pid,
         };
-        (*record).time_ns = read::now();
+        (*record).time_ns = clock::now();
         (*record).start_ns = start;
         (*record).parent = parent;
         (*record).image = image;

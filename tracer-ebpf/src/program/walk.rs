@@ -1,8 +1,8 @@
-//! The Python stack: one walk over the frames, which hashes them and notes them in the thread's memory; if the id is
+//! The Python stack: one walk over the frames, which hashes them and notes them in the hit's memory; if the id is
 //! new for the process, the code objects that are new are sent, and the stack behind them.
 //!
-//! Counters of loops go through [`low_bits`]: the verifier follows every iteration, and states that differ only
-//! in what it knows of a counter would multiply.
+//! Counters go through [`low_bits`]: states of the verifier that differ only in what it knows of a counter would
+//! multiply.
 
 use tracer_ebpf::{
     config::Config,
@@ -16,8 +16,9 @@ use tracer_ebpf::{
 use crate::{
     code,
     emit::{lose, output},
+    loops::{Loops, Rounds},
     maps::{CODES, CodeKey, STACKS},
-    memory::Memory,
+    memory::{Around, Memory},
     opaque::{less, low_bits},
     thread,
 };
@@ -36,7 +37,8 @@ pub(crate) struct Walker {
     pub(crate) state: *mut ProcessState,
     pub(crate) memory: *mut Memory,
     pub(crate) pid: u32,
-    pub(crate) tid: u32,
+    /// Process and thread.
+    pub(crate) thread: u64,
 }
 
 /// A frame as the walk meets it.
@@ -74,9 +76,11 @@ impl Summary {
 /// Id of the current thread's stack; sends it if the process has not sent it before.
 ///
 /// One call in each program: every call is a walk of its own for the verifier.
-#[inline(never)]
-pub(crate) fn stack(walker: &Walker, bias: u64) -> u64 {
-    let top = thread::innermost_frame(walker, bias);
+#[inline(always)]
+pub(crate) fn stack<L: Loops>(walker: &Walker, bias: u64) -> u64 {
+    // SAFETY: the memory is that of this hit.
+    unsafe { Memory::begin(walker.memory) };
+    let top = thread::innermost_frame::<L>(walker, bias);
     if top <= thread::UNREADABLE {
         if top == thread::UNREADABLE {
             lose(walker.state, Reason::ThreadStateUnreadable);
@@ -84,9 +88,7 @@ pub(crate) fn stack(walker: &Walker, bias: u64) -> u64 {
         }
         return stack_id::NO_PYTHON;
     }
-    // SAFETY: the memory is that of the current thread.
-    unsafe { Memory::begin(walker.memory) };
-    let summary = summarize(walker, top);
+    let summary = summarize::<L>(walker, top);
     if summary.depth == 0 {
         return if summary.rest == 0 {
             stack_id::NO_PYTHON
@@ -99,7 +101,7 @@ pub(crate) fn stack(walker: &Walker, bias: u64) -> u64 {
     let key = id ^ u64::from(walker.pid).wrapping_mul(MIX);
     // SAFETY: a lookup; the value is not kept.
     if unsafe { STACKS.get(key) }.is_none() {
-        send(walker, summary.depth, id, key, end);
+        send::<L>(walker, summary.depth, id, key, end);
     }
     id
 }
@@ -113,14 +115,15 @@ fn step(walker: &Walker, at: &mut u64) -> Option<Raw> {
         return None;
     }
     let layout = walker.layout;
-    // SAFETY: the memory is that of the current thread.
+    // SAFETY: the memory is that of this hit.
     let (back, code, owner, instr) = unsafe {
-        Memory::look(walker.memory, at.wrapping_add(u64::from(layout.frame_window)))?;
+        let from = at.wrapping_add(u64::from(layout.frame_window));
+        let index = Memory::look(walker.memory, from, Around::Below)?;
         (
-            Memory::word(walker.memory, layout.frame_back),
-            Memory::word(walker.memory, layout.frame_code),
-            Memory::word(walker.memory, layout.frame_owner),
-            Memory::word(walker.memory, layout.frame_instr),
+            Memory::word(walker.memory, index, layout.frame_back),
+            Memory::word(walker.memory, index, layout.frame_code),
+            Memory::word(walker.memory, index, layout.frame_owner),
+            Memory::word(walker.memory, index, layout.frame_instr),
         )
     };
     *at = back;
@@ -132,17 +135,18 @@ fn step(walker: &Walker, at: &mut u64) -> Option<Raw> {
     })
 }
 
-/// Walks, and writes the frames to the thread's memory.
-#[inline(never)]
-fn summarize(walker: &Walker, top: u64) -> Summary {
-    // SAFETY: the memory is that of the current thread.
+/// Walks, and writes the frames to the hit's memory.
+#[inline(always)]
+fn summarize<L: Loops>(walker: &Walker, top: u64) -> Summary {
+    // SAFETY: the memory is that of this hit.
     let frames = unsafe { (&raw mut (*walker.memory).stack.frames).cast::<Frame>() };
     let mut at = top;
     // Spread out: two epochs differ in a few bits, and so do the addresses of two code objects.
     // SAFETY: a map value.
     let mut hash = mix(0, unsafe { (*walker.state).epoch });
     let mut depth = low_bits::<511>(walker.config.zero);
-    for _ in 0..MAX_FRAMES {
+    let mut rounds = Rounds::<L>::new(MAX_FRAMES as u32, walker.config.zero);
+    while rounds.next() {
         let Some(frame) = step(walker, &mut at) else {
             break;
         };
@@ -169,7 +173,7 @@ fn mix(hash: u64, value: u64) -> u64 {
     mixed ^ (mixed >> 29)
 }
 
-/// A stack as it is sent, and what is needed to send its code objects first. In the thread's memory.
+/// A stack as it is sent, and what is needed to send its code objects first. In the hit's memory.
 #[repr(C)]
 pub(crate) struct Stack {
     pub(crate) head: StackHead,
@@ -183,11 +187,11 @@ const _: () = assert!(MAX_FRAMES == 256);
 
 /// Sends the code objects that are new, and the stack.
 #[inline(never)]
-fn send(walker: &Walker, depth: u32, id: u64, key: u64, end: u8) {
-    // SAFETY: the memory is that of the current thread.
+fn send<L: Loops>(walker: &Walker, depth: u32, id: u64, key: u64, end: u8) {
+    // SAFETY: the memory is that of this hit.
     let stack = unsafe { &raw mut (*walker.memory).stack };
-    let unknown = find_unknown(walker, stack, depth);
-    let codes_sent = code::send_unknown(walker, stack, unknown);
+    let unknown = find_unknown::<L>(walker, stack, depth);
+    let codes_sent = code::send_unknown::<L>(walker, stack, unknown);
     let mut frames = low_bits::<511>(depth);
     if frames > MAX_FRAMES as u32 {
         frames = MAX_FRAMES as u32;
@@ -206,7 +210,7 @@ fn send(walker: &Walker, depth: u32, id: u64, key: u64, end: u8) {
             depth: depth as u16,
             end,
             reserved: 0,
-            tid: walker.tid,
+            tid: walker.thread as u32,
         };
         output(stack.cast(), len)
     };
@@ -220,20 +224,17 @@ fn send(walker: &Walker, depth: u32, id: u64, key: u64, end: u8) {
 
 /// Lists the frames whose code objects are new; how many.
 #[inline(always)]
-fn find_unknown(walker: &Walker, stack: *mut Stack, depth: u32) -> u32 {
+fn find_unknown<L: Loops>(walker: &Walker, stack: *mut Stack, depth: u32) -> u32 {
     let mut unknown = low_bits::<511>(walker.config.zero);
-    for index in 0..MAX_FRAMES {
-        if index as u32 >= low_bits::<511>(depth) {
+    let mut rounds = Rounds::<L>::new(MAX_FRAMES as u32, walker.config.zero);
+    let mut index = low_bits::<511>(walker.config.zero);
+    while rounds.next() {
+        if index >= low_bits::<511>(depth) {
             break;
         }
+        let at = low_bits::<{ MAX_FRAMES as i32 - 1 }>(index) as usize;
         // SAFETY: `stack` is in a map value, the index is below MAX_FRAMES.
-        let code = unsafe {
-            (&raw const (*stack).frames)
-                .cast::<Frame>()
-                .add(index)
-                .read()
-                .code
-        };
+        let code = unsafe { (&raw const (*stack).frames).cast::<Frame>().add(at).read().code };
         let key = CodeKey {
             pid: u64::from(walker.pid),
             code,
@@ -246,9 +247,10 @@ fn find_unknown(walker: &Walker, stack: *mut Stack, depth: u32) -> u32 {
             (&raw mut (*stack).unknown)
                 .cast::<u8>()
                 .add(next)
-                .write_volatile(index as u8);
+                .write_volatile(at as u8);
         }
         unknown = low_bits::<511>(unknown + is_new);
+        index = low_bits::<511>(index + 1);
     }
     unknown
 }

@@ -54,6 +54,7 @@ pub(super) enum Link {
 pub(super) enum Programs {
     Session {
         entry: OwnedFd,
+        within: OwnedFd,
         session: OwnedFd,
     },
     Multi {
@@ -139,6 +140,7 @@ impl Programs {
         match kind {
             LinkKind::Session => Ok(Self::Session {
                 entry: object::load_program(ebpf, kernel, "on_entry", Attach::Multi)?,
+                within: object::load_program(ebpf, kernel, "on_place", Attach::Multi)?,
                 session: object::load_program(ebpf, kernel, "on_session", Attach::Session)?,
             }),
             LinkKind::Multi => Ok(Self::Multi {
@@ -175,17 +177,14 @@ impl Programs {
         let returns = of(&[Probe::Call, Probe::Return]);
         let mut links = Vec::new();
         match self {
-            Self::Session { entry, session } => {
-                // One program for all that walks the stack: the verifier takes its time over each.
-                let session_points = of(&[Probe::Within, Probe::Call, Probe::Return]);
+            Self::Session {
+                entry,
+                within: places,
+                session,
+            } => {
                 links.extend(multi(entry, Attach::Multi, raw::Return::No, path, &entries)?);
-                links.extend(multi(
-                    session,
-                    Attach::Session,
-                    raw::Return::No,
-                    path,
-                    &session_points,
-                )?);
+                links.extend(multi(places, Attach::Multi, raw::Return::No, path, &within)?);
+                links.extend(multi(session, Attach::Session, raw::Return::No, path, &returns)?);
             }
             Self::Multi {
                 entry,

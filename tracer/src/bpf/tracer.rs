@@ -125,6 +125,7 @@ impl Tracer {
             filter,
             rules,
             wake_at: settings.ring_bytes / 4,
+            wake_mask: wake_mask(settings.ring_bytes),
             own_pid: std::process::id(),
             ..kernel.offsets
         };
@@ -348,6 +349,14 @@ fn probe(site: &PlannedSite) -> Probe {
         Half::EntryAndReturn => Probe::Call,
         Half::ReturnOnly => Probe::Return,
     }
+}
+
+/// How seldom a free looks at how full the ring is: often enough that several look between the mark and the end, even
+/// in the smallest ring, and not more often than every 64th.
+fn wake_mask(ring_bytes: u32) -> u32 {
+    /// Bytes of its record in the ring.
+    const EVENT: u32 = 48;
+    (ring_bytes / EVENT / 16).clamp(1, 64).next_power_of_two() - 1
 }
 
 /// Does something with a hash map.

@@ -4,8 +4,8 @@
 //! the file's code and data, since a vendor may have changed a structure. A mismatch is a reason not to trace.
 
 use tracer_ebpf::{
-    layout::{ImageLayout, flag, tstate},
-    limits::FRAME_WINDOW,
+    layout::{ImageLayout, NO_STUBS, flag, tstate},
+    limits::{FRAME_WINDOW, STATE_WINDOW},
 };
 
 use super::{
@@ -37,6 +37,7 @@ pub(super) struct Offsets {
     pub(super) tstate_next: u32,
     pub(super) tstate_thread_id: u32,
     pub(super) tstate_frame: u32,
+    pub(super) tstate_status: u32,
     pub(super) cframe_current: u32,
     pub(super) frame_code: u32,
     pub(super) frame_back: u32,
@@ -71,6 +72,7 @@ pub(super) struct DebugOffsets {
     pub(super) tstate_next: usize,
     pub(super) tstate_thread_id: usize,
     pub(super) tstate_frame: usize,
+    pub(super) tstate_status: usize,
     pub(super) frame_code: usize,
     pub(super) frame_back: usize,
     pub(super) frame_instr: usize,
@@ -134,6 +136,7 @@ pub(super) fn find(
     layout.runtime = runtime.address.get();
     layout.version_hex = version.hex();
     layout.pool_bytes = pools::bytes(elf, version, tables);
+    place_state_window(&mut layout)?;
     place_window(&mut layout)?;
     members::check(elf, version, known.tp_members, &layout)?;
     Ok(Found {
@@ -160,9 +163,6 @@ pub(super) fn gil(elf: &Elf<'_>, version: Version, runtime: Symbol) -> Gil {
     }
 }
 
-/// An owner that no byte reaches.
-const NO_STUBS: u32 = 256;
-
 struct Known {
     layout: ImageLayout,
     tp_dealloc: u64,
@@ -181,7 +181,10 @@ fn from_table(
         12 => {
             let raw = tables.raw.get().checked_sub(runtime.address.get());
             expect("the allocator tables in _PyRuntime", offsets.runtime_check, raw)?;
-            (flag::FRAME_VIA_CFRAME, access::thread_local(elf, notes))
+            (
+                flag::FRAME_VIA_CFRAME | flag::STATE_SAYS_ACTIVE,
+                access::thread_local(elf, notes),
+            )
         }
         minor => {
             let offset = access::runtime_offset(elf, runtime.address, runtime.size)?;
@@ -212,6 +215,7 @@ fn from_table(
             tstate_next: offsets.tstate_next,
             tstate_thread_id: offsets.tstate_thread_id,
             tstate_frame: offsets.tstate_frame,
+            tstate_status: offsets.tstate_status,
             cframe_current: offsets.cframe_current,
             frame_code: offsets.frame_code,
             frame_back: offsets.frame_back,
@@ -290,12 +294,14 @@ fn from_file(
         layout: ImageLayout {
             tstate_arg: state.argument,
             tstate_access: state.how,
+            flags: flag::STATE_SAYS_ACTIVE,
             runtime_interp_head: offset("interpreters.head", fields.runtime_interp_head)?,
             interp_next: offset("the next interpreter", fields.interp_next)?,
             interp_threads: offset("threads.head", fields.interp_threads)?,
             tstate_next: offset("the next thread state", fields.tstate_next)?,
             tstate_thread_id: offset("thread_id", fields.tstate_thread_id)?,
             tstate_frame: offset("current_frame", fields.tstate_frame)?,
+            tstate_status: offset("_status", fields.tstate_status)?,
             cframe_current: 0,
             frame_code: offset("f_executable", fields.frame_code)?,
             frame_back: offset("previous", fields.frame_back)?,
@@ -334,6 +340,32 @@ fn expect(what: &'static str, expected: u64, found: Option<u64>) -> Result<(), W
             found,
         })
     }
+}
+
+/// Makes the thread state's offsets relative to the one window that the walker reads.
+fn place_state_window(layout: &mut ImageLayout) -> Result<(), WhyNot> {
+    let says_active = layout.flags & flag::STATE_SAYS_ACTIVE != 0;
+    let mut fields = vec![&mut layout.tstate_thread_id, &mut layout.tstate_frame];
+    if says_active {
+        fields.push(&mut layout.tstate_status);
+    }
+    let start = fields.iter().map(|field| **field).min().unwrap_or(0) & !7;
+    let end = fields
+        .iter()
+        .map(|field| **field)
+        .max()
+        .unwrap_or(0)
+        .saturating_add(8);
+    if u32::try_from(STATE_WINDOW).is_ok_and(|window| end - start > window) {
+        return Err(WhyNot::LayoutImplausible {
+            what: "the thread state's fields lie too far apart",
+        });
+    }
+    for field in fields {
+        *field -= start;
+    }
+    layout.tstate_window = start;
+    Ok(())
 }
 
 /// Makes the frame's offsets relative to the one window that the walker reads.
