@@ -292,6 +292,9 @@ impl Finder<'_, '_> {
                 } else {
                     Covered::Unmatched("another way leads to the end of a copy than through its guard")
                 }
+            } else if only_through(self.code, push.store, &[], &[free]) {
+                // The implementation's own, where what else it does is not understood (3.9 has no radix tree).
+                Covered::Site(free)
             } else if let Some((jump, block)) = push.jump
                 && let Some(block) = registers::operand(block)
             {
