@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::{
-    matrix::on_interpreters,
+    matrix::{on_every_interpreter, on_interpreters},
     support::{
         capture::Capture,
         interpreters::{Interpreter, Script, set_environment},
@@ -104,17 +104,7 @@ fn last(audits: &Value, key: &str) -> f64 {
     number.unwrap_or_else(|| panic!("no {key} in {audits}"))
 }
 
-on_interpreters! { mixed_load, check_mixed_load,
-    pyenv_39: Id::Pyenv(9),
-    pyenv_310: Id::Pyenv(10),
-    pyenv_311: Id::Pyenv(11),
-    pyenv_312: Id::Pyenv(12),
-    pyenv_313: Id::Pyenv(13),
-    debian_311: Id::Debian311,
-    sid_313: Id::Sid(13),
-    sid_314: Id::Sid(14),
-    sid_315: Id::Sid(15),
-}
+on_every_interpreter!(mixed_load, check_mixed_load);
 
 fn check_mixed_load(interpreter: &Interpreter) {
     let mut load = Load::start(interpreter, OFTEN, &["10"]);
