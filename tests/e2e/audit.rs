@@ -14,8 +14,8 @@ use serde_json::Value;
 use crate::{
     matrix::{on_every_interpreter, on_interpreters},
     support::{
-        capture::Capture,
-        interpreters::{Interpreter, Script, set_environment},
+        capture::{Capture, record_command},
+        interpreters::{Interpreter, Script},
         recording::Recording,
         run::{self, pyrobe},
         target::Target,
@@ -41,14 +41,9 @@ impl Load {
     #[track_caller]
     fn start(interpreter: &Interpreter, options: &[&str], arguments: &[&str]) -> Self {
         let (script, capture) = (interpreter.script("mixed.py"), Capture::new());
-        let mut command = pyrobe(["record", "-o"]);
-        command.arg(&capture.path).args(options).arg("--");
-        command
-            .args(interpreter.command_line())
+        let mut recorder = record_command(interpreter, &capture, options)
             .arg(&script.path)
-            .args(arguments);
-        set_environment(&mut command);
-        let mut recorder = command
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
