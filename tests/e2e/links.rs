@@ -116,6 +116,22 @@ fn empty_programs_leave_the_command_alone_with_every_kind_of_link() {
 }
 
 #[test]
+fn where_probes_are_is_said_if_asked() {
+    let Some(interpreter) = find(Id::Debian311) else {
+        return;
+    };
+    let placed = format!("{}: probes in place", interpreter.program.display());
+    let said = |options: &[&str]| {
+        let capture = Capture::new();
+        let mut command = record_command(&interpreter, &capture, options);
+        run(command.args(["-c", "pass"])).expect_code(0)
+    };
+    said(&["-v"]).expect_stderr(&placed);
+    let quiet = said(&[]);
+    assert!(!quiet.stderr.contains(&placed), "{quiet}");
+}
+
+#[test]
 fn a_stack_is_sent_once() {
     let Some(interpreter) = find(Id::Pyenv(12)) else {
         return;
