@@ -107,6 +107,8 @@ fn check_mixed_load(interpreter: &Interpreter) {
     let stats = load.stop();
     // An allocation at an address that is in use is a free that no site saw.
     assert_eq!(stats["losses"]["stale_blocks"], 0, "{}", stats["losses"]);
+    // A free of what is not alive, in a process seen from its start, is one that two sites saw.
+    assert_eq!(stats["losses"]["unmatched_frees"], 0, "{}", stats["losses"]);
     let audits = audits_of(&stats, &said["pid"]);
     assert!(audits["made"].as_u64().is_some_and(|made| made >= 2), "{audits}");
     assert_eq!(audits["incomplete"], 0);
