@@ -3,8 +3,8 @@
 use std::fs;
 
 use crate::support::{
-    capture::Capture,
-    interpreters::{Id, find, set_environment},
+    capture::{Capture, record_command},
+    interpreters::{Id, find},
     run::{Run, pyrobe, run},
 };
 
@@ -12,11 +12,9 @@ use crate::support::{
 #[track_caller]
 fn record(capture: &Capture, options: &[&str], code: &str) -> Option<Run> {
     let interpreter = find(Id::Pyenv(12))?;
-    let mut command = pyrobe(["record", "-o"]);
-    command.arg(&capture.path).args(options).arg("--");
-    command.args(interpreter.command_line()).args(["-S", "-c", code]);
-    set_environment(&mut command);
-    Some(run(&mut command))
+    Some(run(
+        record_command(&interpreter, capture, options).args(["-S", "-c", code])
+    ))
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use serde::Deserialize;
 
 use crate::{
-    matrix::on_site_interpreters,
+    matrix::on_every_interpreter,
     support::{capture::record, interpreters::Interpreter},
 };
 
@@ -27,7 +27,7 @@ struct Case {
 /// Of one line: allocations, their bytes, live blocks, their bytes.
 type Seen = [u64; 4];
 
-on_site_interpreters!(counted, check_counted);
+on_every_interpreter!(counted, check_counted);
 
 fn check_counted(interpreter: &Interpreter) {
     let recorded = record(interpreter, "census.py", &[], &[]);

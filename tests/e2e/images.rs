@@ -8,8 +8,9 @@ use tempfile::TempDir;
 use crate::{
     lifecycle::by_pid,
     support::{
-        capture::{Capture, list_processes},
-        interpreters::{Id, Interpreter, find, set_environment, workloads},
+        capture::{Capture, list_processes, record_command},
+        embedding::Embedding,
+        interpreters::{Id, Interpreter, find},
         recording::Recording,
         run::{pyrobe, run},
         target::Target,
@@ -104,18 +105,9 @@ fn a_library_that_nobody_knows_is_attached_when_it_is_loaded() {
         return;
     };
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
-    let program = directory.path().join("embed");
-    let mut compiler = Command::new("cc");
-    compiler.arg("-o").arg(&program);
-    compiler.arg(workloads().join("embed.c")).arg("-ldl");
-    run(&mut compiler).expect_code(0);
-    let home = interpreter
-        .program
-        .ancestors()
-        .nth(2)
-        .expect("it has a directory");
-    let library = directory.path().join("libpython3.12.so.1.0");
-    fs::copy(home.join("lib/libpython3.12.so.1.0"), &library).expect("a library can be copied");
+    let embedding = Embedding::of(&interpreter);
+    let library = directory.path().join("libpython.so");
+    fs::copy(&embedding.library, &library).expect("a library can be copied");
 
     let capture = Capture::new();
     let recording = Recording::start(pyrobe(["record", "--mode", "allocs", "-o"]).arg(&capture.path));
@@ -123,10 +115,9 @@ fn a_library_that_nobody_knows_is_attached_when_it_is_loaded() {
     let code = "import os, time; end = time.monotonic() + 3\n\
                 while time.monotonic() < end: kept = ['x' * (1000 + i) for i in range(100)]\n\
                 print(os.getpid())";
-    let mut command = Command::new(&program);
+    let mut command = Command::new(&embedding.program);
     command.arg(&library).args(["-S", "-c", code]);
-    set_environment(&mut command);
-    command.env("PYTHONHOME", home);
+    embedding.set_environment(&mut command);
     let ran = run(&mut command).expect_code(0);
     recording.stop().expect_code(0);
 
@@ -147,15 +138,10 @@ fn count_with(setting: &str) {
     };
     let script = interpreter.script("plain_calls.py");
     let capture = Capture::new();
-    let mut command = pyrobe(["record", "--mode", "allocs", "-o"]);
-    command
-        .arg(&capture.path)
-        .arg("--")
-        .args(interpreter.command_line());
-    command.arg(&script.path);
-    set_environment(&mut command);
-    command.env("PYTHONMALLOC", setting);
-    let ran = run(&mut command).expect_code(0);
+    let ran = run(record_command(&interpreter, &capture, &[])
+        .arg(&script.path)
+        .env("PYTHONMALLOC", setting))
+    .expect_code(0);
     let counts = capture.stacks("count");
     for process in crate::support::expected::parse(&ran.stdout_text()) {
         for stack in &process.stacks {

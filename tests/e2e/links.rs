@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, HashSet};
 use crate::{
     stacks::check_stacks,
     support::{
-        capture::{Recorded, record},
+        capture::{Capture, Recorded, record, record_command},
         interpreters::{Id, Interpreter, find},
         records::sent_stacks,
+        run::run,
     },
     truth::check_live_at_exit,
 };
@@ -95,6 +96,39 @@ fn an_inlined_build_shows_the_same_with_every_kind_of_link() {
     };
     assert_same(&interpreter, "plain_calls.py");
     assert_same(&interpreter, "truth.py");
+}
+
+/// What `--empty` is for: the cost of a trap is what a program takes longer, so it has to do the same.
+#[test]
+fn empty_programs_leave_the_command_alone_with_every_kind_of_link() {
+    let Some(interpreter) = find(Id::Debian311) else {
+        return;
+    };
+    let code =
+        "import sys; print(sum(map(len, map(str, range(1000))))); sys.stderr.write('to err\\n'); sys.exit(7)";
+    for kind in KINDS {
+        let capture = Capture::new();
+        let mut command = record_command(&interpreter, &capture, &["--empty", "--links", kind]);
+        let ran = run(command.args(["-S", "-c", code])).expect_code(7);
+        let ran = ran.expect_stderr("to err\n");
+        assert_eq!(ran.stdout_text(), "2890\n", "{ran}");
+    }
+}
+
+#[test]
+fn where_probes_are_is_said_if_asked() {
+    let Some(interpreter) = find(Id::Debian311) else {
+        return;
+    };
+    let placed = format!("{}: probes in place", interpreter.program.display());
+    let said = |options: &[&str]| {
+        let capture = Capture::new();
+        let mut command = record_command(&interpreter, &capture, options);
+        run(command.args(["-c", "pass"])).expect_code(0)
+    };
+    said(&["-v"]).expect_stderr(&placed);
+    let quiet = said(&[]);
+    assert!(!quiet.stderr.contains(&placed), "{quiet}");
 }
 
 #[test]

@@ -9,10 +9,10 @@ use serde::Deserialize;
 use crate::{
     matrix::on_every_interpreter,
     support::{
-        capture::Capture,
+        capture::{Capture, record_command},
         expected,
-        interpreters::{Interpreter, set_environment},
-        run::{pyrobe, run},
+        interpreters::Interpreter,
+        run::run,
     },
 };
 
@@ -37,15 +37,8 @@ pub(crate) fn check_live_at_exit(interpreter: &Interpreter, options: &[&str]) {
     let traced = run(&mut traced).expect_code(0);
     let mut truth = expected::parse(&traced.stdout_text()).remove(0).more;
     let capture = Capture::new();
-    let mut command = pyrobe(["record", "--mode", "allocs", "-o"]);
-    command
-        .arg(&capture.path)
-        .args(options)
-        .arg("--")
-        .args(interpreter.command_line())
-        .arg(&script.path);
-    set_environment(&mut command);
-    let expected = expected::parse(&run(&mut command).expect_code(0).stdout_text()).remove(0);
+    let recorded = run(record_command(interpreter, &capture, options).arg(&script.path)).expect_code(0);
+    let expected = expected::parse(&recorded.stdout_text()).remove(0);
     let lines: Vec<Alive> = serde_json::from_value(truth.remove("lines").unwrap_or_default())
         .expect("tracemalloc's figures are lines");
     assert!(

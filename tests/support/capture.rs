@@ -1,6 +1,9 @@
 //! A capture file and what the reports say of it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -72,6 +75,15 @@ impl Capture {
     }
 }
 
+/// `pyrobe record OPTIONS -- INTERPRETER`, to which the interpreter's arguments are to be added.
+pub(crate) fn record_command(interpreter: &Interpreter, capture: &Capture, options: &[&str]) -> Command {
+    let mut command = pyrobe(["record", "--mode", "allocs", "-o"]);
+    command.arg(&capture.path).args(options).arg("--");
+    command.args(interpreter.command_line());
+    set_environment(&mut command);
+    command
+}
+
 /// Records a workload with `pyrobe record OPTIONS -- COMMAND`.
 #[track_caller]
 pub(crate) fn record(
@@ -82,14 +94,10 @@ pub(crate) fn record(
 ) -> Recorded {
     let script = interpreter.script(workload);
     let capture = Capture::new();
-    let mut command = pyrobe(["record", "--mode", "allocs", "-o"]);
-    command.arg(&capture.path).args(options).arg("--");
-    command
-        .args(interpreter.command_line())
+    let run = run(record_command(interpreter, &capture, options)
         .arg(&script.path)
-        .args(arguments);
-    set_environment(&mut command);
-    let run = run(&mut command).expect_code(0);
+        .args(arguments))
+    .expect_code(0);
     Recorded {
         capture,
         expected: expected::parse(&run.stdout_text()),

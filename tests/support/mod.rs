@@ -5,6 +5,7 @@
 
 pub(crate) mod capture;
 pub(crate) mod collapsed;
+pub(crate) mod embedding;
 pub(crate) mod expected;
 pub(crate) mod groups;
 pub(crate) mod interpreters;

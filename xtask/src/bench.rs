@@ -7,6 +7,7 @@ mod attach;
 mod hit;
 mod ingest;
 mod load;
+mod running;
 mod target;
 
 use anyhow::Result;

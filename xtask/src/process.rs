@@ -27,14 +27,18 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command and returns its standard output, trimmed; its standard error is ours.
+/// Runs a command and returns its standard output, trimmed; its standard error matters only if it fails.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = command
-        .stderr(Stdio::inherit())
         .output()
         .with_context(|| format!("cannot run `{}`", shown(command)))?;
     if !output.status.success() {
-        bail!("`{}` failed: {}", shown(command), output.status);
+        bail!(
+            "{}\n`{}` failed: {}",
+            end_of(&output.stderr),
+            shown(command),
+            output.status
+        );
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
@@ -46,16 +50,24 @@ pub(crate) fn run_quietly(command: &mut Command) -> Result<()> {
         .output()
         .with_context(|| format!("cannot run `{}`", shown(command)))?;
     if !output.status.success() {
-        let text = [output.stdout, output.stderr].concat();
-        let text = String::from_utf8_lossy(&text);
-        let lines: Vec<&str> = text.lines().collect();
-        let last = lines
-            .get(lines.len().saturating_sub(30)..)
-            .unwrap_or_default()
-            .join("\n");
-        bail!("{last}\n`{}` failed: {}", shown(command), output.status);
+        bail!(
+            "{}\n`{}` failed: {}",
+            end_of(&[output.stdout, output.stderr].concat()),
+            shown(command),
+            output.status
+        );
     }
     Ok(())
+}
+
+/// The last 30 lines of what a command wrote.
+fn end_of(written: &[u8]) -> String {
+    let text = String::from_utf8_lossy(written);
+    let lines: Vec<&str> = text.lines().collect();
+    lines
+        .get(lines.len().saturating_sub(30)..)
+        .unwrap_or_default()
+        .join("\n")
 }
 
 /// Runs a long command with its output in a file.

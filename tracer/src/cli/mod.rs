@@ -10,6 +10,8 @@ mod load;
 mod log;
 mod output;
 mod ps;
+#[cfg(test)]
+mod readme_tests;
 mod record;
 mod report;
 mod target;

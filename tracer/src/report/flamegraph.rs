@@ -7,7 +7,7 @@
 use std::io::{self, Write};
 
 use inferno::flamegraph::{
-    Direction, Options, Palette,
+    Direction, Options, Palette, TextTruncateDirection,
     color::{BackgroundColor, BasicPalette},
     from_lines,
 };
@@ -68,6 +68,8 @@ pub fn write(snapshot: &Snapshot, options: &FlamegraphOptions, out: &mut dyn Wri
     drawing.colors = Palette::Basic(BasicPalette::Mem);
     drawing.bgcolors = Some(BackgroundColor::Grey);
     drawing.deterministic = true;
+    // A label is "function (file:line)": what is left of a short one has to be the function.
+    drawing.text_truncate_direction = TextTruncateDirection::Right;
     drawing.direction = match options.orientation {
         Orientation::Flames => Direction::Straight,
         Orientation::Icicles => Direction::Inverted,

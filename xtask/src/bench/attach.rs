@@ -4,42 +4,39 @@
 //! error, so the start of its process is part of the time; the end is that of its process, with everything detached and
 //! the capture written.
 
-use std::{
-    io::{BufRead as _, BufReader},
-    path::Path,
-    process::{Child, Command, Stdio},
-    time::Instant,
+use std::{path::Path, process::Command, time::Instant};
+
+use anyhow::{Context as _, Result};
+
+use super::{
+    running::{Recording, Target},
+    target::{Spread, describe_machine, pyrobe, python, scratch, spread},
 };
-
-use anyhow::{Context as _, Result, bail};
-
-use super::target::{Spread, describe_machine, pyrobe, python, scratch, spread};
-use crate::{process, workspace};
+use crate::workspace;
 
 const PROCESSES: usize = 20;
-const ROUNDS: usize = 11;
 const GOAL_MS: f64 = 300.0;
 /// Per-point links are slow to take down one by one.
 const GOAL_DETACH_MS: f64 = 1000.0;
-const KINDS: [&str; 3] = ["session", "multi", "per-point"];
-/// What `record` says first of its line once it is attached.
-const READY: &str = "recording";
+/// Kinds of links, and rounds: one of per-point links takes half a minute on new kernels.
+const KINDS: [(&str, usize); 3] = [("session", 11), ("multi", 11), ("per-point", 3)];
 
 pub(super) fn run() -> Result<()> {
     let (pyrobe, python) = (pyrobe()?, python()?);
     let capture = scratch("attach")?.join("attach.pyrobe");
-    let mut targets = Vec::new();
-    for _ in 0..PROCESSES {
-        targets.push(Target::start(&python)?);
-    }
+    let program = workspace::root().join("tests/workloads/plain_target.py");
+    let targets: Vec<Target> = (0..PROCESSES)
+        .map(|_| Target::start(&python, &program, &[]))
+        .collect::<Result<_>>()?;
     describe_machine(&pyrobe, &python)?;
     println!(
-        "{PROCESSES} processes, {ROUNDS} rounds, milliseconds: median (least to most), part of the goal"
+        "{} processes, milliseconds: median (least to most), part of the goal",
+        targets.len()
     );
-    println!("links      start to attached                 Ctrl-C to end");
-    for kind in KINDS {
+    println!("links      rounds   start to attached                 Ctrl-C to end");
+    for (kind, rounds) in KINDS {
         let (mut starts, mut ends) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds {
             let (start, end) = round(&pyrobe, &capture, kind)?;
             starts.push(start);
             ends.push(end);
@@ -47,7 +44,7 @@ pub(super) fn run() -> Result<()> {
         let starts = spread(starts).context("no round was made")?;
         let ends = spread(ends).context("no round was made")?;
         println!(
-            "{kind:<10} {}   {}",
+            "{kind:<10} {rounds:>6}   {}   {}",
             shown(&starts, GOAL_MS),
             shown(&ends, GOAL_DETACH_MS)
         );
@@ -63,60 +60,14 @@ fn shown(of: &Spread, goal: f64) -> String {
 /// Milliseconds of one start and of one end.
 fn round(pyrobe: &Path, capture: &Path, kind: &str) -> Result<(f64, f64)> {
     let start = Instant::now();
-    let mut child = Command::new(pyrobe)
-        .args(["record", "--mode", "allocs", "--links", kind, "-f", "-o"])
-        .arg(capture)
-        .stdin(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("cannot start pyrobe")?;
-    let mut said = BufReader::new(child.stderr.take().context("its standard error is a pipe")?);
-    let mut line = String::new();
-    while !line.starts_with(READY) {
-        line.clear();
-        if said
-            .read_line(&mut line)
-            .context("cannot read what pyrobe says")?
-            == 0
-        {
-            bail!("pyrobe ended before it was attached: {}", child.wait()?);
-        }
-    }
+    let recording = Recording::start(
+        Command::new(pyrobe)
+            .args(["record", "--mode", "allocs", "--links", kind, "-f", "-o"])
+            .arg(capture),
+    )?;
     let attached = start.elapsed();
     let stopped = Instant::now();
-    process::run_quietly(Command::new("kill").args(["-INT", &child.id().to_string()]))?;
-    // What it says while it stops has to go somewhere.
-    std::io::copy(&mut said, &mut std::io::sink()).context("cannot read what pyrobe says")?;
-    child.wait().context("cannot wait for pyrobe")?;
+    recording.stop()?;
     let ended = stopped.elapsed();
     Ok((attached.as_secs_f64() * 1e3, ended.as_secs_f64() * 1e3))
-}
-
-/// A Python process that does nothing, killed when this is dropped.
-struct Target(Child);
-
-impl Target {
-    fn start(python: &Path) -> Result<Self> {
-        let mut child = Command::new(python)
-            .arg(workspace::root().join("tests/workloads/plain_target.py"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot start a target")?;
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().context("its output is a pipe")?).read_line(&mut line)?;
-        let target = Self(child);
-        if line.trim() != "ready" {
-            bail!("a target did not start: {line:?}");
-        }
-        Ok(target)
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        // It may be gone already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }

@@ -12,8 +12,14 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::target::{debian_python, describe_machine, pyrobe, python, scratch, spread};
-use crate::{process, workspace};
+use super::{
+    running::end,
+    target::{debian_python, describe_machine, pyrobe, python, scratch, spread},
+};
+use crate::{process, setup, workspace};
+
+/// Debian's packages, and what each is for.
+const PACKAGES: &[(&str, &str)] = &[("bpftrace", "the stock probe to compare with")];
 
 const ROUNDS: usize = 11;
 const GOAL_ALLOC: f64 = 2.0;
@@ -29,6 +35,7 @@ struct Cost {
 }
 
 pub(super) fn run() -> Result<()> {
+    setup::install(PACKAGES)?;
     let pyrobe = pyrobe()?;
     let plain = python()?;
     // The stock probe sees every allocation only where there is one copy of the function.
@@ -37,6 +44,8 @@ pub(super) fn run() -> Result<()> {
     interpreter(&pyrobe, &debian_python(), None)
 }
 
+/// Measures and prints the figures of one interpreter; `library`: where its allocator is, if the stock probe is to be
+/// compared with.
 fn interpreter(pyrobe: &Path, python: &Path, library: Option<&Path>) -> Result<()> {
     let capture = scratch("hit")?.join("hit.pyrobe");
     let program = workspace::root().join("xtask/src/bench/hit.py");
@@ -58,16 +67,18 @@ fn interpreter(pyrobe: &Path, python: &Path, library: Option<&Path>) -> Result<(
         empty.push(measure(&mut record(&["--empty"]), pyrobe)?.minus(bare));
         full.push(measure(&mut record(&[]), pyrobe)?.minus(bare));
         if let Some(library) = library {
-            let probe = Stock::start(library)?;
+            let _probe = Stock::start(library)?;
             stock.push(
                 measure(Command::new(python).arg(&program), python)?
                     .minus(bare)
                     .alloc,
             );
-            probe.stop()?;
         }
     }
-    println!("cost of a block, {ROUNDS} rounds, medians in ns (least to most)");
+    println!(
+        "cost of a block in {}, {ROUNDS} rounds, medians in ns (least to most)",
+        python.display()
+    );
     for (name, of, goal) in [
         ("allocation", (|cost| cost.alloc) as fn(&Cost) -> f64, GOAL_ALLOC),
         ("free", |cost| cost.free, GOAL_FREE),
@@ -98,7 +109,8 @@ fn library_of(python: &Path) -> Result<PathBuf> {
     Ok(PathBuf::from(maps))
 }
 
-/// What one writes today: `bpftrace` with a count of the calls.
+/// What one writes today: `bpftrace` with a count of the calls. Killed when this is dropped: a SIGINT is lost on
+/// Debian bookworm's unless it comes while it waits for events.
 struct Stock(Child);
 
 impl Stock {
@@ -113,7 +125,7 @@ impl Stock {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
-            .context("cannot start bpftrace: install Debian's package of that name")?;
+            .context("cannot start bpftrace")?;
         let mut said = BufReader::new(child.stdout.take().context("its output is a pipe")?);
         let mut line = String::new();
         while line.trim() != "attached" {
@@ -126,11 +138,11 @@ impl Stock {
         std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
         Ok(Self(child))
     }
+}
 
-    fn stop(mut self) -> Result<()> {
-        process::run_quietly(Command::new("kill").args(["-INT", &self.0.id().to_string()]))?;
-        self.0.wait().context("cannot wait for bpftrace")?;
-        Ok(())
+impl Drop for Stock {
+    fn drop(&mut self) {
+        end(&mut self.0);
     }
 }
 

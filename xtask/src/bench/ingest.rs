@@ -7,7 +7,10 @@ use std::{path::Path, process::Command};
 
 use anyhow::{Context as _, Result};
 
-use super::target::{describe_machine, pyrobe, python, scratch, spread};
+use super::{
+    running::cpu_seconds_of_children,
+    target::{describe_machine, pyrobe, python, scratch, spread},
+};
 use crate::process;
 
 const ROUNDS: usize = 5;
@@ -30,7 +33,7 @@ pub(super) fn run() -> Result<()> {
     let (pyrobe, python) = (pyrobe()?, python()?);
     let capture = scratch("ingest")?.join("ingest.pyrobe");
     describe_machine(&pyrobe, &python)?;
-    process::run(
+    process::output(
         Command::new(&pyrobe)
             .args([
                 "record",
@@ -82,25 +85,4 @@ fn round(pyrobe: &Path, capture: &Path) -> Result<f64> {
         })
         .sum();
     Ok(events as f64 / seconds)
-}
-
-/// User and system time of all children that were waited for, seconds.
-fn cpu_seconds_of_children() -> Result<f64> {
-    // The times of waited-for children, in clock ticks: proc_pid_stat(5), fields 16 and 17. Nothing before the
-    // last parenthesis can be told apart by spaces.
-    let stat = std::fs::read_to_string("/proc/self/stat").context("cannot read /proc/self/stat")?;
-    let fields: Vec<&str> = stat
-        .rsplit_once(") ")
-        .map(|(_, rest)| rest.split(' ').collect())
-        .unwrap_or_default();
-    let ticks: f64 = fields
-        .iter()
-        .skip(13)
-        .take(2)
-        .filter_map(|field| field.parse::<f64>().ok())
-        .sum();
-    let per_second: f64 = process::output(Command::new("getconf").arg("CLK_TCK"))?
-        .parse()
-        .context("getconf names no number")?;
-    Ok(ticks / per_second)
 }
