@@ -101,7 +101,7 @@ fn last(audits: &Value, key: &str) -> f64 {
 
 on_every_interpreter!(mixed_load, check_mixed_load);
 
-fn check_mixed_load(interpreter: &Interpreter) {
+pub(crate) fn check_mixed_load(interpreter: &Interpreter) {
     let mut load = Load::start(interpreter, OFTEN, &["10"]);
     let said = load.said();
     let stats = load.stop();

@@ -29,7 +29,7 @@ type Seen = [u64; 4];
 
 on_every_interpreter!(counted, check_counted);
 
-fn check_counted(interpreter: &Interpreter) {
+pub(crate) fn check_counted(interpreter: &Interpreter) {
     let recorded = record(interpreter, "census.py", &[], &[]);
     let mut expected = recorded.expected;
     let cases: Vec<Case> = serde_json::from_value(expected[0].more.remove("cases").unwrap_or_default())

@@ -52,8 +52,8 @@ macro_rules! on_gil_built_interpreters {
     };
 }
 
-/// The same for those of them whose allocator functions have one copy each.
-macro_rules! on_plain_built_interpreters {
+/// The same for those of them without a GIL.
+macro_rules! on_free_threaded_interpreters {
     ($name:ident, $check:expr) => {
         crate::matrix::on_interpreters! { $name, $check,
             #[ignore = "slow tier"] free_threaded: Id::Built(Built::FreeThreaded),
@@ -81,6 +81,6 @@ macro_rules! on_interpreters {
 }
 
 pub(crate) use {
-    on_built_interpreters, on_every_interpreter, on_gil_built_interpreters, on_interpreters,
-    on_plain_built_interpreters, on_plain_interpreters,
+    on_built_interpreters, on_every_interpreter, on_free_threaded_interpreters, on_gil_built_interpreters,
+    on_interpreters, on_plain_interpreters,
 };

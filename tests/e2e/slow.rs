@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use crate::{
-    host,
-    matrix::{on_built_interpreters, on_gil_built_interpreters, on_plain_built_interpreters},
+    audit, census, host,
+    matrix::{on_built_interpreters, on_free_threaded_interpreters, on_gil_built_interpreters},
     stacks,
     support::{capture::record, interpreters::Interpreter},
     truth,
@@ -34,11 +34,13 @@ on_gil_built_interpreters!(exec_reuse, stacks::check_exec_reuse);
 on_built_interpreters!(recursion, stacks::check_recursion);
 on_built_interpreters!(without_gil, stacks::check_without_gil);
 on_built_interpreters!(ps_names_the_interpreter, host::check_row);
-on_plain_built_interpreters!(live_at_exit, |interpreter: &Interpreter| {
+on_gil_built_interpreters!(counted, census::check_counted);
+on_gil_built_interpreters!(mixed_load, audit::check_mixed_load);
+on_built_interpreters!(live_at_exit, |interpreter: &Interpreter| {
     truth::check_live_at_exit(interpreter, &[]);
 });
-on_plain_built_interpreters!(blocks_occupy_what_mimalloc_gives, check_sizes);
-on_plain_built_interpreters!(threads_that_free_for_each_other, check_exchange);
+on_free_threaded_interpreters!(blocks_occupy_what_mimalloc_gives, check_sizes);
+on_free_threaded_interpreters!(threads_that_free_for_each_other, check_exchange);
 
 /// Blocks of one requested size, as the program sees them.
 #[derive(Debug, Deserialize)]

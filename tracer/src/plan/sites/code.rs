@@ -16,6 +16,7 @@ use rustc_hash::FxHashMap;
 
 use super::{
     body::{Body, jump_target},
+    parts::Entries,
     search::Searched,
 };
 use crate::{
@@ -44,6 +45,7 @@ pub(super) struct Code<'a> {
     bodies: RefCell<FxHashMap<u64, Rc<Body>>>,
     /// Jumps that lead from one range to another: target and place, by target. Not confirmed.
     crossings: OnceCell<Vec<(u64, u64)>>,
+    entries: OnceCell<Entries>,
     pub(super) searched: OnceCell<Searched>,
     pub(super) info: RefCell<InstructionInfoFactory>,
 }
@@ -70,6 +72,7 @@ impl<'a> Code<'a> {
             functions: elf.functions(),
             bodies: RefCell::default(),
             crossings: OnceCell::new(),
+            entries: OnceCell::new(),
             searched: OnceCell::new(),
             info: RefCell::new(InstructionInfoFactory::new()),
         }
@@ -77,6 +80,14 @@ impl<'a> Code<'a> {
 
     pub(super) fn elf(&self) -> &'a Elf<'a> {
         self.elf
+    }
+
+    pub(super) fn functions(&self) -> &FunctionTable {
+        &self.functions
+    }
+
+    pub(super) fn entries(&self) -> &Entries {
+        self.entries.get_or_init(|| self.find_entries())
     }
 
     /// The part of a function that `address` is in.

@@ -22,6 +22,9 @@ const TABLE_BUDGET: usize = 100;
 /// Calls followed into clones of functions.
 const MAX_DEPTH: usize = 2;
 
+/// Gives the address of a thread's variable; allocates nothing of Python's.
+const TLS_ADDRESS: &str = "__tls_get_addr";
+
 /// Adds the references to `_PyObject_Malloc`, `_Calloc` and `_Realloc`; `sites` has those of allocations, and no others.
 pub(super) fn add(facts: &ImageFacts, code: &Code<'_>, sites: &mut Sites) {
     let [malloc, calloc, realloc, _] = facts.functions.obj;
@@ -160,7 +163,8 @@ impl Known<'_, '_> {
         let Some(instruction) = self.code.at(at) else {
             return Some(End::Unknown);
         };
-        if is_call(&instruction) {
+        // Where the thread state is, in a shared library.
+        if is_call(&instruction) && self.code.import(&instruction) != Some(TLS_ADDRESS) {
             return Some(match self.code.target(&instruction) {
                 None => End::Implementation,
                 Some(Pointer::Address(target)) if self.functions.contains(&target.get()) => {

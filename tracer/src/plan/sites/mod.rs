@@ -11,6 +11,7 @@ mod entries;
 mod free;
 mod guards;
 mod init;
+mod parts;
 mod pool;
 mod raw;
 mod registers;

@@ -177,7 +177,7 @@ fn origin(code: &Code<'_>, call: &Instruction, guards: &[Guard], entries: &[u64]
             continue;
         }
         let previous = code.predecessors(at);
-        if previous.is_empty() || code.is_start(at) || seen.len() > BUDGET {
+        if previous.is_empty() || code.begins(at) || seen.len() > BUDGET {
             is_foreign = true;
             continue;
         }

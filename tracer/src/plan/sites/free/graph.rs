@@ -41,7 +41,7 @@ pub(super) fn back(
             continue;
         }
         let before = code.predecessors(address.get());
-        if before.is_empty() || code.is_start(address.get()) || seen.len() > MAX_VISITED {
+        if before.is_empty() || code.begins(address.get()) || seen.len() > MAX_VISITED {
             return false;
         }
         for instruction in before {

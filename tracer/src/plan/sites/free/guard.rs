@@ -9,6 +9,7 @@ use tracer_ebpf::site::flag;
 
 use super::{
     super::code::Code,
+    hoisted,
     state::{State, Value},
     walk::{Next, walk},
 };
@@ -86,7 +87,7 @@ fn are_equal(code: &Code<'_>, address: VirtAddr, one: Value, other: Value) -> bo
         }
         let first = way.last().map_or(address.get(), Instruction::ip);
         let before = code.predecessors(first);
-        if before.is_empty() || code.is_start(first) || way.len() >= MAX_AHEAD {
+        if before.is_empty() || code.begins(first) || way.len() >= MAX_AHEAD {
             return false;
         }
         for instruction in before {
@@ -127,7 +128,25 @@ pub(super) enum NoGuard {
     Unclear(&'static str),
 }
 
-/// The guard that an instruction with the function's address belongs to.
+/// The guards that an instruction with the function's address belongs to: one, or all that use the register that the
+/// address was put into.
+pub(super) fn all_at(
+    code: &Code<'_>,
+    reference: &Instruction,
+    function: VirtAddr,
+) -> Result<Vec<Guard>, NoGuard> {
+    match hoisted::compares(code, reference, function) {
+        Some(compares) => {
+            let guards = compares
+                .iter()
+                .map(|(compare, other)| behind(code, compare, *other));
+            guards.collect()
+        }
+        None => at(code, VirtAddr(reference.ip()), function).map(|guard| vec![guard]),
+    }
+}
+
+/// The guard right behind an instruction with the function's address.
 pub(super) fn at(code: &Code<'_>, reference: VirtAddr, function: VirtAddr) -> Result<Guard, NoGuard> {
     let mut state = State::default();
     let mut info = InstructionInfoFactory::new();

@@ -7,6 +7,7 @@
 
 mod graph;
 mod guard;
+mod hoisted;
 mod lookup;
 mod push;
 mod raw;
@@ -113,8 +114,8 @@ impl Finder<'_, '_> {
             let covered = if leads_on(instruction) {
                 Covered::Elsewhere(HAS_SITE)
             } else {
-                match guard::at(self.code, address, entry) {
-                    Ok(guard) => self.judge(guard),
+                match guard::all_at(self.code, instruction, entry) {
+                    Ok(guards) => self.judge_all(&guards),
                     Err(guard::NoGuard::NotCompared) => Covered::Elsewhere(ADDRESS_ONLY),
                     Err(guard::NoGuard::Unclear(reason)) => Covered::Unmatched(reason),
                 }
@@ -123,7 +124,22 @@ impl Finder<'_, '_> {
         }
     }
 
+    /// What is said of a reference that several guards use: the worst.
+    fn judge_all(&mut self, guards: &[Guard]) -> Covered {
+        let judged = guards.iter().map(|guard| self.judge(*guard));
+        let judged: Vec<Covered> = judged.collect();
+        let of = |wanted: fn(&Covered) -> bool| judged.iter().find(|covered| wanted(covered)).cloned();
+        of(|covered| matches!(covered, Covered::Unmatched(_)))
+            .or_else(|| of(|covered| matches!(covered, Covered::Site(_))))
+            .or_else(|| judged.first().cloned())
+            .unwrap_or(Covered::Unmatched("it is compared nowhere"))
+    }
+
     fn judge(&mut self, guard: Guard) -> Covered {
+        if self.inlined.iter().any(|known| known.guard.jump == guard.jump) {
+            return Covered::Site(guard.jump);
+        }
+
         let tables = self.facts.tables;
         let slots = [tables.mem, tables.obj].map(free_slot);
         let pointer = match sides::slow_pointer(self.code, &guard, &slots) {
@@ -314,7 +330,8 @@ impl Finder<'_, '_> {
         let reallocs: Vec<Edge> = hits
             .of(realloc)
             .filter(|instruction| !leads_on(instruction))
-            .filter_map(|instruction| guard::at(code, VirtAddr(instruction.ip()), realloc).ok())
+            .filter_map(|instruction| guard::all_at(code, instruction, realloc).ok())
+            .flatten()
             .map(|guard| edge(&guard))
             .collect();
         for lookup in lookup::all(code, &self.implementation, self.facts) {

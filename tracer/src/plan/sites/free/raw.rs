@@ -57,14 +57,17 @@ pub(super) fn find(finder: &mut Finder<'_, '_>, hits: &Hits, raw_free: VirtAddr)
         let covered = if leads_on(instruction) {
             Covered::Elsewhere(HAS_SITE)
         } else {
-            match guard::at(code, address, raw_free) {
-                Ok(guard) => match raw_copy(code, guard.equal, raw_free) {
-                    Ok(copy) => {
-                        guards.push((address, guard, copy));
-                        continue;
+            match guard::all_at(code, instruction, raw_free) {
+                Ok(behind) => {
+                    let copy = |guard: Guard| Ok((address, guard, raw_copy(code, guard.equal, raw_free)?));
+                    match behind.into_iter().map(copy).collect::<Result<Vec<_>, _>>() {
+                        Ok(behind) => {
+                            guards.extend(behind);
+                            continue;
+                        }
+                        Err(reason) => Covered::Unmatched(reason),
                     }
-                    Err(reason) => Covered::Unmatched(reason),
-                },
+                }
                 Err(NoGuard::NotCompared) => Covered::Elsewhere(ADDRESS_ONLY),
                 Err(NoGuard::Unclear(reason)) => Covered::Unmatched(reason),
             }
