@@ -38,17 +38,28 @@ fn on_nothing(_ctx: ProbeContext) -> u32 {
 /// Frees, code deaths, and the calls of libc's realloc.
 #[uprobe]
 fn on_entry(ctx: ProbeContext) -> u32 {
+    entered::<MayGoto>(&ctx)
+}
+
+/// The same on kernels without session links.
+#[uprobe]
+fn on_entry_old(ctx: ProbeContext) -> u32 {
+    entered::<Counted>(&ctx)
+}
+
+#[inline(always)]
+fn entered<L: Loops>(ctx: &ProbeContext) -> u32 {
     // SAFETY: the context of a uprobe is `pt_regs`.
     let (cookie, regs) = unsafe { (bpf_get_attach_cookie(ctx.as_ptr()), &*ctx.regs) };
     if let Some(hit) = Hit::new(cookie) {
-        let _ = entry(&hit, regs);
+        let _ = entry::<L>(&hit, regs);
     }
     0
 }
 
 #[inline(always)]
-fn entry(hit: &Hit, regs: &pt_regs) -> Option<()> {
-    let state = process::at_site::<Counted>(hit.pid, hit.site, regs.rip)?;
+fn entry<L: Loops>(hit: &Hit, regs: &pt_regs) -> Option<()> {
+    let state = process::at_site::<L>(hit.pid, hit.site, regs.rip)?;
     if hit.is(Role::CodeDealloc) {
         crate::code::forget(state, hit.pid, regs.rdi);
     } else if hit.is(Role::LibcRealloc) {
@@ -94,15 +105,15 @@ extern "C" fn on_session(ctx: *mut c_void) -> u32 {
     0
 }
 
-/// Places within functions, on kernels with session links.
+/// Places within functions.
 #[uprobe]
 fn on_place(ctx: ProbeContext) -> u32 {
     within::<MayGoto>(&ctx)
 }
 
-/// Places within functions, on kernels without.
+/// The same on kernels without session links.
 #[uprobe]
-fn on_within(ctx: ProbeContext) -> u32 {
+fn on_place_old(ctx: ProbeContext) -> u32 {
     within::<Counted>(&ctx)
 }
 

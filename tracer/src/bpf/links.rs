@@ -144,13 +144,13 @@ impl Programs {
                 session: object::load_program(ebpf, kernel, "on_session", Attach::Session)?,
             }),
             LinkKind::Multi => Ok(Self::Multi {
-                entry: object::load_program(ebpf, kernel, "on_entry", Attach::Multi)?,
-                within: object::load_program(ebpf, kernel, "on_within", Attach::Multi)?,
+                entry: object::load_program(ebpf, kernel, "on_entry_old", Attach::Multi)?,
+                within: object::load_program(ebpf, kernel, "on_place_old", Attach::Multi)?,
                 call: object::load_program(ebpf, kernel, "on_call", Attach::Multi)?,
                 back: object::load_program(ebpf, kernel, "on_return", Attach::Multi)?,
             }),
             LinkKind::PerPoint => {
-                for name in ["on_entry", "on_call", "on_return", "on_within"] {
+                for name in ["on_entry_old", "on_call", "on_return", "on_place_old"] {
                     uprobe(ebpf, name)?
                         .load()
                         .map_err(|error| BpfError::Object { source: error.into() })?;
@@ -200,8 +200,8 @@ impl Programs {
             }
             Self::PerPoint => {
                 let all = [
-                    ("on_entry", &entries),
-                    ("on_within", &within),
+                    ("on_entry_old", &entries),
+                    ("on_place_old", &within),
                     ("on_return", &returns),
                     ("on_call", &calls),
                 ];

@@ -9,27 +9,29 @@ use rustc_hash::FxHashSet;
 use super::code::Code;
 use crate::units::VirtAddr;
 
-/// The places that ways into functions lead to by something else than a direct jump.
-#[derive(Debug, Default)]
-pub(super) struct Entries(FxHashSet<u64>);
+/// Bits for 64 MiB of code.
+const MAX_WORDS: usize = 1 << 20;
+
+/// The places that ways into functions lead to by something else than a direct jump; `None` if there is more code than
+/// is looked at.
+#[derive(Debug)]
+pub(super) struct Entries(Option<FxHashSet<u64>>);
 
 impl Code<'_> {
     /// Whether ways begin at `address`: it is the start of a function, and not of a part of one.
     pub(super) fn begins(&self, address: u64) -> bool {
-        self.is_start(address) && self.entries().0.contains(&address)
+        let is_entered = |known: &FxHashSet<u64>| known.contains(&address);
+        self.is_start(address) && self.entries().0.as_ref().is_none_or(is_entered)
     }
 
     /// One pass over code and data.
     pub(super) fn find_entries(&self) -> Entries {
-        let starts: FxHashSet<u64> = self
-            .functions()
-            .ranges()
-            .iter()
-            .map(|(start, _)| *start)
-            .collect();
+        let Some(starts) = Starts::of(self.functions().ranges()) else {
+            return Entries(None);
+        };
         let mut found = FxHashSet::default();
         let mut add = |address: u64| {
-            if starts.contains(&address) {
+            if starts.contains(address) {
                 found.insert(address);
             }
         };
@@ -58,6 +60,44 @@ impl Code<'_> {
         }
         self.elf().relocated_addresses().for_each(|VirtAddr(to)| add(to));
         self.elf().exported_addresses().for_each(|VirtAddr(to)| add(to));
-        Entries(found)
+        Entries(Some(found))
     }
+}
+
+/// The starts of ranges, as bits: they are asked for with every four bytes of the code.
+struct Starts {
+    lowest: u64,
+    bits: Vec<u64>,
+}
+
+impl Starts {
+    fn of(ranges: &[(u64, u64)]) -> Option<Self> {
+        let lowest = ranges.first().map_or(0, |(start, _)| *start);
+        let last = ranges.last().map_or(0, |(start, _)| *start);
+        let (words, _) = place(last - lowest);
+        if words >= MAX_WORDS {
+            return None;
+        }
+        let mut bits = vec![0; words + 1];
+        for (start, _) in ranges {
+            let (word, bit) = place(start - lowest);
+            if let Some(word) = bits.get_mut(word) {
+                *word |= bit;
+            }
+        }
+        Some(Self { lowest, bits })
+    }
+
+    fn contains(&self, address: u64) -> bool {
+        let (word, bit) = place(address.wrapping_sub(self.lowest));
+        self.bits.get(word).is_some_and(|bits| bits & bit != 0)
+    }
+}
+
+/// Word and bit of a distance.
+fn place(distance: u64) -> (usize, u64) {
+    (
+        usize::try_from(distance / 64).unwrap_or(usize::MAX),
+        1 << (distance % 64),
+    )
 }
