@@ -1,7 +1,7 @@
 //! Working memory of a hit: pieces of the target's memory in which several frames lie, the stack that is walked, and what
 //! is remembered of the thread that was here last.
 //!
-//! A read of the target's memory costs about the same for 8 bytes as for 2000, so that frames are read many at a time.
+//! A read of the target's memory costs little more for 1500 bytes than for 8, so that frames are read many at a time.
 //! That takes more memory than a program's stack has, and memory per CPU is not safe in a program that can be preempted.
 //! So there is a number of places, and a hit takes one that is free for as long as it walks: nearly always the same one
 //! for the same thread. They are an array's, which the kernel allocates in a way that its checks of copies from user space
@@ -14,15 +14,20 @@ use tracer_ebpf::limits::{FRAME_WINDOW, WORKPLACES};
 
 use crate::{maps::WORKPLACE, opaque::sign, thread::Thread, walk::Stack};
 
-/// Bytes of a piece; frames of 3.11 and newer take 100 to 200 bytes each.
+/// Bytes of a piece of a thread's data stack; frames of 3.11 and newer take 100 to 200 bytes each, and more bytes cost
+/// more: 60 ns for a KiB, half as much as a read of a few.
+const FRAMES: u64 = 1536;
+/// Bytes of a piece around a variable of a C function.
+const VARIABLES: u64 = 512;
+/// Room for a piece.
 const PIECE: u64 = 2048;
 /// The thread's data stack, and the C stack, where the frames of C stubs are.
 const PIECES: usize = 2;
-/// A window that begins here in a piece, or before, lies in it.
-const LAST: u64 = PIECE - FRAME_WINDOW as u64;
 /// No page is smaller. A piece does not reach down into a page in which no frame is: it may not be there, and a read
 /// that fails costs as much as seven.
 const PAGE: u64 = 4096;
+/// Stacks that a place remembers; a power of two.
+const KNOWN: usize = 64;
 /// Where no frame is: an address of the kernel.
 const NOWHERE: u64 = 1 << 63;
 /// Room behind the pieces, for an index and a field's offset in the window, each masked on its own.
@@ -46,6 +51,10 @@ pub(crate) struct Memory {
     turn: u64,
     /// Addresses at which the pieces begin.
     start: [u64; PIECES],
+    /// A window that begins here in a piece, or before, lies in it.
+    last: [u64; PIECES],
+    /// Stacks of late that were sent, by the low bits of their key.
+    known: [u64; KNOWN],
     /// The stack that is being walked.
     pub(crate) stack: Stack,
     bytes: [u8; PIECE as usize * PIECES + ROOM],
@@ -128,6 +137,22 @@ impl Memory {
         unsafe { (&raw mut (*this).taken).write_volatile(0) };
     }
 
+    /// Whether the stack with this key was sent, as far as this place knows.
+    #[inline(always)]
+    pub(crate) unsafe fn knows(this: *const Self, key: u64) -> bool {
+        let at = key as usize & (KNOWN - 1);
+        // SAFETY: by contract; the index is masked.
+        unsafe { (&raw const (*this).known).cast::<u64>().add(at).read_volatile() == key }
+    }
+
+    /// It was.
+    #[inline(always)]
+    pub(crate) unsafe fn remember(this: *mut Self, key: u64) {
+        let at = key as usize & (KNOWN - 1);
+        // SAFETY: as above.
+        unsafe { (&raw mut (*this).known).cast::<u64>().add(at).write_volatile(key) };
+    }
+
     /// Forgets the pieces.
     #[inline(always)]
     pub(crate) unsafe fn begin(this: *mut Self) {
@@ -135,6 +160,8 @@ impl Memory {
         unsafe {
             (&raw mut (*this).start[0]).write_volatile(NOWHERE);
             (&raw mut (*this).start[1]).write_volatile(NOWHERE);
+            (&raw mut (*this).last[0]).write_volatile(0);
+            (&raw mut (*this).last[1]).write_volatile(0);
         }
     }
 
@@ -143,17 +170,15 @@ impl Memory {
     #[inline(always)]
     pub(crate) unsafe fn look(this: *mut Self, from: u64, around: Around) -> Option<u64> {
         // SAFETY: by contract.
-        let (first, second) = unsafe {
-            (
-                from.wrapping_sub((&raw const (*this).start[0]).read_volatile()),
-                from.wrapping_sub((&raw const (*this).start[1]).read_volatile()),
-            )
-        };
-        if first <= LAST {
-            return Some(first);
-        }
-        if second <= LAST {
-            return Some(second + PIECE);
+        unsafe {
+            let first = from.wrapping_sub((&raw const (*this).start[0]).read_volatile());
+            if first <= (&raw const (*this).last[0]).read_volatile() {
+                return Some(first);
+            }
+            let second = from.wrapping_sub((&raw const (*this).start[1]).read_volatile());
+            if second <= (&raw const (*this).last[1]).read_volatile() {
+                return Some(second.wrapping_add(PIECE));
+            }
         }
         // SAFETY: by contract.
         unsafe { Self::fetch(this, from, around) }
@@ -164,9 +189,9 @@ impl Memory {
     unsafe fn fetch(this: *mut Self, from: u64, around: Around) -> Option<u64> {
         // SAFETY: by contract.
         let turn = unsafe { (&raw const (*this).turn).read_volatile() } & 1;
-        let below = match around {
-            Around::Below => LAST,
-            Around::Both => PIECE / 2,
+        let (len, below) = match around {
+            Around::Below => (FRAMES, FRAMES - FRAME_WINDOW as u64),
+            Around::Both => (VARIABLES, VARIABLES / 2),
         };
         let page = from & !(PAGE - 1);
         let start = page + not_negative(from.wrapping_sub(below).wrapping_sub(page));
@@ -174,13 +199,17 @@ impl Memory {
         unsafe {
             (&raw mut (*this).turn).write_volatile(turn ^ 1);
             let bytes = (&raw mut (*this).bytes).cast::<u8>().add((turn * PIECE) as usize);
-            if bpf_probe_read_user(bytes.cast(), PIECE as u32, start as *const _) != 0 {
+            if bpf_probe_read_user(bytes.cast(), len as u32, start as *const _) != 0 {
                 return None;
             }
             (&raw mut (*this).start)
                 .cast::<u64>()
                 .add(turn as usize)
                 .write_volatile(start);
+            (&raw mut (*this).last)
+                .cast::<u64>()
+                .add(turn as usize)
+                .write_volatile(len - FRAME_WINDOW as u64);
         }
         Some(from.wrapping_sub(start).wrapping_add(turn * PIECE))
     }

@@ -99,9 +99,15 @@ pub(crate) fn stack<L: Loops>(walker: &Walker, bias: u64) -> u64 {
     let end = summary.end();
     let id = mix(summary.hash, u64::from(end)) | stack_id::FIRST_HASH;
     let key = id ^ u64::from(walker.pid).wrapping_mul(MIX);
-    // SAFETY: a lookup; the value is not kept.
-    if unsafe { STACKS.get(key) }.is_none() {
-        send::<L>(walker, summary.depth, id, key, end);
+    // SAFETY: the memory is that of this hit.
+    if unsafe { !Memory::knows(walker.memory, key) } {
+        // SAFETY: a lookup; the value is not kept.
+        if unsafe { STACKS.get(key) }.is_some() {
+            // SAFETY: as above.
+            unsafe { Memory::remember(walker.memory, key) };
+        } else {
+            send::<L>(walker, summary.depth, id, key, end);
+        }
     }
     id
 }
@@ -135,7 +141,7 @@ fn step(walker: &Walker, at: &mut u64) -> Option<Raw> {
     })
 }
 
-/// Walks, and writes the frames to the hit's memory.
+/// Walks, hashes the frames and writes them to the hit's memory.
 #[inline(always)]
 fn summarize<L: Loops>(walker: &Walker, top: u64) -> Summary {
     // SAFETY: the memory is that of this hit.
@@ -219,6 +225,8 @@ fn send<L: Loops>(walker: &Walker, depth: u32, id: u64, key: u64, end: u8) {
     } else if codes_sent {
         // Not if a code object is still owed: then the stack comes again, behind the code object.
         let _ = STACKS.insert(key, 1, 0);
+        // SAFETY: as above.
+        unsafe { Memory::remember(walker.memory, key) };
     }
 }
 
