@@ -172,17 +172,42 @@ fn start_ns(config: &Config) -> Option<u64> {
     read::kernel(leader + u64::from(config.task_start))
 }
 
-#[inline(never)]
+/// Two functions, one after the other: the stacks of one call chain must not take more than 512 bytes together, and
+/// kernels before 6.13 count those of the probe program in.
+#[inline(always)]
 fn create<L: Loops>(pid: u32, image: u32, bias: u64) -> Option<*mut ProcessState> {
-    let config = config()?;
-    let chosen = wanted::<L>(config, pid)?;
-    let start = start_ns(config)?;
+    let start = admit::<L>(pid, image, bias);
+    if start == 0 {
+        return None;
+    }
+    insert(pid, image, bias, start);
+    PROCESSES.get_ptr_mut(pid)
+}
+
+/// Start time of the current process, which has been announced; 0 if it is not traced.
+#[inline(never)]
+fn admit<L: Loops>(pid: u32, image: u32, bias: u64) -> u64 {
+    let Some(config) = config() else {
+        return 0;
+    };
+    let Some(chosen) = wanted::<L>(config, pid) else {
+        return 0;
+    };
+    let Some(start) = start_ns(config) else {
+        return 0;
+    };
     // The record goes first, so that no event of the process can precede it. Two threads may both send one:
     // they are equal.
     if !announce(config, pid, image, bias, start, chosen) {
         lose_unattributed(Reason::RingFullLifecycle);
-        return None;
+        return 0;
     }
+    start
+}
+
+/// Puts the state of a new process in the table.
+#[inline(never)]
+fn insert(pid: u32, image: u32, bias: u64, start: u64) {
     let state = ProcessState {
         start_ns: start,
         images: [
@@ -209,7 +234,6 @@ fn create<L: Loops>(pid: u32, image: u32, bias: u64) -> Option<*mut ProcessState
     if PROCESSES.insert(pid, state, u64::from(BPF_NOEXIST)).is_err() && PROCESSES.get_ptr(pid).is_none() {
         lose_unattributed(Reason::ProcessTableFull);
     }
-    PROCESSES.get_ptr_mut(pid)
 }
 
 /// Sends the record of a new process.
