@@ -6,8 +6,11 @@
 
 use rustc_hash::FxHashSet;
 
-use super::code::Code;
+use super::{body::jump_target, code::Code};
 use crate::units::VirtAddr;
+
+/// How far a jump of one byte leads, with its own length.
+const SHORT: u64 = 130;
 
 /// The places that ways into functions lead to by something else than a direct jump.
 #[derive(Debug, Default)]
@@ -16,7 +19,21 @@ pub(super) struct Entries(FxHashSet<u64>);
 impl Code<'_> {
     /// Whether ways begin at `address`: it is the start of a function, and not of a part of one.
     pub(super) fn begins(&self, address: u64) -> bool {
-        self.is_start(address) && self.entries().0.contains(&address)
+        self.is_start(address) && (self.entries().0.contains(&address) || self.is_sibling(address))
+    }
+
+    /// Whether a function close by jumps there with one byte. Ways back do not know such jumps
+    /// ([`Code::predecessors`]), so they must end there.
+    fn is_sibling(&self, address: u64) -> bool {
+        let Some(own) = self.function_at(address) else {
+            return false;
+        };
+        let close = address.saturating_sub(SHORT)..address.saturating_add(SHORT);
+        close.filter(|from| !own.contains(from)).any(|from| {
+            self.at(from).is_some_and(|jump| {
+                jump_target(&jump) == Some(address) && !jump.is_jmp_near() && !jump.is_jcc_near()
+            })
+        })
     }
 
     /// One pass over code and data.
