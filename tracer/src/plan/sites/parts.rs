@@ -6,11 +6,14 @@
 
 use rustc_hash::FxHashSet;
 
-use super::code::Code;
+use super::{body::jump_target, code::Code};
 use crate::units::VirtAddr;
 
 /// Bits for 64 MiB of code.
 const MAX_WORDS: usize = 1 << 20;
+
+/// How far a jump of one byte leads, with its own length.
+const SHORT: u64 = 130;
 
 /// The places that ways into functions lead to by something else than a direct jump; `None` if there is more code than
 /// is looked at.
@@ -21,7 +24,22 @@ impl Code<'_> {
     /// Whether ways begin at `address`: it is the start of a function, and not of a part of one.
     pub(super) fn begins(&self, address: u64) -> bool {
         let is_entered = |known: &FxHashSet<u64>| known.contains(&address);
-        self.is_start(address) && self.entries().0.as_ref().is_none_or(is_entered)
+        self.is_start(address)
+            && (self.entries().0.as_ref().is_none_or(is_entered) || self.is_sibling(address))
+    }
+
+    /// Whether a function close by jumps there with one byte. Ways back do not know such jumps
+    /// ([`Code::predecessors`]), so they must end there.
+    fn is_sibling(&self, address: u64) -> bool {
+        let Some(own) = self.function_at(address) else {
+            return false;
+        };
+        let close = address.saturating_sub(SHORT)..address.saturating_add(SHORT);
+        close.filter(|from| !own.contains(from)).any(|from| {
+            self.at(from).is_some_and(|jump| {
+                jump_target(&jump) == Some(address) && !jump.is_jmp_near() && !jump.is_jcc_near()
+            })
+        })
     }
 
     /// One pass over code and data.

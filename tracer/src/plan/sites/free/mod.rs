@@ -300,7 +300,10 @@ impl Finder<'_, '_> {
             let is_in = |copy: &Copy| copy.listed.contains(&push.link) || copy.listed.contains(&push.store);
             let behind = self.inlined.iter().filter(|inlined| is_in(&inlined.copy));
             let edges: Vec<Edge> = behind.map(Inlined::edge).collect();
-            let is_own = self.own.as_ref().is_ok_and(is_in);
+            // The implementation's own, also where what else it does is not understood (3.9 has no radix tree).
+            let range = self.code.function_at(push.store.get());
+            let is_own =
+                self.own.as_ref().is_ok_and(is_in) || range.is_some_and(|range| range.start == free.get());
             let covered = if is_own || !edges.is_empty() {
                 let entries: &[VirtAddr] = if is_own { &[free] } else { &[] };
                 if only_through(self.code, push.store, &edges, entries) {
@@ -309,7 +312,6 @@ impl Finder<'_, '_> {
                     Covered::Unmatched("another way leads to the end of a copy than through its guard")
                 }
             } else if only_through(self.code, push.store, &[], &[free]) {
-                // The implementation's own, where what else it does is not understood (3.9 has no radix tree).
                 Covered::Site(free)
             } else if let Some((jump, block)) = push.jump
                 && let Some(block) = registers::operand(block)
@@ -378,6 +380,12 @@ fn operand(value: Value) -> Option<Operand> {
     }
 }
 
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod hoisted_snippets;
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod own_snippets;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod push_snippets;

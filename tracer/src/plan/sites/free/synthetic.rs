@@ -62,6 +62,17 @@ fn assemble(at: u64, emit: &dyn Fn(&mut CodeAssembler) -> Result<(), IcedError>)
 
 /// An executable with the functions and call frame information for them.
 pub(super) fn file(function: Emit) -> Vec<u8> {
+    let implementation: Emit = |a| {
+        let mut done = a.create_label();
+        copy_of(a, rsi, done)?;
+        a.set_label(&mut done)?;
+        a.ret()
+    };
+    file_with(implementation, function)
+}
+
+/// The same with another `_PyObject_Free`.
+pub(super) fn file_with(implementation: Emit, function: Emit) -> Vec<u8> {
     let mut text = Vec::new();
     let mut starts = Vec::new();
     let mut add = |start: u64, code: Vec<u8>| {
@@ -69,13 +80,7 @@ pub(super) fn file(function: Emit) -> Vec<u8> {
         starts.push((start, code.len()));
         text.extend(code);
     };
-    let implementation = |a: &mut CodeAssembler| {
-        let mut done = a.create_label();
-        copy_of(a, rsi, done)?;
-        a.set_label(&mut done)?;
-        a.ret()
-    };
-    add(FREE, assemble(FREE, &implementation));
+    add(FREE, assemble(FREE, &|a| implementation(a)));
     add(REALLOC, assemble(REALLOC, &|a| a.ret()));
     add(RAW_FREE, assemble(RAW_FREE, &|a| a.ret()));
     add(FUNCTION, assemble(FUNCTION, &|a| function(a)));

@@ -1,6 +1,9 @@
 //! Sites of every interpreter on this machine, of damaged ones, and of assembled snippets.
 
+mod entries;
+mod loader;
 mod made;
+mod parts;
 mod snippets;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
