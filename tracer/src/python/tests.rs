@@ -142,8 +142,8 @@ fn every_interpreter_has_the_layout_that_debuggers_see() {
         assert!(facts.version.to_string().starts_with(known.version));
         let window = layout.frame_window;
         let offsets = [
-            layout.tstate_thread_id,
-            layout.tstate_frame,
+            layout.tstate_window + layout.tstate_thread_id,
+            layout.tstate_window + layout.tstate_frame,
             layout.frame_code + window,
             layout.frame_back + window,
             layout.frame_instr + window,
