@@ -87,8 +87,8 @@ extern "C" fn on_session(ctx: *mut c_void) -> u32 {
     let Some(hit) = Hit::new(cookie) else {
         return 1;
     };
-    let kept = session::cookie();
-    if session::is_return() {
+    let kept = session::cookie(ctx);
+    if session::is_return(ctx) {
         // SAFETY: the kernel gives a word that lives as long as the call.
         let requested = unsafe { *kept };
         let _ = report::<MayGoto>(&hit, regs, requested);

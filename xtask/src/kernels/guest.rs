@@ -66,10 +66,11 @@ pub(super) fn build(directory: &Path) -> Result<PathBuf> {
     add_program(&root, Path::new("/usr/bin/python3.11"))?;
     add_tree(&root, Path::new("/usr/lib/python3.11"))?;
     let pyenv = pyenv()?;
-    add_program(&root, &pyenv.join("bin/python3"))?;
+    let python = pyenv.join("bin/python3");
+    add_program(&root, &python)?;
     add_tree(&root, &pyenv.join("lib/python3.13"))?;
     let init = root.join("init");
-    fs::write(&init, script(&tests, &pyrobe)).context("cannot write the guest's script")?;
+    fs::write(&init, script(&tests, &pyrobe, &python)).context("cannot write the guest's script")?;
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755)).context("cannot make it executable")?;
     let file = directory.join("root.cpio");
     process::run(
@@ -84,8 +85,9 @@ pub(super) fn build(directory: &Path) -> Result<PathBuf> {
 }
 
 /// What the guest does. Lines that start with `@@ ` are for `verdict`.
-fn script(tests: &Path, pyrobe: &Path) -> String {
+fn script(tests: &Path, pyrobe: &Path, python: &Path) -> String {
     let (tests, pyrobe) = (tests.display(), pyrobe.display());
+    let python = python.display();
     let pyenv = workspace::pyenv_root();
     let pyenv = pyenv.display();
     let names = TESTS.join(" ");
@@ -107,6 +109,8 @@ if [ $code = 0 ]; then
     echo \"@@ tests ended with $?\"
 fi
 echo '@@ end'
+# What has not left the serial port by then is lost.
+{python} -c 'import termios; termios.tcdrain(1)'
 echo b > /proc/sysrq-trigger
 "
     )
