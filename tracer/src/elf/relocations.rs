@@ -128,24 +128,6 @@ impl<'a> Elf<'a> {
         slots.map(|entry| VirtAddr(entry.address)).collect()
     }
 
-    /// The addresses of this file that the loader writes into its data.
-    pub fn relocated_addresses(&self) -> impl Iterator<Item = VirtAddr> {
-        let relocations = self.relocations.get_or_init(|| self.read_relocations());
-        relocations.entries.iter().filter_map(|entry| {
-            let symbol = || {
-                self.dynamic_symbol(entry.symbol)
-                    .map(|symbol| symbol.address.get())
-            };
-            match entry.kind {
-                elf::R_X86_64_RELATIVE | elf::R_X86_64_IRELATIVE => {
-                    Some(VirtAddr(entry.addend.cast_unsigned()))
-                }
-                elf::R_X86_64_64 => Some(VirtAddr(symbol()?.wrapping_add_signed(entry.addend))),
-                _ => None,
-            }
-        })
-    }
-
     fn relocation_at(&self, address: VirtAddr) -> Option<Entry> {
         let relocations = self.relocations.get_or_init(|| self.read_relocations());
         let index = relocations

@@ -98,12 +98,6 @@ impl<'a> Elf<'a> {
         Symbol::of(self.dynamic.symbols.get(usize::try_from(index).ok()?)?)
     }
 
-    /// Where the dynamic symbols are that this file defines.
-    pub fn exported_addresses(&self) -> impl Iterator<Item = VirtAddr> {
-        let symbols = self.dynamic.symbols.iter().filter_map(Symbol::of);
-        symbols.map(|symbol| symbol.address)
-    }
-
     fn name_of(&self, entry: &Sym64<Le>) -> Option<&'a str> {
         string_at(
             self.dynamic.strings,

@@ -33,6 +33,17 @@ pub enum Covered {
     Unmatched(&'static str),
 }
 
+impl Covered {
+    /// What is said of a reference that is there for several things: that one of them is not seen, if so.
+    pub(super) fn worst(all: impl Iterator<Item = Self>) -> Option<Self> {
+        all.max_by_key(|covered| match covered {
+            Self::Elsewhere(_) => 0,
+            Self::Site(_) => 1,
+            Self::Unmatched(_) => 2,
+        })
+    }
+}
+
 /// One reference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reference {

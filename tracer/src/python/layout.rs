@@ -3,10 +3,7 @@
 //! No IO. Whatever the file claims is checked against what a walk can use; what the table says is checked against
 //! the file's code and data, since a vendor may have changed a structure. A mismatch is a reason not to trace.
 
-use tracer_ebpf::{
-    layout::{ImageLayout, NO_STUBS, flag, tstate},
-    limits::{FRAME_WINDOW, STATE_WINDOW},
-};
+use tracer_ebpf::layout::{ImageLayout, NO_STUBS, flag, tstate};
 
 use super::{
     WhyNot,
@@ -15,6 +12,7 @@ use super::{
     members, pools,
     tstate::{self as access, Access},
     version::Version,
+    windows,
 };
 use crate::{
     elf::{Elf, Symbol},
@@ -136,8 +134,7 @@ pub(super) fn find(
     layout.runtime = runtime.address.get();
     layout.version_hex = version.hex();
     layout.pool_bytes = pools::bytes(elf, version, tables);
-    place_state_window(&mut layout)?;
-    place_window(&mut layout)?;
+    windows::place(&mut layout)?;
     members::check(elf, version, known.tp_members, &layout)?;
     Ok(Found {
         layout,
@@ -340,68 +337,6 @@ fn expect(what: &'static str, expected: u64, found: Option<u64>) -> Result<(), W
             found,
         })
     }
-}
-
-/// Makes the thread state's offsets relative to the one window that the walker reads.
-fn place_state_window(layout: &mut ImageLayout) -> Result<(), WhyNot> {
-    let says_active = layout.flags & flag::STATE_SAYS_ACTIVE != 0;
-    let mut fields = vec![&mut layout.tstate_thread_id, &mut layout.tstate_frame];
-    if says_active {
-        fields.push(&mut layout.tstate_status);
-    }
-    let start = fields.iter().map(|field| **field).min().unwrap_or(0) & !7;
-    let end = fields
-        .iter()
-        .map(|field| **field)
-        .max()
-        .unwrap_or(0)
-        .saturating_add(8);
-    if u32::try_from(STATE_WINDOW).is_ok_and(|window| end - start > window) {
-        return Err(WhyNot::LayoutImplausible {
-            what: "the thread state's fields lie too far apart",
-        });
-    }
-    for field in fields {
-        *field -= start;
-    }
-    layout.tstate_window = start;
-    Ok(())
-}
-
-/// Makes the frame's offsets relative to the one window that the walker reads.
-fn place_window(layout: &mut ImageLayout) -> Result<(), WhyNot> {
-    let has_owner = layout.frame_owner_skip != NO_STUBS;
-    let word_ends =
-        [layout.frame_code, layout.frame_back, layout.frame_instr].map(|start| start.saturating_add(8));
-    let owner_end = if has_owner {
-        layout.frame_owner.saturating_add(1)
-    } else {
-        0
-    };
-    let end = word_ends.into_iter().fold(owner_end, u32::max);
-    let words = [layout.frame_code, layout.frame_back, layout.frame_instr];
-    let start = words
-        .into_iter()
-        .fold(if has_owner { layout.frame_owner } else { u32::MAX }, u32::min)
-        & !7;
-    let window = u32::try_from(FRAME_WINDOW).unwrap_or(u32::MAX);
-    // An index at the window's end (3.9, 3.10) is only four bytes wide.
-    let end = if layout.frame_instr_is_pointer == 0 && end == layout.frame_instr + 8 {
-        end - 4
-    } else {
-        end
-    };
-    if end.saturating_sub(start) > window {
-        return Err(WhyNot::LayoutImplausible {
-            what: "the frame's fields lie too far apart",
-        });
-    }
-    layout.frame_window = start;
-    layout.frame_code -= start;
-    layout.frame_back -= start;
-    layout.frame_instr -= start;
-    layout.frame_owner = if has_owner { layout.frame_owner - start } else { 0 };
-    Ok(())
 }
 
 /// Bytes from a type object's start to its `tp_dealloc`, read as the pointer that will be there.

@@ -13,6 +13,7 @@ mod pool_header;
 mod pools;
 mod tstate;
 pub mod version;
+mod windows;
 
 use tracer_ebpf::layout::ImageLayout;
 

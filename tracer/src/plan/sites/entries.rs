@@ -7,7 +7,12 @@
 use iced_x86::{FlowControl, Instruction, OpKind};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{Sites, code::Code, guards, registers::is_call};
+use super::{
+    Sites,
+    code::Code,
+    guards::{self, Guard},
+    registers::is_call,
+};
 use crate::{
     elf::Pointer,
     plan::{Covered, Reference, ReferenceKind},
@@ -88,9 +93,12 @@ impl Known<'_, '_> {
         if reference.op0_kind() == OpKind::NearBranch64 {
             return Covered::Elsewhere("it calls the function, which has sites");
         }
-        let Some(guard) = guards::of(self.code, reference, function) else {
-            return Covered::Elsewhere("the address is stored, not asked for");
-        };
+        let guards = guards::all(self.code, reference, function);
+        Covered::worst(guards.iter().map(|guard| self.behind(guard, is_realloc)))
+            .unwrap_or(Covered::Elsewhere("the address is stored, not asked for"))
+    }
+
+    fn behind(&self, guard: &Guard, is_realloc: bool) -> Covered {
         let (first, is_whole) = self.follow(guard.equal, MAX_DEPTH);
         match first {
             // What a realloc does in place changes nothing, and what it moves it allocates and frees.

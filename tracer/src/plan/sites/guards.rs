@@ -7,6 +7,7 @@ use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use super::{
     code::Code,
+    hoisted,
     pool::equality_edges,
     registers::{is_call, number, writes_flags},
 };
@@ -27,14 +28,25 @@ pub(super) struct Guard {
     pub(super) different: u64,
 }
 
-/// The guard that an instruction with the function's address belongs to, if it does.
-pub(super) fn of(code: &Code<'_>, reference: &Instruction, function: u64) -> Option<Guard> {
-    let compare = if reference.mnemonic() == Mnemonic::Cmp {
-        *reference
+/// The guards that an instruction with the function's address belongs to; none if it is for something else.
+pub(super) fn all(code: &Code<'_>, reference: &Instruction, function: u64) -> Vec<Guard> {
+    let compares: Vec<Instruction> = if reference.mnemonic() == Mnemonic::Cmp {
+        vec![*reference]
     } else {
-        compare_with(code, reference)?
+        match hoisted::compares(code, reference, function) {
+            Some(compares) => compares.into_iter().map(|(compare, _)| compare).collect(),
+            None => compare_with(code, reference).into_iter().collect(),
+        }
     };
-    let mut at = compare;
+    let guards = compares
+        .iter()
+        .filter_map(|compare| behind(code, compare, function));
+    guards.collect()
+}
+
+/// The guard that a compare belongs to.
+fn behind(code: &Code<'_>, compare: &Instruction, function: u64) -> Option<Guard> {
+    let mut at = *compare;
     for _ in 0..MAX_BETWEEN {
         at = code.at(at.next_ip())?;
         if let Some((equal, different)) = equality_edges(&at) {

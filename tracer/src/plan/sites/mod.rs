@@ -10,6 +10,7 @@ mod code;
 mod entries;
 mod free;
 mod guards;
+mod hoisted;
 mod init;
 mod parts;
 mod pool;

@@ -2,12 +2,12 @@
 //!
 //! A compiler moves what is seldom run out of a function (`.cold`), and such a part has an entry of its own. A way back
 //! through the code must not end there. A part is what nothing refers to but direct jumps: no call, no address in code,
-//! none in data, no dynamic symbol. In doubt, as with bytes that only look like a reference, it is a function.
+//! none in data; the tables of relocations and of dynamic symbols are such data, too. In doubt, as with bytes that only
+//! look like a reference, it is a function.
 
 use rustc_hash::FxHashSet;
 
 use super::{body::jump_target, code::Code};
-use crate::units::VirtAddr;
 
 /// Bits for 64 MiB of code.
 const MAX_WORDS: usize = 1 << 20;
@@ -76,8 +76,6 @@ impl Code<'_> {
                 }
             }
         }
-        self.elf().relocated_addresses().for_each(|VirtAddr(to)| add(to));
-        self.elf().exported_addresses().for_each(|VirtAddr(to)| add(to));
         Entries(Some(found))
     }
 }

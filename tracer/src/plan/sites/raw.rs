@@ -68,7 +68,7 @@ pub(super) fn find(facts: &ImageFacts, code: &Code<'_>, places: &FxHashMap<u64, 
         .iter()
         .filter(|hit| functions.contains(&VirtAddr(hit.target)))
     {
-        guards.extend(guards::of(code, &hit.instruction, hit.target));
+        guards.extend(guards::all(code, &hit.instruction, hit.target));
     }
     let entries = functions.map(VirtAddr::get);
     let mut found = Sites::default();
@@ -89,12 +89,14 @@ pub(super) fn find(facts: &ImageFacts, code: &Code<'_>, places: &FxHashMap<u64, 
         return None;
     }
     for hit in hits.hits.iter().filter(|hit| entries.contains(&hit.target)) {
-        let covered = match guards::of(code, &hit.instruction, hit.target) {
-            Some(guard) => match ends(code, guard.equal, &calls) {
-                Ends::Sites(address) => Covered::Site(address),
-                Ends::Implementation => Covered::Elsewhere("it calls the function, which has a site"),
-                Ends::Unmatched(why) => Covered::Unmatched(why),
-            },
+        let behind = guards::all(code, &hit.instruction, hit.target);
+        let judged = behind.iter().map(|guard| match ends(code, guard.equal, &calls) {
+            Ends::Sites(address) => Covered::Site(address),
+            Ends::Implementation => Covered::Elsewhere("it calls the function, which has a site"),
+            Ends::Unmatched(why) => Covered::Unmatched(why),
+        });
+        let covered = match Covered::worst(judged) {
+            Some(covered) => covered,
             None if hit.instruction.op0_kind() == OpKind::NearBranch64 => {
                 Covered::Elsewhere("it calls the function, which has a site")
             }

@@ -8,8 +8,7 @@ use iced_x86::{ConditionCode, FlowControl, Instruction, InstructionInfoFactory, 
 use tracer_ebpf::site::flag;
 
 use super::{
-    super::code::Code,
-    hoisted,
+    super::{code::Code, hoisted},
     state::{State, Value},
     walk::{Next, walk},
 };
@@ -135,7 +134,7 @@ pub(super) fn all_at(
     reference: &Instruction,
     function: VirtAddr,
 ) -> Result<Vec<Guard>, NoGuard> {
-    match hoisted::compares(code, reference, function) {
+    match hoisted::compares(code, reference, function.get()) {
         Some(compares) => {
             let guards = compares
                 .iter()

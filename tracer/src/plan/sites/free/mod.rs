@@ -7,7 +7,6 @@
 
 mod graph;
 mod guard;
-mod hoisted;
 mod lookup;
 mod push;
 mod raw;
@@ -124,14 +123,9 @@ impl Finder<'_, '_> {
         }
     }
 
-    /// What is said of a reference that several guards use: the worst.
+    /// What is said of a reference that several guards use.
     fn judge_all(&mut self, guards: &[Guard]) -> Covered {
-        let judged = guards.iter().map(|guard| self.judge(*guard));
-        let judged: Vec<Covered> = judged.collect();
-        let of = |wanted: fn(&Covered) -> bool| judged.iter().find(|covered| wanted(covered)).cloned();
-        of(|covered| matches!(covered, Covered::Unmatched(_)))
-            .or_else(|| of(|covered| matches!(covered, Covered::Site(_))))
-            .or_else(|| judged.first().cloned())
+        Covered::worst(guards.iter().map(|guard| self.judge(*guard)))
             .unwrap_or(Covered::Unmatched("it is compared nowhere"))
     }
 

@@ -366,7 +366,7 @@ fn guards_are_found_with_immediates_and_with_registers() {
         let body = code.body(starts[0]).unwrap();
         let instructions = body.instructions();
         let end = instructions.last().unwrap().ip();
-        let immediate = guards::of(&code, &instructions[0], 0x1234).unwrap();
+        let immediate = guards::all(&code, &instructions[0], 0x1234)[0];
         assert_eq!(immediate.jump, instructions[1].ip());
         assert_eq!(
             (immediate.equal, immediate.different),
@@ -375,11 +375,12 @@ fn guards_are_found_with_immediates_and_with_registers() {
         let hits = code.references(&[crate::units::VirtAddr(starts[1])]).hits;
         let found: Vec<_> = hits
             .iter()
-            .map(|hit| guards::of(&code, &hit.instruction, starts[1]))
+            .map(|hit| guards::all(&code, &hit.instruction, starts[1]))
             .collect();
-        let [Some(register), None] = *found else {
+        let [[register], []] = [found[0].as_slice(), found[1].as_slice()] else {
             panic!("{found:?}")
         };
+        assert_eq!(found.len(), 2);
         assert_eq!((register.equal, register.different), (end, instructions[7].ip()));
     });
 }

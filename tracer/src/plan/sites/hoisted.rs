@@ -3,14 +3,10 @@
 //!
 //! A compare counts if the register holds the address on every way that leads there.
 
-use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register};
+use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use rustc_hash::FxHashSet;
 
-use super::{
-    super::{code::Code, registers::number},
-    state::{State, Value},
-};
-use crate::units::VirtAddr;
+use super::{code::Code, registers::number};
 
 /// Instructions followed from the load on, and back from one compare.
 const MAX_SEEN: usize = 4000;
@@ -20,7 +16,7 @@ const MAX_SEEN: usize = 4000;
 pub(super) fn compares(
     code: &Code<'_>,
     load: &Instruction,
-    function: VirtAddr,
+    function: u64,
 ) -> Option<Vec<(Instruction, u32)>> {
     let register = loaded(load, function)?;
     let mut found = Vec::new();
@@ -44,16 +40,21 @@ pub(super) fn compares(
 }
 
 /// The register that the instruction puts the address into.
-fn loaded(instruction: &Instruction, function: VirtAddr) -> Option<Register> {
-    if !matches!(instruction.mnemonic(), Mnemonic::Lea | Mnemonic::Mov)
-        || instruction.op0_kind() != OpKind::Register
-    {
-        return None;
-    }
-    let register = instruction.op0_register();
-    let mut state = State::default();
-    state.execute(instruction, &mut InstructionInfoFactory::new());
-    (state.get(register) == Value::Number(function.get())).then_some(register)
+fn loaded(instruction: &Instruction, function: u64) -> Option<Register> {
+    let address = match (instruction.mnemonic(), instruction.op1_kind()) {
+        (Mnemonic::Lea, OpKind::Memory)
+            if matches!(instruction.memory_base(), Register::None | Register::RIP)
+                && instruction.memory_index() == Register::None =>
+        {
+            instruction.memory_displacement64()
+        }
+        (Mnemonic::Mov, OpKind::Immediate32 | OpKind::Immediate32to64 | OpKind::Immediate64) => {
+            instruction.immediate(1)
+        }
+        _ => return None,
+    };
+    let is_register = instruction.op0_kind() == OpKind::Register;
+    (is_register && address == function).then(|| instruction.op0_register())
 }
 
 /// The operand that the register is compared with.
@@ -71,7 +72,7 @@ fn compared_with(instruction: &Instruction, register: Register) -> Option<u32> {
 }
 
 /// Whether all ways to `place` put the address into the register.
-fn is_always_loaded(code: &Code<'_>, place: &Instruction, register: Register, function: VirtAddr) -> bool {
+fn is_always_loaded(code: &Code<'_>, place: &Instruction, register: Register, function: u64) -> bool {
     let mut seen = FxHashSet::default();
     let mut open = vec![place.ip()];
     while let Some(at) = open.pop() {
