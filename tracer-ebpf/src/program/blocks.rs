@@ -1,5 +1,6 @@
 //! Records of allocations, reallocations and frees, and what blocks of libc's malloc occupy.
 
+use aya_ebpf::maps::ring_buf::RingBufEntry;
 use tracer_ebpf::{
     process::ProcessState,
     reason::Reason,
@@ -68,6 +69,21 @@ fn usable_size(state: *mut ProcessState, block: u64, requested: u64) -> u64 {
     }
 }
 
+/// A record in the ring, to be submitted; a loss if there is no room.
+#[inline(always)]
+fn written<T: 'static>(
+    state: *mut ProcessState,
+    full: Reason,
+    record: impl FnOnce() -> T,
+) -> Option<RingBufEntry<T>> {
+    let Some(mut entry) = reserve::<T>() else {
+        lose(state, full);
+        return None;
+    };
+    entry.write(record());
+    Some(entry)
+}
+
 #[inline(always)]
 pub(crate) fn send_alloc(hit: &Hit, state: *mut ProcessState, new: Block, stack: u64) {
     // SAFETY: a map value.
@@ -77,11 +93,7 @@ pub(crate) fn send_alloc(hit: &Hit, state: *mut ProcessState, new: Block, stack:
     } else {
         (block::RAW, usable_size(state, new.address, new.requested))
     };
-    let Some(mut entry) = reserve::<Alloc>() else {
-        lose(state, Reason::RingFullAlloc);
-        return;
-    };
-    entry.write(Alloc {
+    let entry = written(state, Reason::RingFullAlloc, || Alloc {
         head: hit.head(kind::ALLOC, flags, size_of::<Alloc>()),
         tid: hit.thread as u32,
         reserved: 0,
@@ -90,7 +102,9 @@ pub(crate) fn send_alloc(hit: &Hit, state: *mut ProcessState, new: Block, stack:
         size,
         stack,
     });
-    submit(entry);
+    if let Some(entry) = entry {
+        submit(entry);
+    }
 }
 
 /// `flags` is one of [`block`]'s constants: which domain the call was made in.
@@ -111,11 +125,7 @@ pub(crate) fn send_realloc(
     } else {
         usable_size(state, address, open.requested)
     };
-    let Some(mut entry) = reserve::<Realloc>() else {
-        lose(state, Reason::RingFullRealloc);
-        return;
-    };
-    entry.write(Realloc {
+    let entry = written(state, Reason::RingFullRealloc, || Realloc {
         head: hit.head(kind::REALLOC, flags, size_of::<Realloc>()),
         tid: hit.thread as u32,
         reserved: 0,
@@ -126,7 +136,9 @@ pub(crate) fn send_realloc(
         raw_size,
         stack,
     });
-    submit(entry);
+    if let Some(entry) = entry {
+        submit(entry);
+    }
 }
 
 /// `flags` is one of [`block`]'s constants: what kind of block it may be.
@@ -134,16 +146,14 @@ pub(crate) fn send_realloc(
 pub(crate) fn send_free(hit: &Hit, state: *mut ProcessState, block: u64, flags: u8) {
     // SAFETY: a map value.
     let number = count(unsafe { &raw mut (*state).frees });
-    let Some(mut entry) = reserve::<Free>() else {
-        lose(state, Reason::RingFullFree);
-        return;
-    };
-    entry.write(Free {
+    let entry = written(state, Reason::RingFullFree, || Free {
         head: hit.head(kind::FREE, flags, size_of::<Free>()),
         tid: hit.thread as u32,
         reserved: 0,
         time_ns: clock::now(),
         addr: block,
     });
-    submit_one_of(entry, hit.config, number);
+    if let Some(entry) = entry {
+        submit_one_of(entry, hit.config, number);
+    }
 }

@@ -29,6 +29,14 @@ use crate::{
     process, session, sites,
 };
 
+/// Where a program's run comes from, and the registers there.
+#[inline(always)]
+fn hit<'a>(ctx: *mut c_void) -> Option<(Hit, &'a pt_regs)> {
+    // SAFETY: the context of a uprobe is `pt_regs`, for as long as the program runs.
+    let (cookie, regs) = unsafe { (bpf_get_attach_cookie(ctx), &*ctx.cast::<pt_regs>()) };
+    Some((Hit::new(cookie)?, regs))
+}
+
 /// Does nothing: what a hit costs without us.
 #[uprobe]
 fn on_nothing(_ctx: ProbeContext) -> u32 {
@@ -49,9 +57,7 @@ fn on_entry_old(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn entered<L: Loops>(ctx: &ProbeContext) -> u32 {
-    // SAFETY: the context of a uprobe is `pt_regs`.
-    let (cookie, regs) = unsafe { (bpf_get_attach_cookie(ctx.as_ptr()), &*ctx.regs) };
-    if let Some(hit) = Hit::new(cookie) {
+    if let Some((hit, regs)) = hit(ctx.as_ptr()) {
         let _ = entry::<L>(&hit, regs);
     }
     0
@@ -82,9 +88,7 @@ fn entry<L: Loops>(hit: &Hit, regs: &pt_regs) -> Option<()> {
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "uprobe")]
 extern "C" fn on_session(ctx: *mut c_void) -> u32 {
-    // SAFETY: the context of a uprobe is `pt_regs`.
-    let (cookie, regs) = unsafe { (bpf_get_attach_cookie(ctx), &*ctx.cast::<pt_regs>()) };
-    let Some(hit) = Hit::new(cookie) else {
+    let Some((hit, regs)) = hit(ctx) else {
         return 1;
     };
     let kept = session::cookie(ctx);
@@ -119,9 +123,7 @@ fn on_place_old(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn within<L: Loops>(ctx: &ProbeContext) -> u32 {
-    // SAFETY: the context of a uprobe is `pt_regs`.
-    let (cookie, regs) = unsafe { (bpf_get_attach_cookie(ctx.as_ptr()), &*ctx.regs) };
-    if let Some(hit) = Hit::new(cookie) {
+    if let Some((hit, regs)) = hit(ctx.as_ptr()) {
         let _ = report::<L>(&hit, regs, 0);
     }
     0
@@ -130,9 +132,7 @@ fn within<L: Loops>(ctx: &ProbeContext) -> u32 {
 /// First halves of calls, on kernels without session links.
 #[uprobe]
 fn on_call(ctx: ProbeContext) -> u32 {
-    // SAFETY: the context of a uprobe is `pt_regs`.
-    let (cookie, regs) = unsafe { (bpf_get_attach_cookie(ctx.as_ptr()), &*ctx.regs) };
-    if let Some(hit) = Hit::new(cookie) {
+    if let Some((hit, regs)) = hit(ctx.as_ptr()) {
         if let Some(requested) = functions::enter::<Counted>(&hit, regs) {
             let _ = PENDING.insert(key(&hit), requested, 0);
         }
@@ -143,9 +143,7 @@ fn on_call(ctx: ProbeContext) -> u32 {
 /// Second halves of calls, on kernels without session links.
 #[uretprobe]
 fn on_return(ctx: RetProbeContext) -> u32 {
-    // SAFETY: the context of a uprobe is `pt_regs`.
-    let (cookie, regs) = unsafe { (bpf_get_attach_cookie(ctx.as_ptr()), &*ctx.regs) };
-    if let Some(hit) = Hit::new(cookie) {
+    if let Some((hit, regs)) = hit(ctx.as_ptr()) {
         let mut requested = 0;
         if !hit.is(Role::PoolRefill) {
             let key = key(&hit);

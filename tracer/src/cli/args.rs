@@ -117,7 +117,7 @@ pub(super) struct Record {
     #[arg(long, value_name = "BYTES", hide = true, value_parser = ring_bytes)]
     pub(super) ring_bytes: Option<u32>,
     /// Attach programs that do nothing, to measure what a hit costs without them
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, conflicts_with = "links")]
     pub(super) empty: bool,
     /// How probes are attached
     #[arg(long, hide = true, value_parser = links)]

@@ -17,16 +17,7 @@ fn check(function: Emit, expected: &[Result<(u32, Operand), &'static str>]) {
     let ends = found.references.iter().filter(|reference| {
         reference.kind == ReferenceKind::PoolList && reference.address >= VirtAddr(FUNCTION)
     });
-    let covered: Vec<_> = ends
-        .map(|end| match end.covered {
-            Covered::Site(address) => {
-                let site = found.sites.iter().find(|site| site.address == address).unwrap();
-                assert_eq!(site.role, Role::GuardedFree);
-                Ok((site.flags, site.operand))
-            }
-            Covered::Elsewhere(reason) | Covered::Unmatched(reason) => Err(reason),
-        })
-        .collect();
+    let covered: Vec<_> = ends.map(|end| site_of(&found, end)).collect();
     assert_eq!(covered, expected);
 }
 

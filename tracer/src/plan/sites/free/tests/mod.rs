@@ -1,5 +1,11 @@
 //! Sites of frees in every interpreter on this machine.
 
+mod hoisted;
+mod own;
+mod push;
+mod snippets;
+mod synthetic;
+
 use std::collections::BTreeMap;
 
 use super::*;
@@ -10,7 +16,7 @@ use crate::{
     python::tests::runtimes,
 };
 
-fn check(visit: impl Fn(&str, &ImageFacts, &Code<'_>, &Sites)) {
+fn every(visit: impl Fn(&str, &ImageFacts, &Code<'_>, &Sites)) {
     for (path, data, facts) in runtimes() {
         let elf = Elf::parse(&data).unwrap();
         let code = Code::new(&elf);
@@ -38,7 +44,7 @@ fn unmatched(sites: &Sites) -> Vec<String> {
 
 #[test]
 fn every_reference_is_accounted_for() {
-    check(|path, _, _, sites| {
+    every(|path, _, _, sites| {
         let mut table: BTreeMap<_, usize> = BTreeMap::new();
         for reference in &sites.references {
             let covered = match &reference.covered {
@@ -62,7 +68,7 @@ fn every_reference_is_accounted_for() {
 
 #[test]
 fn optimised_builds_have_their_guards_covered() {
-    check(|path, _, _, sites| {
+    every(|path, _, _, sites| {
         let guards = of(sites, Role::GuardedFree).len();
         println!("{path}: {guards} guards");
         let known = [
@@ -78,7 +84,7 @@ fn optimised_builds_have_their_guards_covered() {
 
 #[test]
 fn builds_with_one_copy_have_one_site_for_each_function() {
-    check(|path, facts, _, sites| {
+    every(|path, facts, _, sites| {
         if facts.kind == ImageKind::SharedLibrary {
             let roles: Vec<Role> = sites.sites.iter().map(|site| site.role).collect();
             assert!(roles.contains(&Role::ObjFree), "{path}: {roles:?}");
@@ -93,7 +99,7 @@ fn builds_with_one_copy_have_one_site_for_each_function() {
 
 #[test]
 fn every_site_is_emulated_and_has_an_operand_where_it_needs_one() {
-    check(|path, facts, code, sites| {
+    every(|path, facts, code, sites| {
         for site in &sites.sites {
             assert!(
                 matches!(site.placement, Placement::Emulated { .. }),
@@ -124,7 +130,7 @@ fn every_site_is_emulated_and_has_an_operand_where_it_needs_one() {
 
 #[test]
 fn no_call_of_libc_has_a_site_beside_the_copy_it_belongs_to() {
-    check(|path, _, _, sites| {
+    every(|path, _, _, sites| {
         let own: Vec<VirtAddr> = of(sites, Role::LibcFree)
             .iter()
             .map(|site| site.address)
@@ -137,4 +143,16 @@ fn no_call_of_libc_has_a_site_beside_the_copy_it_belongs_to() {
             }
         }
     });
+}
+
+/// What covers a reference, with the flags and the operand of its site.
+fn site_of(found: &Sites, reference: &Reference) -> Result<(u32, Operand), &'static str> {
+    match reference.covered {
+        Covered::Site(address) => {
+            let site = found.sites.iter().find(|site| site.address == address).unwrap();
+            assert_eq!(site.role, Role::GuardedFree);
+            Ok((site.flags, site.operand))
+        }
+        Covered::Elsewhere(reason) | Covered::Unmatched(reason) => Err(reason),
+    }
 }

@@ -18,16 +18,7 @@ fn covered(function: Emit) -> Vec<Result<(u32, Operand), &'static str>> {
         .references
         .iter()
         .filter(|reference| reference.kind == ReferenceKind::Free && reference.address >= VirtAddr(FUNCTION));
-    references
-        .map(|reference| match reference.covered {
-            Covered::Site(address) => {
-                let site = found.sites.iter().find(|site| site.address == address).unwrap();
-                assert_eq!(site.role, Role::GuardedFree);
-                Ok((site.flags, site.operand))
-            }
-            Covered::Elsewhere(reason) | Covered::Unmatched(reason) => Err(reason),
-        })
-        .collect()
+    references.map(|reference| site_of(&found, reference)).collect()
 }
 
 #[track_caller]
