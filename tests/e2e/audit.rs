@@ -179,7 +179,7 @@ fn check_a_running_process(interpreter: &Interpreter) {
     let (pid, capture) = (target.pid().to_string(), Capture::new());
     let options = ["--audit-interval", "1", "--duration", "4s", "--pid"];
     let recording = Recording::start(
-        pyrobe(["record"])
+        pyrobe(["record", "--mode", "allocs"])
             .args(options)
             .args([&pid, "-o"])
             .arg(&capture.path),

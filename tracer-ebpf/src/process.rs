@@ -2,7 +2,7 @@
 //!
 //! The kernel side creates it at a process's first hit: userspace enables nothing (no set-up race).
 
-use crate::{limits::IMAGES_PER_PROCESS, reason::REASONS};
+use crate::{limits::IMAGES_PER_PROCESS, reason::REASONS, site::group::GROUPS};
 
 /// One image as a process maps it. `id_plus_one` is 0 for a free place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,11 +34,16 @@ pub struct ProcessState {
     pub reallocs: u64,
     /// Reallocations that have not returned: while it is not 0, nested calls are looked for.
     pub reallocs_open: u64,
-    /// Probe hits, whatever came of them (both halves of a session count).
-    pub hits: u64,
+    /// Page faults that were reported or lost, not those that were left out.
+    pub faults: u64,
+    /// Page faults in the current [`crate::limits::FAULT_WINDOW_BITS`] window of time: the number of that window above
+    /// the low 32 bits, their count in them.
+    pub fault_window: u64,
+    /// Probe hits by [`crate::site::group`], whatever came of them (both halves of a session count).
+    pub hits: [u64; GROUPS],
     /// What was lost, by [`crate::reason::Reason`].
     pub losses: [u64; REASONS],
 }
 
 const _: () = assert!(size_of::<Mapped>() == 16);
-const _: () = assert!(size_of::<ProcessState>() == 8 + 32 + 8 * 6 + 8 * REASONS);
+const _: () = assert!(size_of::<ProcessState>() == 8 + 32 + 8 * 7 + 8 * GROUPS + 8 * REASONS);

@@ -39,10 +39,12 @@ pub enum Reason {
     PoolUnreadable = 14,
     /// More hits at the same time than [`crate::limits::WORKPLACES`]: the stack is not known.
     NoWorkplace = 15,
+    /// Ring full: a page fault was not delivered.
+    RingFullFault = 16,
 }
 
 /// How many reasons there are; the length of every table of loss counters.
-pub const REASONS: usize = 16;
+pub const REASONS: usize = 17;
 
 impl Reason {
     /// All reasons, in the order of their numbers.
@@ -63,6 +65,7 @@ impl Reason {
         Self::ChunkUnreadable,
         Self::PoolUnreadable,
         Self::NoWorkplace,
+        Self::RingFullFault,
     ];
 
     /// The stable name used in JSON and in reports.
@@ -84,6 +87,7 @@ impl Reason {
             Self::ChunkUnreadable => "chunk_unreadable",
             Self::PoolUnreadable => "pool_unreadable",
             Self::NoWorkplace => "no_workplace",
+            Self::RingFullFault => "ring_full_fault",
         }
     }
 }

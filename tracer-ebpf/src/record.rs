@@ -6,6 +6,7 @@
 use crate::{
     limits::{LINE_TABLE_ROOM, MAX_COMMAND_LINE, MAX_FILE_NAME, MAX_QUALNAME},
     reason::REASONS,
+    site::group::GROUPS,
 };
 
 /// Values of [`Head::kind`].
@@ -28,6 +29,8 @@ pub mod kind {
     pub const FREE: u8 = 8;
     /// [`super::Realloc`].
     pub const REALLOC: u8 = 9;
+    /// [`super::Fault`].
+    pub const FAULT: u8 = 10;
 }
 
 /// Values of [`Head::flags`] of process records.
@@ -126,8 +129,10 @@ pub struct Gone {
     pub frees: u64,
     /// Reallocations that happened.
     pub reallocs: u64,
-    /// Probe hits.
-    pub hits: u64,
+    /// Page faults that were reported or lost.
+    pub faults: u64,
+    /// Probe hits by [`crate::site::group`].
+    pub hits: [u64; GROUPS],
     /// Losses by [`crate::reason::Reason`].
     pub losses: [u64; REASONS],
 }
@@ -240,8 +245,8 @@ pub struct Alloc {
     pub head: Head,
     /// Thread.
     pub tid: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// The [`crate::site::Role`] of the site, as its number.
+    pub role: u32,
     /// When.
     pub time_ns: u64,
     /// Address of the block.
@@ -297,9 +302,27 @@ pub struct Realloc {
     pub stack: u64,
 }
 
+/// A page of the process was first touched (again).
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Fault {
+    /// Kind [`kind::FAULT`], flags 0.
+    pub head: Head,
+    /// Thread.
+    pub tid: u32,
+    /// Faults that this one stands for, itself included.
+    pub weight: u32,
+    /// When.
+    pub time_ns: u64,
+    /// The address that was touched.
+    pub addr: u64,
+    /// Stack id.
+    pub stack: u64,
+}
+
 const _: () = assert!(size_of::<Head>() == 8);
 const _: () = assert!(size_of::<Process>() == 8 + 8 + 8 + 8 + 8 + 8 + 8 + 16 + MAX_COMMAND_LINE);
-const _: () = assert!(size_of::<Gone>() == 48 + 8 * REASONS);
+const _: () = assert!(size_of::<Gone>() == 48 + 8 * GROUPS + 8 * REASONS);
 const _: () = assert!(size_of::<Code>() == 56 + MAX_FILE_NAME + MAX_QUALNAME);
 const _: () = assert!(size_of::<LineTable>() == 24 + LINE_TABLE_ROOM);
 const _: () = assert!(size_of::<Frame>() == 16);
@@ -307,3 +330,4 @@ const _: () = assert!(size_of::<StackHead>() == 24);
 const _: () = assert!(size_of::<Alloc>() == 48);
 const _: () = assert!(size_of::<Free>() == 32);
 const _: () = assert!(size_of::<Realloc>() == 64);
+const _: () = assert!(size_of::<Fault>() == 40);

@@ -90,6 +90,22 @@ pub mod flag {
     pub const MIMALLOC: u32 = 64;
 }
 
+/// Values of [`Site::group`]: what hits are counted under, and what is taken off as one to bound the cost.
+pub mod group {
+    /// Acquisitions of pools, and the deaths of code objects: rare.
+    pub const POOLS: u32 = 0;
+    /// Blocks of libc's.
+    pub const LARGE: u32 = 1;
+    /// Every small block.
+    pub const BLOCKS: u32 = 2;
+    /// What extensions report of their own memory (`PyTraceMalloc_Track`).
+    pub const DOMAINS: u32 = 3;
+    /// Page faults.
+    pub const FAULTS: u32 = 4;
+    /// Room for groups: a power of two, so that a mask keeps an index within bounds.
+    pub const GROUPS: usize = 8;
+}
+
 /// Values of [`Operand::kind`].
 pub mod operand {
     /// There is none.
@@ -150,8 +166,8 @@ pub struct Site {
     pub role: u32,
     /// Bits of [`flag`].
     pub flags: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// One of [`group`]'s constants.
+    pub group: u32,
     /// See [`Role`]: the pool, the block or the pointer.
     pub operand: Operand,
     /// See [`Role`]: what else there is to know.

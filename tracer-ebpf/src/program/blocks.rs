@@ -96,7 +96,7 @@ pub(crate) fn send_alloc(hit: &Hit, state: *mut ProcessState, new: Block, stack:
     let entry = written(state, Reason::RingFullAlloc, || Alloc {
         head: hit.head(kind::ALLOC, flags, size_of::<Alloc>()),
         tid: hit.thread as u32,
-        reserved: 0,
+        role: hit.site.role,
         time_ns: clock::now(),
         addr: new.address,
         size,

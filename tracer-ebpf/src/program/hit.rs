@@ -87,27 +87,38 @@ impl Hit {
 
     #[inline(always)]
     pub(crate) fn stack<L: Loops>(&self, state: *mut ProcessState) -> u64 {
-        let Some(layout) = IMAGES.get(self.site.image) else {
-            lose(state, Reason::SiteUnknown);
-            return UNREADABLE;
-        };
-        let Some(memory) = memory::take(self.thread) else {
-            lose(state, Reason::NoWorkplace);
-            return UNREADABLE;
-        };
-        let walker = Walker {
-            config: self.config,
-            layout,
-            state,
-            memory,
-            thread: self.thread,
-            pid: self.pid,
-        };
-        let id = walk::stack::<L>(&walker, process::bias_of(state, self.site.image));
-        // SAFETY: it was taken above, and nothing uses it from here on.
-        unsafe { Memory::give_back(memory) };
-        id
+        stack_of::<L>(self.config, state, self.site.image, self.thread)
     }
+}
+
+/// The id of the current thread's Python stack, as the interpreter of that image has it.
+#[inline(always)]
+pub(crate) fn stack_of<L: Loops>(
+    config: &'static Config,
+    state: *mut ProcessState,
+    image: u32,
+    thread: u64,
+) -> u64 {
+    let Some(layout) = IMAGES.get(image) else {
+        lose(state, Reason::SiteUnknown);
+        return UNREADABLE;
+    };
+    let Some(memory) = memory::take(thread) else {
+        lose(state, Reason::NoWorkplace);
+        return UNREADABLE;
+    };
+    let walker = Walker {
+        config,
+        layout,
+        state,
+        memory,
+        thread,
+        pid: (thread >> 32) as u32,
+    };
+    let id = walk::stack::<L>(&walker, process::bias_of(state, image));
+    // SAFETY: it was taken above, and nothing uses it from here on.
+    unsafe { Memory::give_back(memory) };
+    id
 }
 
 /// The value that an operand names; 0 if there is none or its memory cannot be read.

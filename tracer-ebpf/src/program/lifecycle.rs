@@ -119,6 +119,7 @@ unsafe fn fill(record: *mut Gone, state: *mut ProcessState, kind: u8, pid: u32) 
         (*record).allocs = (*state).allocs;
         (*record).frees = (*state).frees;
         (*record).reallocs = (*state).reallocs;
+        (*record).faults = (*state).faults;
         (*record).hits = (*state).hits;
         (*record).losses = (*state).losses;
     }

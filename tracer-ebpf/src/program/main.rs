@@ -2,7 +2,7 @@
 //!
 //! One file per concern: `maps`, `probes` (the programs), `hit` (who and where), `functions` and `sites` (what a hit
 //! means), `blocks` (its records), `process` (per-process state), `memory` (to work in), `thread` (the thread state), `walk` (frames), `code`
-//! (code objects), `emit` (the ring), `clock`, `loops` (how they end), `lifecycle` (fork, exec, exit).
+//! (code objects), `emit` (the ring), `clock`, `loops` (how they end), `lifecycle` (fork, exec, exit), `faults` (page faults).
 //! uprobe programs are preemptible: nothing here keeps anything in per-CPU memory across a helper call.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
@@ -14,6 +14,8 @@ mod clock;
 mod code;
 #[cfg(target_arch = "bpf")]
 mod emit;
+#[cfg(target_arch = "bpf")]
+mod faults;
 #[cfg(target_arch = "bpf")]
 mod functions;
 #[cfg(target_arch = "bpf")]

@@ -187,7 +187,7 @@ fn report<L: Loops>(hit: &Hit, regs: &pt_regs, requested: u64) -> Option<()> {
     let state = if within {
         process::at_site::<L>(hit.pid, hit.site, regs.rip)?
     } else {
-        process::known(hit.pid)?
+        process::known(hit.pid, hit.site)?
     };
     let new = if within {
         if !hit.counts(regs) {

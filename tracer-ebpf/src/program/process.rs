@@ -13,7 +13,7 @@ use tracer_ebpf::{
     process::{Mapped, ProcessState},
     reason::{REASONS, Reason},
     record::{Head, Process, chosen, kind},
-    site::Site,
+    site::{Site, group::GROUPS},
 };
 
 use crate::{
@@ -33,8 +33,7 @@ pub(crate) fn at_site<L: Loops>(pid: u32, site: &Site, ip: u64) -> Option<*mut P
         Some(state) => state,
         None => create::<L>(pid, site.image, bias)?,
     };
-    // SAFETY: a map value.
-    add(unsafe { &raw mut (*state).hits }, 1);
+    count_hit(state, site);
     // SAFETY: a map value.
     let first = unsafe { (*state).images[0] };
     if first.id_plus_one != site.image + 1 || first.bias != bias {
@@ -45,11 +44,17 @@ pub(crate) fn at_site<L: Loops>(pid: u32, site: &Site, ip: u64) -> Option<*mut P
 
 /// The state of the current process if it has one (the second half of a call).
 #[inline(always)]
-pub(crate) fn known(pid: u32) -> Option<*mut ProcessState> {
+pub(crate) fn known(pid: u32, site: &Site) -> Option<*mut ProcessState> {
     let state = PROCESSES.get_ptr_mut(pid)?;
-    // SAFETY: a map value.
-    add(unsafe { &raw mut (*state).hits }, 1);
+    count_hit(state, site);
     Some(state)
+}
+
+#[inline(always)]
+fn count_hit(state: *mut ProcessState, site: &Site) {
+    let group = site.group as usize & (GROUPS - 1);
+    // SAFETY: a map value; the index is masked.
+    add(unsafe { (&raw mut (*state).hits).cast::<u64>().add(group) }, 1);
 }
 
 /// Load bias of an image in a process.
@@ -227,7 +232,9 @@ fn insert(pid: u32, image: u32, bias: u64, start: u64) {
         frees: 0,
         reallocs: 0,
         reallocs_open: 0,
-        hits: 0,
+        faults: 0,
+        fault_window: 0,
+        hits: [0; GROUPS],
         losses: [0; REASONS],
     };
     const { assert!(IMAGES_PER_PROCESS == 2) };

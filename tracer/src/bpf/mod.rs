@@ -6,6 +6,7 @@
 
 mod cost;
 mod error;
+mod groups;
 mod kernel;
 mod links;
 mod object;
@@ -21,4 +22,4 @@ pub use links::LinkKind;
 pub use object::object_checksum;
 pub use ring::RingReader;
 pub use rules::{Executables, Rules};
-pub use tracer::{LiveCounters, ProgramLog, Settings, Target, Tracer, Work};
+pub use tracer::{LiveCounters, Mode, ProgramLog, Settings, Target, Tracer, Work};

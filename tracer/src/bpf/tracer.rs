@@ -12,18 +12,20 @@ use tracer_ebpf::{
     limits::{MAX_IMAGES, MAX_SITES},
     process::ProcessState,
     reason::{REASONS, Reason},
-    site::{Role, Site},
+    site::{Role, Site, group},
 };
 
 use super::{
-    BpfError, KernelFacts, LinkKind, RingReader, kernel,
-    links::{self, Link, Point, Probe, Programs},
+    BpfError, KernelFacts, LinkKind, RingReader,
+    groups::Groups,
+    kernel,
+    links::{Point, Probe, Programs},
     object::{self, RING},
     rules::Rules,
 };
 use crate::{
     ingest::event::Counters,
-    plan::{Half, PlannedSite},
+    plan::{Half, PlannedSite, group_of},
     units::{BootNs, ImageId, Pid},
 };
 
@@ -51,9 +53,39 @@ pub enum Work {
     Nothing,
 }
 
+/// What is looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Who holds the heap: acquisitions of pools, large blocks, page faults.
+    #[default]
+    Heap,
+    /// Every allocation and every free.
+    Allocs,
+}
+
+impl Mode {
+    /// Groups of sites that do not stand from the start.
+    const fn waiting(self) -> &'static [u32] {
+        match self {
+            Self::Heap => &[group::BLOCKS],
+            Self::Allocs => &[],
+        }
+    }
+
+    /// The name that users type.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Heap => "heap",
+            Self::Allocs => "allocs",
+        }
+    }
+}
+
 /// How a tracer is set up.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// What is looked at.
+    pub mode: Mode,
     /// Who is traced.
     pub target: Target,
     /// Bytes of the ring; a power of two, at least a page.
@@ -97,7 +129,7 @@ unsafe impl Pod for Plain<ProcessState> {}
 pub struct Tracer {
     ebpf: Ebpf,
     programs: Programs,
-    links: Vec<Link>,
+    groups: Groups,
     images: usize,
     sites: usize,
 }
@@ -138,7 +170,7 @@ impl Tracer {
         let mut tracer = Self {
             ebpf,
             programs,
-            links: Vec::new(),
+            groups: Groups::without(settings.mode.waiting()),
             images: 0,
             sites: 0,
         };
@@ -159,7 +191,14 @@ impl Tracer {
             ("on_exec", "sched_process_exec"),
             ("on_exit", "sched_process_exit"),
         ] {
-            tracer.follow(name, tracepoint)?;
+            tracer.follow(name, &[tracepoint])?;
+        }
+        if settings.mode == Mode::Heap && settings.work == Work::Record {
+            let name = match tracer.links() {
+                LinkKind::Session => "on_fault",
+                LinkKind::Multi | LinkKind::PerPoint => "on_fault_old",
+            };
+            tracer.follow(name, &["page_fault_user", "page_fault_kernel"])?;
         }
         Ok(tracer)
     }
@@ -228,18 +267,28 @@ impl Tracer {
                 number(index),
                 planned.site(ImageId(image)),
             )?;
-            points.push(Point {
+            let point = Point {
                 offset: planned.offset.get(),
                 cookie: index as u64,
                 probe: probe(planned),
-            });
+            };
+            points.push((group_of(planned.role), point));
         }
         // The numbers are used up even if the links fail: a part of them may have been hit.
         self.images += 1;
         self.sites += sites.len();
-        self.links
-            .extend(self.programs.attach(&mut self.ebpf, path, &points)?);
+        self.groups.add(&mut self.ebpf, &self.programs, path, points)?;
         Ok(ImageId(image))
+    }
+
+    /// Puts a group of sites in place, in all images.
+    pub fn put_on(&mut self, group: u32) -> Result<(), BpfError> {
+        self.groups.put_on(&mut self.ebpf, &self.programs, group)
+    }
+
+    /// Takes a group of sites off, in all images.
+    pub fn take_off(&mut self, group: u32) {
+        self.groups.take_off(group);
     }
 
     /// The ring; can be taken once.
@@ -278,7 +327,8 @@ impl Tracer {
                     allocs: state.allocs,
                     frees: state.frees,
                     reallocs: state.reallocs,
-                    hits: state.hits,
+                    faults: state.faults,
+                    hits_by_group: state.hits,
                     losses: state.losses,
                 },
             })
@@ -305,10 +355,10 @@ impl Tracer {
 
     /// Takes every probe down. The counters and the ring can still be read.
     pub fn detach(&mut self) {
-        links::close(std::mem::take(&mut self.links));
+        self.groups.clear();
     }
 
-    fn follow(&mut self, name: &'static str, tracepoint: &str) -> Result<(), BpfError> {
+    fn follow(&mut self, name: &'static str, tracepoints: &[&str]) -> Result<(), BpfError> {
         let program: &mut RawTracePoint = match self.ebpf.program_mut(name) {
             Some(Program::RawTracePoint(program)) => program,
             _ => {
@@ -320,8 +370,11 @@ impl Tracer {
         };
         program
             .load()
-            .and_then(|()| program.attach(tracepoint))
-            .map(drop)
+            .and_then(|()| {
+                tracepoints
+                    .iter()
+                    .try_for_each(|tracepoint| program.attach(tracepoint).map(drop))
+            })
             .map_err(|error| BpfError::Object { source: error.into() })
     }
 }

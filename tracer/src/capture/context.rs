@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use tracer_ebpf::reason::REASONS;
+use tracer_ebpf::{reason::REASONS, site::group::GROUPS};
 
 use crate::{
     ingest::event::Counters,
@@ -129,8 +129,12 @@ pub struct ProcessCounters {
     pub frees: u64,
     /// Reallocations that happened.
     pub reallocs: u64,
+    /// Page faults that were reported or lost.
+    pub faults: u64,
     /// Probe hits.
     pub hits: u64,
+    /// The same by `tracer_ebpf::site::group`.
+    pub hits_by_group: Vec<u64>,
     /// Losses, by the number of the reason; shorter or longer if another version wrote it.
     pub losses: Vec<u64>,
 }
@@ -144,22 +148,28 @@ impl ProcessCounters {
             allocs: counters.allocs,
             frees: counters.frees,
             reallocs: counters.reallocs,
-            hits: counters.hits,
+            faults: counters.faults,
+            hits: counters.hits(),
+            hits_by_group: counters.hits_by_group.to_vec(),
             losses: counters.losses.to_vec(),
         }
     }
 
     /// As ingest has them. Reasons that this version does not know are left out.
     pub fn counters(&self) -> Counters {
-        let mut losses = [0; REASONS];
+        let (mut losses, mut hits_by_group) = ([0; REASONS], [0; GROUPS]);
         for (to, from) in losses.iter_mut().zip(&self.losses) {
+            *to = *from;
+        }
+        for (to, from) in hits_by_group.iter_mut().zip(&self.hits_by_group) {
             *to = *from;
         }
         Counters {
             allocs: self.allocs,
             frees: self.frees,
             reallocs: self.reallocs,
-            hits: self.hits,
+            faults: self.faults,
+            hits_by_group,
             losses,
         }
     }

@@ -18,6 +18,7 @@ use super::{
     context::{Audit, End, Gap, ImageRecord, Meta, ProcessCounters, ProcessRecord},
     format::{Codec, EVENTS_HEAD, Frame, HEAD_BYTES, HeaderError, kind, parse_header},
 };
+use crate::ingest::HeapAudit;
 
 /// Why a file is not read at all.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +100,8 @@ pub enum Block {
     Gap(Gap),
     /// What the pools of a process held.
     Audit(Audit),
+    /// The same pool by pool, and the rest of its memory.
+    HeapAudit(HeapAudit),
     /// The end.
     End(End),
 }
@@ -288,6 +291,10 @@ fn parse_block(kind: u8, raw: Vec<u8>) -> Result<Option<Block>, Stop> {
         kind::COUNTERS => Block::Counters(json(&raw)?),
         kind::GAP => Block::Gap(json(&raw)?),
         kind::AUDIT => Block::Audit(json(&raw)?),
+        kind::HEAP_AUDIT => Block::HeapAudit(
+            HeapAudit::decode(&raw)
+                .ok_or_else(|| Stop::Corrupt("a reading of a heap does not fit its block".to_owned()))?,
+        ),
         kind::END => Block::End(json(&raw)?),
         kind::EVENTS => {
             let Some(head) = raw.first_chunk::<EVENTS_HEAD>() else {

@@ -21,7 +21,7 @@ use super::{
     context::{Audit, End, Gap, ImageRecord, Meta, ProcessCounters, ProcessRecord},
     format::{Codec, EVENTS_HEAD, Frame, HEAD_BYTES, MAX_RAW, header, kind},
 };
-use crate::units::ByteCount;
+use crate::{ingest::HeapAudit, units::ByteCount};
 
 /// Bytes of a ring's events that make a block.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -189,6 +189,12 @@ impl Writer {
     pub fn audit(&mut self, audit: &Audit) -> Result<(), WriteError> {
         self.flush()?;
         self.json(kind::AUDIT, audit)
+    }
+
+    /// What the heap of a process looks like. Ordered as an audit is.
+    pub fn heap_audit(&mut self, audit: &HeapAudit) -> Result<(), WriteError> {
+        self.flush()?;
+        self.write(kind::HEAP_AUDIT, &audit.encode())
     }
 
     /// Adds whole records of a ring, in the order in which the ring gave them.

@@ -87,6 +87,8 @@ pub(super) struct Target {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum Mode {
+    /// Who holds the heap, at next to no cost
+    Heap,
     /// Every allocation and every free
     Allocs,
 }
@@ -96,7 +98,7 @@ pub(super) struct Record {
     #[command(flatten)]
     pub(super) target: Target,
     /// What is traced
-    #[arg(long, value_enum, default_value = "allocs")]
+    #[arg(long, value_enum, default_value = "heap")]
     pub(super) mode: Mode,
     /// End after this time: 90s, 10m, 1h, or seconds
     #[arg(long, value_name = "TIME", value_parser = duration)]
@@ -160,9 +162,9 @@ pub(super) enum Report {
     Table {
         #[command(flatten)]
         input: Input,
-        /// Which blocks: allocated, in-use, peak, leaked, temporary
-        #[arg(long, default_value = "allocated", value_parser = view)]
-        view: View,
+        /// Which blocks: allocated, in-use, peak, leaked, temporary [default: allocated; of heap mode: in-use]
+        #[arg(long, value_parser = view)]
+        view: Option<View>,
         /// What makes a row
         #[arg(long, value_enum, default_value = "line")]
         by: ByArg,
@@ -180,9 +182,9 @@ pub(super) enum Report {
     Flamegraph {
         #[command(flatten)]
         input: Input,
-        /// Which blocks: allocated, in-use, peak, leaked, temporary
-        #[arg(long, default_value = "allocated", value_parser = view)]
-        view: View,
+        /// Which blocks: allocated, in-use, peak, leaked, temporary [default: allocated; of heap mode: in-use]
+        #[arg(long, value_parser = view)]
+        view: Option<View>,
         /// What the width of a frame is
         #[arg(long, default_value = "bytes", value_parser = metric)]
         metric: Metric,
@@ -207,9 +209,9 @@ pub(super) enum Export {
     Collapsed {
         #[command(flatten)]
         input: Input,
-        /// Which blocks: allocated, in-use, peak, leaked, temporary
-        #[arg(long, default_value = "allocated", value_parser = view)]
-        view: View,
+        /// Which blocks: allocated, in-use, peak, leaked, temporary [default: allocated; of heap mode: in-use]
+        #[arg(long, value_parser = view)]
+        view: Option<View>,
         /// What the value is: bytes or count
         #[arg(long, default_value = "bytes", value_parser = metric)]
         metric: Metric,

@@ -6,7 +6,9 @@ use crate::{
     capture::{Audit, Block, Ended, Gap, ImageRecord, Meta, OpenError, Reader},
     error::UserError,
     ingest::Decoder,
-    profile::{Context, Coverage, ImageInfo, PoolAudit, Profile, ProfileSettings, Snapshot, audit::ByClass},
+    profile::{
+        Context, Coverage, ImageInfo, Mode, PoolAudit, Profile, ProfileSettings, Snapshot, audit::ByClass,
+    },
     record::HOST,
 };
 
@@ -36,6 +38,9 @@ fn read<R: io::Read>(mut reader: Reader<R>) -> Snapshot {
         match block {
             Block::Meta(meta) => {
                 start = Some(meta.start_monotonic);
+                if meta.mode == Mode::Heap.name() {
+                    profile.set_mode(Mode::Heap);
+                }
                 describe(&mut context, meta);
             }
             Block::Image(image) => context.images.push(image_info(image)),
@@ -63,6 +68,7 @@ fn read<R: io::Read>(mut reader: Reader<R>) -> Snapshot {
                 }
             }
             Block::Audit(audit) => profile.audit(pool_audit(&audit)),
+            Block::HeapAudit(audit) => profile.heap_audit(audit),
             Block::Process(_) => {}
         }
     }

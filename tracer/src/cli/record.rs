@@ -8,9 +8,15 @@ use std::{
 
 use tracer_ebpf::limits::DEFAULT_RING_BYTES;
 
-use super::{CommandResult, args::Record, log::program_level, output::say, target};
+use super::{
+    CommandResult,
+    args::{self, Record},
+    log::program_level,
+    output::say,
+    target,
+};
 use crate::{
-    bpf::Work,
+    bpf::{self, Work},
     capture::{EndReason, Overwrite},
     error::{Exit, UserError},
     record::{self, Outcome, Settings, Target},
@@ -47,6 +53,10 @@ fn settings(args: &Record, verbose: u8) -> Result<Settings, UserError> {
     };
     let output = args.output.clone().unwrap_or_else(|| default_output(&target));
     Ok(Settings {
+        mode: match args.mode {
+            args::Mode::Heap => bpf::Mode::Heap,
+            args::Mode::Allocs => bpf::Mode::Allocs,
+        },
         target,
         output,
         overwrite: if args.force {

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::{Exit, UserError},
-    profile::Snapshot,
+    profile::{Mode, Snapshot, View},
     report::{
         collapsed::{self, CollapsedOptions},
         flamegraph::{self, FlamegraphOptions, Orientation},
@@ -44,7 +44,7 @@ pub(super) fn run(report: &Report) -> CommandResult {
         } => {
             let snapshot = load::snapshot(&input.file)?;
             let options = TableOptions {
-                view: *view,
+                view: view_of(*view, &snapshot),
                 by: (*by).into(),
                 sort: (*sort).into(),
                 limit: limit.or((!*json).then_some(DEFAULT_ROWS)),
@@ -66,7 +66,7 @@ pub(super) fn run(report: &Report) -> CommandResult {
         } => {
             let snapshot = load::snapshot(&input.file)?;
             let options = FlamegraphOptions {
-                view: *view,
+                view: view_of(*view, &snapshot),
                 metric: *metric,
                 title: title.clone(),
                 orientation: if *icicle {
@@ -91,7 +91,7 @@ pub(super) fn export(format: &Export) -> CommandResult {
                 collapsed::write(
                     &snapshot,
                     CollapsedOptions {
-                        view: *view,
+                        view: view_of(*view, &snapshot),
                         metric: *metric,
                     },
                     out,
@@ -99,6 +99,14 @@ pub(super) fn export(format: &Export) -> CommandResult {
             })
         }
     }
+}
+
+/// The view that was asked for, or else the one that the recording is for.
+fn view_of(asked: Option<View>, snapshot: &Snapshot) -> View {
+    asked.unwrap_or(match snapshot.context.mode() {
+        Mode::Heap => View::InUse,
+        Mode::Allocs => View::Allocated,
+    })
 }
 
 /// What has no footer says it on standard error.

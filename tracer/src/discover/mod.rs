@@ -15,6 +15,7 @@ mod maps;
 mod memory;
 mod open;
 mod process;
+mod regions;
 mod select;
 #[cfg(test)]
 mod test_support;
@@ -35,6 +36,7 @@ pub use maps::{MappedFile, Range, mapped_files};
 pub use memory::{MAX_READ, read_each, read_memory};
 pub use open::{OpenedFile, Via, open_mapped};
 pub use process::{Executable, ProcessInfo, environment_variable, executable, process, processes};
+pub use regions::anonymous_regions;
 pub use select::{ExecutablePattern, SelectError, Selection, User, Words};
 pub use user::UserNames;
 pub use watch::{MapEvent, MapWatcher, Mapping, WatchError};

@@ -8,12 +8,13 @@ use tracer_ebpf::{
     limits::{MAX_FILE_NAME, MAX_QUALNAME},
     reason::REASONS,
     record::{self, Head, block, end, kind, text},
+    site::{Role, group::GROUPS},
 };
 
 use super::{
     event::{
-        Alloc, BlockKind, Code, Counters, Event, Free, Gone, GoneReason, LineTable, Process, Realloc, Stack,
-        StackEnd, Text, TextKind,
+        Alloc, AllocSite, BlockKind, Code, Counters, Event, Fault, Free, Gone, GoneReason, LineTable,
+        Process, Realloc, Stack, StackEnd, Text, TextKind,
     },
     field::get,
 };
@@ -134,6 +135,7 @@ pub fn decode(record: &[u8]) -> Result<Event<'_>, RecordError> {
         kind::ALLOC => alloc(record, pid, flags).map(Event::Alloc),
         kind::FREE => free(record, pid, flags).map(Event::Free),
         kind::REALLOC => realloc(record, pid, flags).map(Event::Realloc),
+        kind::FAULT => fault(record, pid).map(Event::Fault),
         kind::STACK => stack(record, pid).map(Event::Stack),
         kind::CODE => code(record, pid).map(Event::Code),
         kind::LINE_TABLE => line_table(record, pid).map(Event::LineTable),
@@ -187,10 +189,24 @@ fn alloc(record: &[u8], pid: Pid, flags: u8) -> Result<Alloc, RecordError> {
         tid: Tid(get!(bytes, R, tid)),
         time: MonotonicNs(get!(bytes, R, time_ns)),
         kind,
+        site: alloc_site(get!(bytes, R, role)),
         addr: ProcAddr(get!(bytes, R, addr)),
         size: ByteCount(get!(bytes, R, size)),
         stack: StackId(get!(bytes, R, stack)),
     })
+}
+
+/// A role that this version does not know is nothing special.
+#[inline]
+fn alloc_site(role: u32) -> AllocSite {
+    const REFILL: u32 = Role::PoolRefill as u32;
+    const INIT: u32 = Role::PoolInit as u32;
+    const COPY: u32 = Role::PoolAlloc as u32;
+    match role {
+        REFILL | INIT => AllocSite::Refill,
+        COPY => AllocSite::Copy,
+        _ => AllocSite::Other,
+    }
 }
 
 #[inline]
@@ -224,6 +240,22 @@ fn realloc(record: &[u8], pid: Pid, flags: u8) -> Result<Realloc, RecordError> {
         addr: ProcAddr(get!(bytes, R, addr)),
         requested: ByteCount(get!(bytes, R, requested)),
         raw_size: ByteCount(get!(bytes, R, raw_size)),
+        stack: StackId(get!(bytes, R, stack)),
+    })
+}
+
+fn fault(record: &[u8], pid: Pid) -> Result<Fault, RecordError> {
+    type R = record::Fault;
+    let bytes = fixed::<{ size_of::<R>() }>(record)?;
+    Ok(Fault {
+        pid,
+        tid: Tid(get!(bytes, R, tid)),
+        time: MonotonicNs(get!(bytes, R, time_ns)),
+        addr: ProcAddr(get!(bytes, R, addr)),
+        weight: match get!(bytes, R, weight) {
+            0 => return Err(RecordError::Malformed),
+            weight => weight,
+        },
         stack: StackId(get!(bytes, R, stack)),
     })
 }
@@ -272,11 +304,9 @@ fn process(record: &[u8], pid: Pid) -> Result<Process<'_>, RecordError> {
 fn gone(record: &[u8], pid: Pid, reason: GoneReason) -> Result<Gone, RecordError> {
     type R = record::Gone;
     let bytes = fixed::<{ size_of::<R>() }>(record)?;
-    let mut losses = [0; REASONS];
-    let (words, _) = part(record, core::mem::offset_of!(R, losses), 8 * REASONS)?.as_chunks();
-    for (loss, word) in losses.iter_mut().zip(words) {
-        *loss = u64::from_le_bytes(*word);
-    }
+    let (mut losses, mut hits_by_group) = ([0; REASONS], [0; GROUPS]);
+    words(record, core::mem::offset_of!(R, losses), &mut losses)?;
+    words(record, core::mem::offset_of!(R, hits), &mut hits_by_group)?;
     Ok(Gone {
         pid,
         reason,
@@ -285,10 +315,20 @@ fn gone(record: &[u8], pid: Pid, reason: GoneReason) -> Result<Gone, RecordError
             allocs: get!(bytes, R, allocs),
             frees: get!(bytes, R, frees),
             reallocs: get!(bytes, R, reallocs),
-            hits: get!(bytes, R, hits),
+            faults: get!(bytes, R, faults),
+            hits_by_group,
             losses,
         },
     })
+}
+
+/// Fills `to` with the words at `at`.
+fn words(record: &[u8], at: usize, to: &mut [u64]) -> Result<(), RecordError> {
+    let (words, _) = part(record, at, 8 * to.len())?.as_chunks();
+    for (to, word) in to.iter_mut().zip(words) {
+        *to = u64::from_le_bytes(*word);
+    }
+    Ok(())
 }
 
 fn code(record: &[u8], pid: Pid) -> Result<Code<'_>, RecordError> {

@@ -8,10 +8,14 @@ use std::mem::offset_of;
 use tracer_ebpf::{
     limits::{LINE_TABLE_CHUNK, MAX_COMMAND_LINE, MAX_FILE_NAME, MAX_FRAMES, MAX_QUALNAME},
     record::{self, Head, block, end, kind, text},
+    site::Role,
 };
 
 use super::{
-    event::{BlockKind, Code, Event, Gone, GoneReason, LineTable, Process, Stack, StackEnd, Text, TextKind},
+    event::{
+        AllocSite, BlockKind, Code, Event, Gone, GoneReason, LineTable, Process, Stack, StackEnd, Text,
+        TextKind,
+    },
     field::put,
 };
 use crate::units::{Pid, ProcAddr};
@@ -28,6 +32,7 @@ pub fn encode(event: &Event<'_>, out: &mut Vec<u8>) {
             type R = record::Alloc;
             let r = start(out, size_of::<R>(), kind::ALLOC, flags(e.kind), e.pid);
             put!(r, R, tid, e.tid.get());
+            put!(r, R, role, role(e.site));
             put!(r, R, time_ns, e.time.get());
             put!(r, R, addr, e.addr.get());
             put!(r, R, size, e.size.get());
@@ -49,6 +54,15 @@ pub fn encode(event: &Event<'_>, out: &mut Vec<u8>) {
             put!(r, R, addr, e.addr.get());
             put!(r, R, requested, e.requested.get());
             put!(r, R, raw_size, e.raw_size.get());
+            put!(r, R, stack, e.stack.get());
+        }
+        Event::Fault(e) => {
+            type R = record::Fault;
+            let r = start(out, size_of::<R>(), kind::FAULT, 0, e.pid);
+            put!(r, R, tid, e.tid.get());
+            put!(r, R, weight, e.weight);
+            put!(r, R, time_ns, e.time.get());
+            put!(r, R, addr, e.addr.get());
             put!(r, R, stack, e.stack.get());
         }
     }
@@ -115,10 +129,24 @@ fn gone(e: &Gone, out: &mut Vec<u8>) {
     put!(r, R, allocs, e.counters.allocs);
     put!(r, R, frees, e.counters.frees);
     put!(r, R, reallocs, e.counters.reallocs);
-    put!(r, R, hits, e.counters.hits);
-    for (index, loss) in e.counters.losses.iter().enumerate() {
-        copy(r, offset_of!(R, losses) + 8 * index, 8, &loss.to_le_bytes());
+    put!(r, R, faults, e.counters.faults);
+    words(r, offset_of!(R, hits), &e.counters.hits_by_group);
+    words(r, offset_of!(R, losses), &e.counters.losses);
+}
+
+fn words(r: &mut [u8], at: usize, words: &[u64]) {
+    for (index, word) in words.iter().enumerate() {
+        copy(r, at + 8 * index, 8, &word.to_le_bytes());
     }
+}
+
+/// A role that decodes to it.
+fn role(site: AllocSite) -> u32 {
+    (match site {
+        AllocSite::Refill => Role::PoolRefill,
+        AllocSite::Copy => Role::PoolAlloc,
+        AllocSite::Other => Role::RawMalloc,
+    }) as u32
 }
 
 fn code(e: &Code<'_>, out: &mut Vec<u8>) {

@@ -2,7 +2,7 @@
 //!
 //! One variant per record kind of `tracer_ebpf::record`; see there for what each field means.
 
-use tracer_ebpf::reason::REASONS;
+use tracer_ebpf::{reason::REASONS, site::group::GROUPS};
 
 use crate::units::{BootNs, ByteCount, ImageId, MonotonicNs, Pid, ProcAddr, StackId, Tid};
 
@@ -25,6 +25,8 @@ pub enum Event<'a> {
     Free(Free),
     /// A block was reallocated.
     Realloc(Realloc),
+    /// A page was touched for the first time.
+    Fault(Fault),
 }
 
 /// A process was first seen.
@@ -50,6 +52,15 @@ pub struct Process<'a> {
     pub comm: &'a [u8],
     /// `argv`, each argument ended by a NUL, perhaps cut. Any bytes.
     pub command_line: &'a [u8],
+}
+
+/// /proc has the start of a process in ticks of so many nanoseconds.
+const START_TICK_NS: u64 = 10_000_000;
+
+/// Whether two starts of a process may be the same moment, one of them as /proc has it.
+pub fn same_start(a: BootNs, b: BootNs) -> bool {
+    let is_rounded = |start: BootNs| start.get().is_multiple_of(START_TICK_NS);
+    a == b || (is_rounded(a) || is_rounded(b)) && a.get() / START_TICK_NS == b.get() / START_TICK_NS
 }
 
 /// Why a process is gone.
@@ -83,8 +94,10 @@ pub struct Counters {
     pub frees: u64,
     /// Reallocations that happened.
     pub reallocs: u64,
-    /// Probe hits.
-    pub hits: u64,
+    /// Page faults that were reported or lost.
+    pub faults: u64,
+    /// Probe hits, by `tracer_ebpf::site::group`.
+    pub hits_by_group: [u64; GROUPS],
     /// Losses, by the number of the `tracer_ebpf::reason::Reason`.
     pub losses: [u64; REASONS],
 }
@@ -197,6 +210,17 @@ pub enum BlockKind {
     Mimalloc,
 }
 
+/// What an allocation's site says beside the block itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AllocSite {
+    /// The slow path: its pool was acquired for this block.
+    Refill,
+    /// A copy of the fast path.
+    Copy,
+    /// Anything else.
+    Other,
+}
+
 /// A block was allocated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Alloc {
@@ -208,6 +232,8 @@ pub struct Alloc {
     pub time: MonotonicNs,
     /// Whose block it is; never `Any`.
     pub kind: BlockKind,
+    /// What kind of site saw it.
+    pub site: AllocSite,
     /// Its address.
     pub addr: ProcAddr,
     /// Bytes it occupies; of a `Mimalloc` block the bytes asked for.
@@ -254,6 +280,32 @@ pub struct Realloc {
     pub stack: StackId,
 }
 
+/// A page of a process was touched that was not in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Process id.
+    pub pid: Pid,
+    /// Thread.
+    pub tid: Tid,
+    /// When.
+    pub time: MonotonicNs,
+    /// What was touched.
+    pub addr: ProcAddr,
+    /// Faults that this one stands for, itself included; at least 1.
+    pub weight: u32,
+    /// Its stack.
+    pub stack: StackId,
+}
+
+impl Counters {
+    /// Probe hits of all groups.
+    pub fn hits(&self) -> u64 {
+        self.hits_by_group
+            .iter()
+            .fold(0, |sum, &hits| sum.saturating_add(hits))
+    }
+}
+
 impl Event<'_> {
     /// The process it belongs to.
     pub fn pid(&self) -> Pid {
@@ -266,6 +318,7 @@ impl Event<'_> {
             Self::Alloc(e) => e.pid,
             Self::Free(e) => e.pid,
             Self::Realloc(e) => e.pid,
+            Self::Fault(e) => e.pid,
         }
     }
 }

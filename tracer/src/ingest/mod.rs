@@ -7,8 +7,10 @@ pub mod decode;
 pub mod encode;
 pub mod event;
 mod field;
+pub mod heap_audit;
 
 #[cfg(test)]
 mod tests;
 
 pub use decode::{Decoder, Tally};
+pub use heap_audit::{HeapAudit, PoolState, Region};

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use proptest::prelude::*;
-use tracer_ebpf::{limits, reason::REASONS, record};
+use tracer_ebpf::{limits, reason::REASONS, record, site::group::GROUPS};
 
 use super::{decode::RecordError, encode::encode, event::*, *};
 use crate::units::{BootNs, ByteCount, ImageId, MonotonicNs, Pid, ProcAddr, StackId, Tid};
@@ -21,7 +21,7 @@ struct Material {
 
 fn material() -> impl Strategy<Value = Material> {
     (
-        0u8..8,
+        0u8..9,
         any::<[u64; 8]>(),
         any::<u8>(),
         prop::collection::vec(any::<u8>(), 0..200),
@@ -91,7 +91,8 @@ impl Material {
                     allocs: d,
                     frees: e,
                     reallocs: f,
-                    hits: g,
+                    faults: g,
+                    hits_by_group: [g; GROUPS],
                     losses: self.losses.clone().try_into().unwrap(),
                 },
             }),
@@ -124,6 +125,7 @@ impl Material {
                 tid,
                 time,
                 kind: [BlockKind::Pool, BlockKind::Raw, BlockKind::Mimalloc][usize::from(self.small % 3)],
+                site: [AllocSite::Refill, AllocSite::Copy, AllocSite::Other][usize::from(self.small / 3 % 3)],
                 addr: ProcAddr(d),
                 size: ByteCount(e),
                 stack: StackId(f),
@@ -139,6 +141,14 @@ impl Material {
                     BlockKind::Mimalloc,
                 ][usize::from(self.small % 4)],
                 addr: ProcAddr(d),
+            }),
+            7 => Event::Fault(Fault {
+                pid,
+                tid,
+                time,
+                addr: ProcAddr(d),
+                weight: low(e).max(1),
+                stack: StackId(f),
             }),
             _ => Event::Realloc(Realloc {
                 pid,

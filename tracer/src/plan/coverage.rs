@@ -21,7 +21,7 @@ const LIMIT: usize = 3000;
 
 /// How much of the allocator's code in an image is seen: of the copies of pymalloc's allocation by function probes, of all
 /// references to the allocator by sites.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Coverage {
     /// Those that a site sees.
     pub resolved: u32,

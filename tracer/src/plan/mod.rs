@@ -5,6 +5,7 @@
 //! counted, never hidden. Invariant: never a mixture of both, which would count blocks twice.
 
 mod coverage;
+mod heap;
 mod inlined;
 mod mimalloc;
 mod placement;
@@ -16,6 +17,7 @@ use tracer_ebpf::site::{Operand, Role, Site, flag};
 use self::placement::Place;
 pub use self::{
     coverage::Coverage,
+    heap::{HeapPlan, group_of},
     placement::{Placement, instruction_at},
     reference::{Covered, Reference, ReferenceKind},
     sites::Sites,
@@ -101,7 +103,7 @@ impl PlannedSite {
             image: image.get(),
             role: self.role as u32,
             flags: self.flags,
-            reserved: 0,
+            group: group_of(self.role),
             operand: self.operand,
             second: self.second,
         }
@@ -113,6 +115,8 @@ impl PlannedSite {
 pub struct Plan {
     /// By role. No two sites have the same address.
     pub sites: Vec<PlannedSite>,
+    /// Frees of large blocks that heap mode needs a site for and that other sites stand for otherwise.
+    pub large_frees: Vec<PlannedSite>,
     /// How much of pymalloc's code the sites stand for; `None` if it could not be told.
     pub coverage: Option<Coverage>,
     /// The proof of coverage, by address; empty for function probes.
@@ -130,6 +134,7 @@ pub fn plan(facts: &ImageFacts, elf: &Elf<'_>) -> Plan {
             let mut plan = Plan {
                 coverage: Some(found.coverage()),
                 sites: found.sites,
+                large_frees: found.large_frees,
                 references: found.references,
                 notes: found.notes,
             };
@@ -154,6 +159,7 @@ pub fn plan(facts: &ImageFacts, elf: &Elf<'_>) -> Plan {
 pub fn function_sites(facts: &ImageFacts, elf: &Elf<'_>) -> Plan {
     let mut plan = Plan {
         sites: Vec::new(),
+        large_frees: Vec::new(),
         coverage: match facts.gil {
             Gil::Held => coverage::of(facts, elf),
             Gil::Disabled => mimalloc::coverage(facts, elf),

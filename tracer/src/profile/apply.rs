@@ -9,14 +9,17 @@ use tracer_ebpf::reason::REASONS;
 
 use super::{
     audit::PoolAudit,
-    context::Context,
+    context::{Context, Mode},
     high_water::HighWater,
     info::{End, ProcessInfo, ProcessKey},
     process::ProcessState,
     stacks::StackTable,
 };
 use crate::{
-    ingest::event::{self, Counters, Event, Gone, GoneReason},
+    ingest::{
+        HeapAudit,
+        event::{self, Counters, Event, Gone, GoneReason},
+    },
     symbolize::{FrameId, FrameTable, Memory},
     units::{BootNs, MonotonicNs, Pid},
 };
@@ -47,6 +50,7 @@ pub struct Profile {
     pub(super) stacks: StackTable,
     pub(super) processes: Vec<ProcessState>,
     pub(super) all: HighWater,
+    pub(super) mode: Mode,
     pub(super) host_losses: [u64; REASONS],
     pub(super) decode_problems: u64,
     pub(super) truncated: Option<String>,
@@ -70,6 +74,7 @@ impl Profile {
             stacks: StackTable::new(settings.max_stack_nodes),
             processes: Vec::new(),
             all: HighWater::default(),
+            mode: Mode::default(),
             host_losses: [0; REASONS],
             decode_problems: 0,
             truncated: None,
@@ -84,6 +89,11 @@ impl Profile {
     /// Gives a way into the memory of processes that still run, for line tables that the kernel side could not read.
     pub fn set_memory(&mut self, memory: Box<dyn Memory + Send>) {
         self.memory = Some(memory);
+    }
+
+    /// What the events are about. To be said before the first of them.
+    pub fn set_mode(&mut self, mode: Mode) {
+        self.mode = mode;
     }
 
     /// What is known about the recording; the newest one counts.
@@ -121,10 +131,21 @@ impl Profile {
         }
     }
 
+    /// What the heap of a process looks like. The same rules hold as for an audit.
+    pub fn heap_audit(&mut self, audit: HeapAudit) {
+        let running = self.by_pid.get(&audit.pid).copied();
+        if let Some(process) = running.and_then(|index| self.processes.get_mut(index))
+            && process.is_running()
+            && process.info.key.start == Some(audit.start)
+        {
+            process.heap_audit(audit);
+        }
+    }
+
     /// There are no more events: audits that still waited for some are compared with what lives now.
     pub fn finish(&mut self) {
         for process in &mut self.processes {
-            process.before(MonotonicNs(u64::MAX));
+            process.before(MonotonicNs(u64::MAX), &mut self.stacks, &mut self.all);
         }
     }
 
@@ -150,7 +171,7 @@ impl Profile {
                 self.seen_at(alloc.time);
                 let index = self.index_of(alloc.pid);
                 if let Some(process) = self.processes.get_mut(index) {
-                    process.before(alloc.time);
+                    process.before(alloc.time, &mut self.stacks, &mut self.all);
                     process.info.last_seen = Some(alloc.time);
                     process.alloc(alloc, &mut self.stacks, &mut self.all);
                 }
@@ -159,7 +180,7 @@ impl Profile {
                 self.seen_at(free.time);
                 let index = self.index_of(free.pid);
                 if let Some(process) = self.processes.get_mut(index) {
-                    process.before(free.time);
+                    process.before(free.time, &mut self.stacks, &mut self.all);
                     process.info.last_seen = Some(free.time);
                     process.free(free, &mut self.all);
                 }
@@ -168,9 +189,18 @@ impl Profile {
                 self.seen_at(realloc.time);
                 let index = self.index_of(realloc.pid);
                 if let Some(process) = self.processes.get_mut(index) {
-                    process.before(realloc.time);
+                    process.before(realloc.time, &mut self.stacks, &mut self.all);
                     process.info.last_seen = Some(realloc.time);
                     process.realloc(realloc, &mut self.stacks, &mut self.all);
+                }
+            }
+            Event::Fault(fault) => {
+                self.seen_at(fault.time);
+                let index = self.index_of(fault.pid);
+                if let Some(process) = self.processes.get_mut(index) {
+                    process.before(fault.time, &mut self.stacks, &mut self.all);
+                    process.info.last_seen = Some(fault.time);
+                    process.fault(fault, &mut self.stacks);
                 }
             }
             Event::Stack(stack) => self.stack(stack),
@@ -232,7 +262,7 @@ impl Profile {
             GoneReason::Exit => End::Exit,
         };
         if let Some(process) = self.processes.get_mut(index) {
-            process.before(event.time);
+            process.before(event.time, &mut self.stacks, &mut self.all);
             process.counters = Some(event.counters);
             process.info.last_seen = Some(event.time);
             process.end(end, &mut self.all);
@@ -261,7 +291,7 @@ impl Profile {
             info.follow(&before.info);
         }
         let index = self.processes.len();
-        self.processes.push(ProcessState::new(info));
+        self.processes.push(ProcessState::new(info, self.mode));
         self.by_pid.insert(pid, index);
         self.last = None;
         index

@@ -5,6 +5,26 @@
 
 use serde::{Deserialize, Serialize};
 
+/// What was looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Who holds the heap: estimates, as of the last audit.
+    Heap,
+    /// Every allocation and every free.
+    #[default]
+    Allocs,
+}
+
+impl Mode {
+    /// The name in a context and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Heap => "heap",
+            Self::Allocs => "allocs",
+        }
+    }
+}
+
 /// Everything about a recording that is no event.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -76,6 +96,15 @@ impl Coverage {
 }
 
 impl Context {
+    /// What was looked at.
+    pub fn mode(&self) -> Mode {
+        if self.mode == Mode::Heap.name() {
+            Mode::Heap
+        } else {
+            Mode::Allocs
+        }
+    }
+
     /// The image with this id.
     pub fn image(&self, id: u32) -> Option<&ImageInfo> {
         self.images.iter().find(|image| image.id == id)

@@ -117,12 +117,17 @@ impl ProcessInfo {
 
     /// Takes what a process event says, if it can be about this process: then `true`.
     pub(super) fn absorb(&mut self, event: &Self) -> bool {
-        let same_start = self.key.start.is_none() || self.key.start == event.key.start;
+        let same_start = match (self.key.start, event.key.start) {
+            (Some(known), Some(told)) => event::same_start(known, told),
+            (known, told) => known.is_none() || known == told,
+        };
         let described = self.parent.is_some();
         if !same_start || described && (self.command_line != event.command_line || self.comm != event.comm) {
             return false;
         }
         if described {
+            // The kernel side knows it better than /proc.
+            self.key.start = self.key.start.max(event.key.start);
             self.images.extend(
                 event
                     .images

@@ -94,6 +94,15 @@ impl LiveSet {
         stale
     }
 
+    /// Blocks of libc's malloc: address and bytes.
+    pub(super) fn raw_blocks(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let raw = self
+            .blocks
+            .iter()
+            .filter(|(_, block)| block.owner() == Owner::Raw);
+        raw.map(|(&addr, block)| (addr, block.size()))
+    }
+
     /// Pool blocks in the set.
     pub(super) fn pool_blocks(&self) -> &ByClass {
         &self.pool_blocks

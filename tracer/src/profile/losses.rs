@@ -18,6 +18,8 @@ pub struct Operations {
     pub frees: u64,
     /// Reallocations.
     pub reallocs: u64,
+    /// Page faults that were not left out.
+    pub faults: u64,
 }
 
 /// Everything that makes figures less than exact.
@@ -48,6 +50,7 @@ impl Operations {
         self.allocs
             .saturating_add(self.frees)
             .saturating_add(self.reallocs)
+            .saturating_add(self.faults)
     }
 
     /// Each minus the other's, never below 0.
@@ -57,6 +60,7 @@ impl Operations {
             allocs: self.allocs.saturating_sub(other.allocs),
             frees: self.frees.saturating_sub(other.frees),
             reallocs: self.reallocs.saturating_sub(other.reallocs),
+            faults: self.faults.saturating_sub(other.faults),
         }
     }
 
@@ -67,6 +71,7 @@ impl Operations {
             allocs: self.allocs.saturating_add(other.allocs),
             frees: self.frees.saturating_add(other.frees),
             reallocs: self.reallocs.saturating_add(other.reallocs),
+            faults: self.faults.saturating_add(other.faults),
         }
     }
 }

@@ -7,6 +7,7 @@
 pub mod apply;
 pub mod audit;
 pub mod context;
+mod heap;
 mod high_water;
 pub mod info;
 mod live;
@@ -25,7 +26,8 @@ mod tests;
 
 pub use apply::{Profile, ProfileSettings};
 pub use audit::{Audits, PoolAudit};
-pub use context::{Context, Coverage, ImageInfo};
+pub use context::{Context, Coverage, ImageInfo, Mode};
+pub use heap::HeapSummary;
 pub use info::{End, ProcessInfo, ProcessKey};
 pub use losses::{Losses, Operations};
 pub use snapshot::{ProcessSummary, Snapshot, Totals};

@@ -8,6 +8,8 @@ use tracer_ebpf::record::stack_id;
 
 use super::{
     audit::{AuditLog, Audits, PoolAudit},
+    context::Mode,
+    heap::{Estimate, HeapSummary, Holders as HeapHolders},
     high_water::{Entry, Held, HighWater},
     info::{End, ProcessInfo},
     live::{Block, Freed, LiveSet, Owner, TallyIndex, reallocated},
@@ -17,7 +19,10 @@ use super::{
     tally::Tally,
 };
 use crate::{
-    ingest::event::{Alloc, BlockKind, Counters, Free, Realloc},
+    ingest::{
+        HeapAudit,
+        event::{Alloc, AllocSite, BlockKind, Counters, Fault, Free, Realloc},
+    },
     symbolize::{FrameTable, Symbolizer},
     units::MonotonicNs,
 };
@@ -35,6 +40,8 @@ pub(super) struct ProcessState {
     stale_blocks: u64,
     live: LiveSet,
     audits: AuditLog,
+    /// In heap mode, what small blocks and untraced memory are known by.
+    heap: Option<Box<HeapHolders>>,
     by_id: FxHashMap<u64, TallyIndex>,
     /// The id and tally of the last allocation: the next one often has the same.
     last_stack: Option<(u64, TallyIndex)>,
@@ -46,9 +53,15 @@ pub(super) struct ProcessState {
 pub(super) struct StackTally {
     /// `None` until the stack arrives.
     pub(super) stack: Option<StackId>,
-    allocated: Held,
-    temporary: Held,
-    held: Entry,
+    pub(super) allocated: Held,
+    pub(super) temporary: Held,
+    pub(super) held: Entry,
+    /// In heap mode, what is estimated beside that.
+    pub(super) estimated: Estimate,
+    /// In heap mode, both at the last audit.
+    pub(super) at_audit: Held,
+    /// In heap mode, both when the process held the most.
+    pub(super) at_peak: Held,
 }
 
 /// The last block that each thread allocated, if it did not free or lose it.
@@ -59,7 +72,7 @@ struct LastAllocations {
 }
 
 impl ProcessState {
-    pub(super) fn new(info: ProcessInfo) -> Self {
+    pub(super) fn new(info: ProcessInfo, mode: Mode) -> Self {
         Self {
             info,
             symbolizer: Symbolizer::default(),
@@ -71,6 +84,7 @@ impl ProcessState {
             stale_blocks: 0,
             live: LiveSet::default(),
             audits: AuditLog::default(),
+            heap: (mode == Mode::Heap).then(Box::default),
             by_id: FxHashMap::default(),
             last_stack: None,
             threads: LastAllocations::default(),
@@ -91,7 +105,27 @@ impl ProcessState {
             BlockKind::Pool | BlockKind::Any => (Owner::Pool, event.size.0),
         };
         let tally = self.tally_of(event.stack.0, stacks);
+        if let Some(holders) = &mut self.heap
+            && owner == Owner::Pool
+        {
+            if event.site == AllocSite::Refill
+                && let Some(counts) = self.tallies.get_mut(tally as usize)
+            {
+                counts.allocated.count += 1;
+                holders.acquired(event, size, tally);
+            }
+            return;
+        }
         self.add(event.tid.0, event.addr.0, Block::new(size, owner, tally), all);
+    }
+
+    /// A page was touched.
+    pub(super) fn fault(&mut self, event: &Fault, stacks: &mut StackTable) {
+        self.delivered.faults += 1;
+        let tally = self.tally_of(event.stack.0, stacks);
+        if let Some(holders) = &mut self.heap {
+            holders.touched(event, tally);
+        }
     }
 
     /// A block was freed.
@@ -136,6 +170,9 @@ impl ProcessState {
     pub(super) fn end(&mut self, end: End, all: &mut HighWater) {
         self.info.end = end;
         all.shrink(self.high_water.current());
+        if let Some(holders) = &mut self.heap {
+            holders.end(all);
+        }
         self.live.clear();
         self.audits.end();
         self.by_id = FxHashMap::default();
@@ -146,10 +183,34 @@ impl ProcessState {
 
     /// The next event is of this time: what was audited before is compared with the blocks that live now.
     #[inline]
-    pub(super) fn before(&mut self, time: MonotonicNs) {
+    pub(super) fn before(&mut self, time: MonotonicNs, stacks: &mut StackTable, all: &mut HighWater) {
         if self.audits.is_due(time) {
             self.audits.compare(time, self.live.pool_blocks());
         }
+        if self.heap.as_ref().is_some_and(|holders| holders.is_due(time)) {
+            self.take_audits(time, stacks, all);
+        }
+    }
+
+    #[cold]
+    fn take_audits(&mut self, time: MonotonicNs, stacks: &mut StackTable, all: &mut HighWater) {
+        // Taken out for as long as it works on the tallies.
+        if let Some(mut holders) = self.heap.take() {
+            while holders.take(time, &self.live, &mut self.tallies, stacks, all) {}
+            self.heap = Some(holders);
+        }
+    }
+
+    /// What its heap looks like, a little later than the last event so far.
+    pub(super) fn heap_audit(&mut self, audit: HeapAudit) {
+        if let Some(holders) = &mut self.heap {
+            holders.add(audit);
+        }
+    }
+
+    /// What the last reading of its heap found.
+    pub(super) fn heap(&self) -> Option<HeapSummary> {
+        self.heap.as_ref()?.summary()
     }
 
     /// What its pools held, a little later than the last event so far.
@@ -179,6 +240,7 @@ impl ProcessState {
                 allocs: counters.allocs,
                 frees: counters.frees,
                 reallocs: counters.reallocs,
+                faults: counters.faults,
             }),
             delivered: self.delivered,
             unmatched_frees: self.unmatched_frees,
@@ -278,8 +340,22 @@ enum Temporary {
 }
 
 impl StackTally {
-    pub(super) fn tally(&self, mark: &HighWater) -> Tally {
-        let (now, at_peak) = (self.held.now(), self.held.at_peak(mark));
+    /// What is held exactly, and what is estimated beside it.
+    pub(super) fn held_in_all(&self) -> Held {
+        let now = self.held.now();
+        Held {
+            bytes: now.bytes.saturating_add(self.estimated.bytes),
+            count: now.count.saturating_add(self.estimated.count),
+        }
+    }
+
+    pub(super) fn tally(&self, mark: &HighWater, mode: Mode, end: End) -> Tally {
+        let (now, at_peak) = match mode {
+            Mode::Allocs => (self.held.now(), self.held.at_peak(mark)),
+            // What an interpreter frees while it exits is not read again.
+            Mode::Heap if end != End::Running => (self.at_audit, self.at_peak),
+            Mode::Heap => (self.held_in_all(), self.at_peak),
+        };
         Tally {
             allocated_bytes: self.allocated.bytes,
             allocated_count: self.allocated.count,
@@ -289,6 +365,7 @@ impl StackTally {
             peak_count: at_peak.count,
             temporary_bytes: self.temporary.bytes,
             temporary_count: self.temporary.count,
+            samples: self.estimated.samples,
         }
     }
 }

@@ -10,6 +10,7 @@ use tracer_ebpf::reason::REASONS;
 use super::{
     audit::Audits,
     context::{Context, Coverage},
+    heap::HeapSummary,
     info::ProcessInfo,
     losses::Losses,
     stacks::{StackId, StackTable},
@@ -32,6 +33,8 @@ pub struct ProcessSummary {
     pub hits: Option<u64>,
     /// How far what is believed alive is from what its pools held.
     pub audits: Audits,
+    /// In heap mode, what the last reading of its heap found.
+    pub heap: Option<HeapSummary>,
     /// Sum of all stacks. Its `peak_bytes` is the process's high-water mark.
     pub total: Tally,
     /// Each stack once, in the order in which they were first seen.

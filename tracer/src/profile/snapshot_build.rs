@@ -62,8 +62,8 @@ impl Profile {
         let mut stacks: Vec<(StackId, Tally)> = Vec::new();
         let mut places: FxHashMap<StackId, usize> = FxHashMap::default();
         for entry in &process.tallies {
-            let tally = entry.tally(&process.high_water);
-            if tally.allocated_count == 0 {
+            let tally = entry.tally(&process.high_water, self.mode, process.info.end);
+            if tally.allocated_count == 0 && tally.live_bytes == 0 {
                 continue;
             }
             total.add(&tally);
@@ -95,7 +95,8 @@ impl Profile {
             }),
             losses: process.losses(table.overflow()),
             audits: process.audits().clone(),
-            hits: process.counters.map(|counters| counters.hits),
+            heap: process.heap(),
+            hits: process.counters.map(|counters| counters.hits()),
             info: process.info.clone(),
             total,
             stacks,

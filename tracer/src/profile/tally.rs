@@ -24,6 +24,8 @@ pub struct Tally {
     pub temporary_bytes: u64,
     /// Such blocks.
     pub temporary_count: u64,
+    /// In heap mode, how many acquisitions of pools and page faults the live figures rest on beside what is exact.
+    pub samples: u64,
 }
 
 /// Which blocks a report is about. The names are what users type.
@@ -67,6 +69,7 @@ impl Tally {
         sum(&mut self.peak_count, other.peak_count);
         sum(&mut self.temporary_bytes, other.temporary_bytes);
         sum(&mut self.temporary_count, other.temporary_count);
+        sum(&mut self.samples, other.samples);
     }
 
     /// Blocks freed: allocated and not live.

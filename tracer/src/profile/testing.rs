@@ -5,13 +5,16 @@
 
 use std::collections::HashSet;
 
-use tracer_ebpf::reason::{REASONS, Reason};
+use tracer_ebpf::{
+    reason::{REASONS, Reason},
+    site::group::GROUPS,
+};
 
 use super::{Context, Coverage, ImageInfo, Profile, ProfileSettings, Snapshot};
 use crate::{
     ingest::event::{
-        Alloc, BlockKind, Code, Counters, Event, Free, Gone, GoneReason, LineTable, Process, Realloc, Stack,
-        StackEnd, Text, TextKind,
+        Alloc, AllocSite, BlockKind, Code, Counters, Event, Free, Gone, GoneReason, LineTable, Process,
+        Realloc, Stack, StackEnd, Text, TextKind,
     },
     units::{BootNs, ByteCount, ImageId, MonotonicNs, Pid, ProcAddr, StackId, Tid},
 };
@@ -175,6 +178,7 @@ impl Story {
             tid: Tid(tid),
             time,
             kind,
+            site: AllocSite::Other,
             addr: ProcAddr(addr),
             size: ByteCount(size),
             stack: StackId(stack),
@@ -265,11 +269,16 @@ pub(crate) fn counters(allocs: u64, frees: u64, reallocs: u64, lost: &[(Reason, 
             *place = *count;
         }
     }
+    let mut hits_by_group = [0; GROUPS];
+    if let Some(hits) = hits_by_group.first_mut() {
+        *hits = allocs.wrapping_add(frees).wrapping_add(reallocs).wrapping_mul(2);
+    }
     Counters {
         allocs,
         frees,
         reallocs,
-        hits: allocs.wrapping_add(frees).wrapping_add(reallocs).wrapping_mul(2),
+        faults: 0,
+        hits_by_group,
         losses,
     }
 }

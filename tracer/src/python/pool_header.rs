@@ -25,6 +25,8 @@ pub struct Pool {
     pub class: usize,
     /// Blocks in use, at least 1.
     pub used: u32,
+    /// Blocks that were handed out at least once since the pool has this class; two are made at once at the start.
+    pub carved: u32,
 }
 
 /// The pool at `address`, if the bytes there are the header of one with blocks in use. `pool_bytes` is the size of
@@ -69,6 +71,7 @@ pub fn pool_in_use(header: &[u8; POOL_HEADER_BYTES], address: ProcAddr, pool_byt
     is_pool.then_some(Pool {
         class: index,
         used: count,
+        carved: carved / size,
     })
 }
 
@@ -171,7 +174,7 @@ mod tests {
             let most = (pool_bytes - 48) / size;
             let used = 1 + used % most;
             let header = header(used, 0, class, 48 + used * size, pool_bytes - size);
-            let expected = Pool { class: class as usize, used };
+            let expected = Pool { class: class as usize, used, carved: used };
             prop_assert_eq!(pool_in_use(&header, ADDRESS, pool_bytes), Some(expected));
         }
     }

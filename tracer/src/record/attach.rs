@@ -1,6 +1,7 @@
 //! Which images are attached: those that run, those that a command will run, those that appear.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     ffi::OsString,
     path::{Path, PathBuf},
@@ -12,12 +13,12 @@ use rustix::time::{ClockId, clock_gettime};
 use tracer_ebpf::site::Role;
 
 use crate::{
-    bpf::{BpfError, Tracer},
+    bpf::{BpfError, Mode, Tracer},
     capture::ImageRecord,
     discover::{FileIdentity, Mapping, Search, processes, resolve_command, well_known_images},
     elf::ImageKind,
     images::{Image, Images},
-    plan::Placement,
+    plan::{Placement, Plan, PlannedSite},
     units::{ImageId, MonotonicNs, Pid},
 };
 
@@ -56,6 +57,7 @@ impl Found {
 /// Images and the numbers under which they are attached.
 #[derive(Default)]
 pub(super) struct Attached {
+    mode: Mode,
     images: Images,
     /// By identity, because a file can be seen through several file systems. `None`: it cannot be traced.
     numbers: FxHashMap<FileIdentity, Option<ImageId>>,
@@ -64,6 +66,14 @@ pub(super) struct Attached {
 }
 
 impl Attached {
+    /// Nothing yet.
+    pub(super) fn new(mode: Mode) -> Self {
+        Self {
+            mode,
+            ..Self::default()
+        }
+    }
+
     /// The images attached so far.
     pub(super) fn records(&self) -> &[ImageRecord] {
         &self.records
@@ -98,6 +108,15 @@ impl Attached {
             }));
         }
         (python, all)
+    }
+
+    /// The attached image that a process maps, and its load bias there.
+    pub(super) fn mapped(&mut self, pid: Pid) -> Option<(ImageId, u64)> {
+        let found = self.images.of_process(pid).ok()?;
+        found.iter().find_map(|(image, mapped)| {
+            let number = self.numbers.get(&image.identity).copied().flatten()?;
+            Some((number, image.bias(&mapped.ranges)?))
+        })
     }
 
     /// Finds what a command line will run: the command, or one that stands behind wrappers such as `env`,
@@ -204,7 +223,17 @@ impl Attached {
             }
         };
         let start = std::time::Instant::now();
-        let number = match tracer.attach(&image.kernel_path(), &runtime.facts.layout, &runtime.plan.sites) {
+        let sites = match sites(&runtime.plan, self.mode) {
+            Ok(sites) => sites,
+            Err(why) => {
+                let path = image.path.display();
+                self.problems
+                    .push(format!("{path} has no heap mode, --mode allocs may do: {why}"));
+                self.numbers.insert(image.identity, None);
+                return Ok(None);
+            }
+        };
+        let number = match tracer.attach(&image.kernel_path(), &runtime.facts.layout, &sites) {
             Ok(number) => number,
             Err(error @ BpfError::Attach { .. }) => {
                 // One image that cannot be probed does not stop the others.
@@ -229,12 +258,23 @@ impl Attached {
             Seen::Installed | Seen::Running => None,
         };
         self.numbers.insert(image.identity, Some(number));
-        self.records.push(record(image, number, attached, gap));
+        self.records.push(record(image, number, attached, gap, self.mode));
         Ok(Some(number))
     }
 }
 
-fn record(image: &Image, id: ImageId, attached: MonotonicNs, gap: Option<u64>) -> ImageRecord {
+/// What is to be probed in a mode; why nothing is.
+fn sites(plan: &Plan, mode: Mode) -> Result<Cow<'_, [PlannedSite]>, &'static str> {
+    match mode {
+        Mode::Allocs => Ok(Cow::Borrowed(&plan.sites)),
+        Mode::Heap => {
+            let heap = plan.heap()?;
+            Ok(Cow::Owned([heap.sites, heap.windows].concat()))
+        }
+    }
+}
+
+fn record(image: &Image, id: ImageId, attached: MonotonicNs, gap: Option<u64>, mode: Mode) -> ImageRecord {
     let mut record = ImageRecord {
         id,
         path: image.path.to_string_lossy().into_owned(),
@@ -253,7 +293,11 @@ fn record(image: &Image, id: ImageId, attached: MonotonicNs, gap: Option<u64>) -
             ImageKind::Executable | ImageKind::PositionIndependent => "executable".to_owned(),
         };
         record.placement = placement(runtime);
-        if let Some(coverage) = runtime.plan.coverage {
+        let coverage = match mode {
+            Mode::Allocs => runtime.plan.coverage,
+            Mode::Heap => runtime.plan.heap().ok().map(|heap| heap.coverage),
+        };
+        if let Some(coverage) = coverage {
             record.coverage_resolved = coverage.resolved;
             record.coverage_copies = coverage.copies;
         }

@@ -11,12 +11,17 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::{
     attach::now,
+    pool_changes::pool_changes,
     pool_scan::{Part, Scan, scan},
 };
 use crate::{
+    bpf::Mode,
     capture::{Audit, ImageRecord},
-    discover::{process, read_each},
-    ingest::event::{BlockKind, Event},
+    discover::{anonymous_regions, process, read_each},
+    ingest::{
+        HeapAudit, PoolState,
+        event::{BlockKind, Event, same_start},
+    },
     units::{BootNs, ImageId, MonotonicNs, Pid, ProcAddr},
 };
 
@@ -36,6 +41,10 @@ const SMALL_REQUEST_THRESHOLD: u64 = 512;
 /// Age of a process at its first audit. The time between two doubles from there to the interval, so that short lives
 /// are audited too.
 const FIRST: Duration = Duration::from_secs(1);
+/// Heap mode reads more often than that, as its figures are from these readings: after so many parts of an age.
+const AGES: u32 = 8;
+/// ... but rests at least so many times as long as a reading takes.
+const REST: u32 = 300;
 
 /// Which processes are audited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +55,17 @@ pub(super) enum Which {
     All,
 }
 
+/// What was read of one process.
+pub(super) enum Reading {
+    /// Sums by size class, to compare with the blocks that were seen.
+    Sums(Audit),
+    /// Every pool, and the rest of the memory: what heap mode rests on.
+    Heap(HeapAudit),
+}
+
 /// Knows where each process was seen to have pool blocks.
 pub(super) struct Auditor {
+    mode: Mode,
     /// Zero: never.
     interval: Duration,
     processes: FxHashMap<Pid, Known>,
@@ -66,11 +84,14 @@ struct Known {
     parts: FxHashSet<Part>,
     /// Whether tracing began before the process had any block; not known before its first audit.
     since_start: Option<bool>,
+    /// The pools as they were last told, by address (heap mode).
+    pools: Vec<PoolState>,
 }
 
 impl Auditor {
-    pub(super) fn new(interval: Duration) -> Self {
+    pub(super) fn new(mode: Mode, interval: Duration) -> Self {
         Self {
+            mode,
             interval,
             processes: FxHashMap::default(),
             last: (Pid(0), Part::of(ProcAddr(0))),
@@ -96,6 +117,12 @@ impl Auditor {
             }
             Event::Process(process) => {
                 self.last = (Pid(0), Part::of(ProcAddr(0)));
+                if let Some(known) = self.processes.get_mut(&process.pid)
+                    && same_start(known.start, process.start)
+                {
+                    known.start = process.start;
+                    return;
+                }
                 let known = Known {
                     start: process.start,
                     image: process.image,
@@ -103,6 +130,7 @@ impl Auditor {
                     due: later(process.time, FIRST.min(self.interval)),
                     parts: FxHashSet::default(),
                     since_start: None,
+                    pools: Vec::new(),
                 };
                 self.processes.insert(process.pid, known);
             }
@@ -129,7 +157,7 @@ impl Auditor {
 
     /// Makes the audits whose time has come. Every event handed to [`Auditor::event`] so far was made before they
     /// begin; none may be written between that and the audits.
-    pub(super) fn run(&mut self, which: Which, images: &[ImageRecord]) -> Vec<Audit> {
+    pub(super) fn run(&mut self, which: Which, images: &[ImageRecord]) -> Vec<Reading> {
         if self.interval.is_zero() {
             return Vec::new();
         }
@@ -153,19 +181,26 @@ impl Auditor {
             let Some(known) = self.processes.get_mut(&pid) else {
                 continue;
             };
-            let age = Duration::from_nanos(turn.get().saturating_sub(known.first_seen.get()));
-            known.due = later(turn, self.interval.min(age.max(FIRST)));
             let Some(image) = images.iter().find(|image| image.id == known.image) else {
                 continue;
             };
-            match audit(pid, known, image) {
+            let made = audit(pid, known, image, self.mode);
+            let ended = now();
+            let age = Duration::from_nanos(ended.get().saturating_sub(known.first_seen.get()));
+            let took = Duration::from_nanos(ended.get().saturating_sub(turn.get()));
+            let wait = match self.mode {
+                Mode::Allocs => self.interval.min(age.max(FIRST)),
+                Mode::Heap => self.interval.min((age / AGES).max(FIRST)).max(took * REST),
+            };
+            known.due = later(turn, wait);
+            match made {
                 Ok(Some((audit, headers))) => {
                     read += headers;
                     audits.push(audit);
                 }
                 Ok(None) => {}
                 // It is gone, and has said so in the ring.
-                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)) => {}
                 Err(error) => {
                     let problem = format!("no audit of process {pid}, whose memory cannot be read: {error}");
                     self.problem.get_or_insert(problem);
@@ -179,7 +214,12 @@ impl Auditor {
 }
 
 /// Reads one process; with the audit the number of headers read. Nothing for a build without pools.
-fn audit(pid: Pid, known: &mut Known, image: &ImageRecord) -> io::Result<Option<(Audit, usize)>> {
+fn audit(
+    pid: Pid,
+    known: &mut Known,
+    image: &ImageRecord,
+    mode: Mode,
+) -> io::Result<Option<(Reading, usize)>> {
     if image.pool_bytes == 0 {
         return Ok(None);
     }
@@ -188,6 +228,17 @@ fn audit(pid: Pid, known: &mut Known, image: &ImageRecord) -> io::Result<Option<
         None => *known.since_start.insert(is_since_start(pid, known.start, image)?),
     };
     let began = now();
+    let mut regions = Vec::new();
+    if mode == Mode::Heap {
+        regions = anonymous_regions(pid)?;
+        // Where its arenas are is not known: anywhere.
+        if !since_start && known.pools.is_empty() {
+            let parts = regions
+                .iter()
+                .flat_map(|region| Part::between(region.start, region.end));
+            known.parts.extend(parts.take(PARTS_PER_PROCESS));
+        }
+    }
     let found = scan(
         known.parts.iter().copied(),
         image.pool_bytes,
@@ -205,17 +256,30 @@ fn audit(pid: Pid, known: &mut Known, image: &ImageRecord) -> io::Result<Option<
     if complete {
         known.parts = parts;
     }
-    let audit = Audit {
-        pid,
-        start: known.start,
-        began,
-        ended,
-        since_start,
-        complete,
-        pools,
-        used: used.to_vec(),
+    let reading = match mode {
+        Mode::Allocs => Reading::Sums(Audit {
+            pid,
+            start: known.start,
+            began,
+            ended,
+            since_start,
+            complete,
+            pools: pools.len() as u64,
+            used: used.to_vec(),
+        }),
+        Mode::Heap => Reading::Heap(HeapAudit {
+            pid,
+            start: known.start,
+            began,
+            ended,
+            since_start,
+            complete,
+            pool_bytes: image.pool_bytes,
+            changed: pool_changes(&mut known.pools, pools),
+            regions,
+        }),
     };
-    Ok(Some((audit, read)))
+    Ok(Some((reading, read)))
 }
 
 /// Whether a process has no block from before it was traced: it began after its image was attached, and is no fork

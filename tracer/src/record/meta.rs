@@ -51,7 +51,7 @@ pub(super) fn meta(settings: &Settings, links: LinkKind) -> Meta {
         start_unix_ns: unix_ns(),
         start_monotonic: now(),
         start_boot: boot_ns(),
-        mode: "allocs".to_owned(),
+        mode: settings.mode.name().to_owned(),
         target,
         command,
         hit_cost_ns: None,

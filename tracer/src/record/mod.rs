@@ -10,6 +10,7 @@ mod feeders;
 mod judge;
 mod meta;
 mod owner;
+mod pool_changes;
 mod pool_scan;
 mod start;
 mod watch_records;
@@ -22,7 +23,7 @@ pub use self::{
     start::run,
 };
 use crate::{
-    bpf::{LinkKind, Work},
+    bpf::{LinkKind, Mode, Work},
     capture::Overwrite,
     discover::Selection,
     units::{ByteCount, Pid},
@@ -44,6 +45,8 @@ pub enum Target {
 /// What the user asked for, resolved.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// What is looked at.
+    pub mode: Mode,
     /// Who.
     pub target: Target,
     /// Where the capture goes; `-` is standard output.

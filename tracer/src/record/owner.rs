@@ -7,11 +7,11 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use super::{
     Settings, Target,
     attach::{Attached, Found, now},
-    audit::{Auditor, Which},
+    audit::{Auditor, Reading, Which},
     feeders::{Input, RingThread},
     judge::Judge,
     meta::unix_ns,
-    watch_records::watch,
+    watch_records::{announced, watch},
 };
 use crate::{
     bpf::{BpfError, ProgramLog, Tracer},
@@ -75,7 +75,7 @@ impl<'a> Owner<'a> {
             attached,
             writer,
             users: UserNames::of_host(),
-            auditor: Auditor::new(settings.audit_interval),
+            auditor: Auditor::new(settings.mode, settings.audit_interval),
             judge: Judge::new(match &settings.target {
                 Target::Selected(selection) => selection.clone(),
                 _ => Selection::default(),
@@ -154,6 +154,26 @@ impl<'a> Owner<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Puts those processes on record that run already: one that is idle would not be seen otherwise, and its heap not
+    /// be read. What the kernel side says of it later goes for it.
+    pub(super) fn announce(&mut self, running: &[Pid]) -> Result<(), WriteError> {
+        let mut records = Vec::new();
+        for &pid in running {
+            let wanted = match &self.settings.target {
+                Target::Selected(_) => self.tracer.is_selected(pid),
+                _ => true,
+            };
+            // It may be gone.
+            if wanted
+                && let Ok(info) = process(pid)
+                && let Some((image, bias)) = self.attached.mapped(pid)
+            {
+                announced(&info, image, bias, &mut records);
+            }
+        }
+        self.records(&records)
     }
 
     pub(super) async fn consume(
@@ -243,7 +263,10 @@ impl<'a> Owner<'a> {
     /// Compares nothing: puts on record what the interpreters themselves count.
     fn audit(&mut self, which: Which) -> Result<(), WriteError> {
         for audit in self.auditor.run(which, self.attached.records()) {
-            self.writer.audit(&audit)?;
+            match audit {
+                Reading::Sums(audit) => self.writer.audit(&audit)?,
+                Reading::Heap(audit) => self.writer.heap_audit(&audit)?,
+            }
         }
         Ok(())
     }

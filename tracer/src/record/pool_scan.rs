@@ -10,7 +10,7 @@ use std::io;
 use rustc_hash::FxHashSet;
 
 use crate::{
-    python::{POOL_HEADER_BYTES, SIZE_CLASSES, pool_in_use},
+    python::{POOL_HEADER_BYTES, Pool, SIZE_CLASSES, pool_in_use},
     units::ProcAddr,
 };
 
@@ -27,6 +27,11 @@ impl Part {
     /// The part that an address is in.
     pub(super) fn of(addr: ProcAddr) -> Self {
         Self(addr.get() >> PART_BITS)
+    }
+
+    /// The parts from one address up to another.
+    pub(super) fn between(start: u64, end: u64) -> impl Iterator<Item = Self> {
+        (start >> PART_BITS..=end.saturating_sub(1) >> PART_BITS).map(Self)
     }
 
     /// The places in it where the header of a pool can stand.
@@ -49,8 +54,8 @@ impl Part {
 pub(super) struct Scan {
     /// Used blocks of each size class.
     pub(super) used: [u64; SIZE_CLASSES],
-    /// Pools in use.
-    pub(super) pools: u64,
+    /// Pools in use, in no order.
+    pub(super) pools: Vec<(ProcAddr, Pool)>,
     /// Places that were read.
     pub(super) read: usize,
     /// Whether the search went as far as it leads.
@@ -87,7 +92,7 @@ pub(super) fn scan(
         headers.clear();
         read(&places, &mut headers)?;
         scan.read += places.len();
-        let before = scan.pools;
+        let before = scan.pools.len();
         for (header, &place) in headers.iter().zip(&places) {
             let pool = header
                 .as_ref()
@@ -96,10 +101,10 @@ pub(super) fn scan(
                 && let Some(used) = scan.used.get_mut(pool.class)
             {
                 *used += u64::from(pool.used);
-                scan.pools += 1;
+                scan.pools.push((place, pool));
             }
         }
-        if scan.pools > before {
+        if scan.pools.len() > before {
             scan.parts.insert(part);
             open.extend(part.neighbours().filter(|&next| seen.insert(next)));
         }
@@ -156,7 +161,7 @@ mod tests {
     fn check(pools: &[(u64, u32)], known: &[u64], expected: (u64, u64)) {
         let found = search(&memory(pools), known, usize::MAX);
         assert!(found.complete);
-        assert_eq!((found.pools, found.used.iter().sum()), expected);
+        assert_eq!((found.pools.len() as u64, found.used.iter().sum()), expected);
     }
 
     #[test]
@@ -175,7 +180,7 @@ mod tests {
         let pools: Vec<_> = (0..50).map(|part| (part * PART, 1)).collect();
         let found = search(&memory(&pools), &[0], 640);
         assert!(
-            !found.complete && found.read <= 640 && found.pools == 10,
+            !found.complete && found.read <= 640 && found.pools.len() == 10,
             "{found:?}"
         );
     }
@@ -211,7 +216,7 @@ mod tests {
                 Ok(())
             }).unwrap();
             prop_assert!(read <= limit && found.read == read);
-            prop_assert!(found.pools <= read as u64);
+            prop_assert!(found.pools.len() <= read);
         }
     }
 }

@@ -13,7 +13,7 @@ use super::{
     owner::Owner,
 };
 use crate::{
-    bpf::{self, BpfError, Executables, KernelFacts, Tracer},
+    bpf::{self, BpfError, Executables, KernelFacts, Mode, Tracer},
     capture::{WriteError, Writer},
     discover::{ControlGroup, MapWatcher, Selection, process},
     error::{Exit, UserError},
@@ -43,7 +43,7 @@ async fn record(settings: &Settings, ready: impl FnOnce(&str)) -> Result<Outcome
         Err(error) => problems.push(format!("{error}: images that appear later are not attached")),
     }
     // Two halves of about the same length: the kernel checks the programs, we look at files.
-    let mut attached = Attached::default();
+    let mut attached = Attached::new(settings.mode);
     let (tracer, (running, found)) = thread::scope(|scope| {
         let finder = scope.spawn(|| find(&mut attached, &settings.target));
         let tracer = load(settings);
@@ -64,8 +64,9 @@ async fn record(settings: &Settings, ready: impl FnOnce(&str)) -> Result<Outcome
         .map_err(|error| create_error(&settings.output, error))?;
     writer.set_limit(settings.max_size);
     let mut owner = Owner::new(settings, tracer, attached, writer, problems, log);
+    let pids = running;
     let running = owner
-        .select(&running)
+        .select(&pids)
         .map_err(|error| bpf_error("cannot select processes", error))?;
     owner
         .attach_at_start(&found)
@@ -75,6 +76,11 @@ async fn record(settings: &Settings, ready: impl FnOnce(&str)) -> Result<Outcome
         return Err(UserError::new("no probe can be placed on this host")
             .caused_by(owner.problems().join("; "))
             .hint("`pyrobe doctor` says what this host can do"));
+    }
+    if settings.mode == Mode::Heap {
+        owner
+            .announce(&pids)
+            .map_err(|error| create_error(&settings.output, error))?;
     }
     feeders::signals_and_clock(settings.duration, &to).map_err(thread_error)?;
     tracing::debug!("attached after {:?}", started.elapsed());
@@ -123,6 +129,7 @@ fn load(settings: &Settings) -> Result<Tracer, UserError> {
         Target::Command(_) => bpf::Target::Processes(vec![Pid(std::process::id())]),
     };
     let loading = bpf::Settings {
+        mode: settings.mode,
         target,
         ring_bytes: settings.ring_bytes,
         log_level: settings.log_level,

@@ -1,17 +1,19 @@
 //! What the recorder itself needs of the records that pass through it: processes to describe, and line tables
 //! that the kernel side could not read while the process can still be asked.
 
-use super::audit::Auditor;
+use std::os::unix::ffi::OsStrExt as _;
+
+use super::{attach::now, audit::Auditor};
 use crate::{
     capture::ProcessRecord,
-    discover::{UserNames, process, read_memory},
+    discover::{ProcessInfo, UserNames, process, read_memory},
     ingest::{
         Decoder,
         encode::encode,
-        event::{Event, LineTable},
+        event::{Event, LineTable, Process},
     },
     symbolize::{Memory, recover_line_table},
-    units::{Pid, ProcAddr},
+    units::{ImageId, Pid, ProcAddr},
 };
 
 /// What was found in a batch.
@@ -98,6 +100,30 @@ const NEVER_EMPTY: u32 = 0x030a_0000;
 
 /// Bytes in a recovered piece of a line table.
 const PIECE: usize = tracer_ebpf::limits::LINE_TABLE_CHUNK;
+
+/// Appends the record that the kernel side would send of a process, as far as /proc tells.
+pub(super) fn announced(info: &ProcessInfo, image: ImageId, bias: u64, to: &mut Vec<u8>) {
+    let arguments: Vec<u8> = info
+        .command_line
+        .iter()
+        .flat_map(|word| word.as_bytes().iter().copied().chain([0]))
+        .collect();
+    encode(
+        &Event::Process(Process {
+            pid: info.pid,
+            time: now(),
+            start: info.start,
+            parent: info.parent,
+            image,
+            bias,
+            uid: info.uid,
+            cgroup: 0,
+            comm: info.comm.as_bytes(),
+            command_line: &arguments,
+        }),
+        to,
+    );
+}
 
 /// What /proc says about a process; `None` if it is gone, as short-lived ones are: then the capture has what
 /// the kernel side sent.

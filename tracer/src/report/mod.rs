@@ -12,6 +12,7 @@ pub mod footer;
 pub mod footer_json;
 pub mod format;
 mod grid;
+mod heap;
 pub mod rows;
 pub mod stats;
 pub mod table;

@@ -72,6 +72,9 @@ pub struct Row {
     pub live_bytes: u64,
     /// Blocks that this place allocated itself and that are live.
     pub live_count: u64,
+    /// In heap mode, the acquisitions of pools and the page faults that `live_bytes` rests on beside what is exact: the
+    /// relative error of an estimate is about one over the root of this.
+    pub samples: u64,
     /// Whether something of the process was lost, so that the figures are not exact.
     pub lossy: bool,
 }
@@ -127,6 +130,7 @@ fn process_rows(
                 row.own_count = row.own_count.saturating_add(count);
                 row.live_bytes = row.live_bytes.saturating_add(tally.live_bytes);
                 row.live_count = row.live_count.saturating_add(tally.live_count);
+                row.samples = row.samples.saturating_add(tally.samples);
             }
             if last.replace(stamp) != Some(stamp) {
                 row.total_bytes = row.total_bytes.saturating_add(bytes);
@@ -136,7 +140,7 @@ fn process_rows(
     }
     sums.into_iter()
         .map(|sums| sums.row)
-        .filter(|row| row.total_count > 0)
+        .filter(|row| row.total_count > 0 || row.total_bytes > 0)
 }
 
 fn place(snapshot: &Snapshot, frame: FrameId, by: By) -> Place {
@@ -178,6 +182,7 @@ fn empty_row(snapshot: &Snapshot, process: &ProcessSummary, place: Place) -> Row
         total_count: 0,
         live_bytes: 0,
         live_count: 0,
+        samples: 0,
         lossy: process.is_lossy(),
     }
 }

@@ -13,10 +13,11 @@ use super::{
     footer_json::{self, Footer},
     format::{count, duration, percent, size},
     grid::{Column, Kind, draw},
+    heap,
     rows::{By, Row, Sort, rows},
 };
 use crate::{
-    profile::{End, Operations, ProcessSummary, Snapshot, View},
+    profile::{End, HeapSummary, Mode, Operations, ProcessSummary, Snapshot, View},
     symbolize::escape,
     units::{BootNs, Pid},
 };
@@ -99,14 +100,20 @@ struct ProcessJson {
     lossy: bool,
     /// What is believed alive beside what its pools held.
     audit: AuditsJson,
+    /// Of heap mode: what its last reading found; otherwise `null`.
+    heap: Option<HeapSummary>,
 }
 
 impl Stats {
     /// The statistics of a snapshot.
     pub fn from_snapshot(snapshot: &Snapshot) -> Self {
         let (context, totals) = (&snapshot.context, &snapshot.totals);
-        let mut top_by_bytes = rows(snapshot, View::Allocated, By::Line, Sort::OwnBytes);
-        let mut top_by_count = rows(snapshot, View::Allocated, By::Line, Sort::OwnCount);
+        let view = match context.mode() {
+            Mode::Heap => View::InUse,
+            Mode::Allocs => View::Allocated,
+        };
+        let mut top_by_bytes = rows(snapshot, view, By::Line, Sort::OwnBytes);
+        let mut top_by_count = rows(snapshot, view, By::Line, Sort::OwnCount);
         top_by_bytes.truncate(TOP);
         top_by_count.truncate(TOP);
         Self {
@@ -135,7 +142,7 @@ impl Stats {
                 hit_cost_ns: context.cost_per_hit_ns,
             },
             footer: footer_json::json(snapshot),
-            audit_text: audit::text(snapshot),
+            audit_text: format!("{}{}", audit::text(snapshot), heap::text(snapshot)),
             footer_text: footer::text(snapshot),
         }
     }
@@ -303,5 +310,6 @@ fn process_json(snapshot: &Snapshot, process: &ProcessSummary) -> ProcessJson {
         lost: process.losses.total(),
         lossy: process.is_lossy(),
         audit: audit::json(process),
+        heap: process.heap,
     }
 }

@@ -157,6 +157,11 @@ impl Table {
                 count(row.live_count)
             }),
         ]);
+        if rows.iter().any(|row| row.samples > 0) {
+            columns.push(Column::new("Samples", Kind::NumberIfRoom, rows, |row| {
+                count(row.samples)
+            }));
+        }
         columns
     }
 }

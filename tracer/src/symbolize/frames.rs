@@ -51,13 +51,17 @@ pub struct FrameTable {
     max: usize,
 }
 
-const SPECIAL: [&str; 6] = [
+const SPECIAL: [&str; 10] = [
     "[no Python frame]",
     "[unreadable]",
     "[truncated]",
     "[unknown code]",
     "[unknown stack]",
     "[too many frames]",
+    "[before tracing]",
+    "[refilled pools]",
+    "[free in arenas]",
+    "[not attributed]",
 ];
 
 impl FrameTable {
@@ -73,6 +77,14 @@ impl FrameTable {
     pub const UNKNOWN_STACK: FrameId = FrameId(4);
     /// This table, or the stack table, is full.
     pub const OVERFLOW: FrameId = FrameId(5);
+    /// Memory from before tracing, or before a fork.
+    pub const BEFORE: FrameId = FrameId(6);
+    /// Blocks in pools that were filled again, nobody knows by whom.
+    pub const REFILLED: FrameId = FrameId(7);
+    /// What the interpreter's allocator holds and does not use.
+    pub const FREE: FrameId = FrameId(8);
+    /// Resident memory of which nothing is known.
+    pub const NOT_ATTRIBUTED: FrameId = FrameId(9);
 
     /// A table for at most `max` frames, the special ones not counted.
     pub fn new(max: usize) -> Self {

@@ -35,6 +35,9 @@ use crate::{
 pub struct Sites {
     /// By address.
     pub sites: Vec<PlannedSite>,
+    /// Calls of libc's `free` that a site of `sites` stands for already: where nobody looks at the frees of small
+    /// blocks, these tell those of large ones.
+    pub large_frees: Vec<PlannedSite>,
     /// By address: what refers to the allocator, and what covers it.
     pub references: Vec<Reference>,
     /// What is worth telling.
@@ -111,6 +114,7 @@ impl Sites {
         for site in other.sites {
             self.add(site);
         }
+        self.large_frees.extend(other.large_frees);
         self.references.extend(other.references);
         self.notes.extend(other.notes);
     }

@@ -165,7 +165,8 @@ fn delivered_and_lost_make_up_what_was_produced() {
         Some(Operations {
             allocs: 4,
             frees: 2,
-            reallocs: 0
+            reallocs: 0,
+            faults: 0
         })
     );
     assert_eq!(losses.total(), 6);

@@ -25,7 +25,7 @@ use self::{
 };
 use super::{Sites, code::Code, registers, search::Hits, within};
 use crate::{
-    plan::{Covered, Half, Reference, ReferenceKind},
+    plan::{Covered, Half, PlannedSite, Reference, ReferenceKind},
     python::ImageFacts,
     units::VirtAddr,
 };
@@ -247,6 +247,10 @@ impl Finder<'_, '_> {
         for address in &libc.calls {
             self.within(Role::LibcFree, *address, 0, Operand::default());
         }
+        for address in &libc.owned {
+            let site = self.site(Role::LibcFree, *address, 0, Operand::default());
+            self.found.large_frees.extend(site);
+        }
         let [.., raw] = self.facts.functions.raw;
         if !libc.covers_implementation {
             self.function(Role::RawFree, raw, 0);
@@ -262,22 +266,24 @@ impl Finder<'_, '_> {
     }
 
     fn within(&mut self, role: Role, address: VirtAddr, flags: u32, operand: Operand) {
-        let site = self.code.at(address.get()).and_then(|instruction| {
-            within(
-                self.code,
-                role,
-                &instruction,
-                flags,
-                [operand, Operand::default()],
-            )
-        });
-        match site {
-            Some(site) => self.found.add(site),
-            None => self
-                .found
-                .notes
-                .push(format!("{role:?} at {address} is not in the file")),
+        let site = self.site(role, address, flags, operand);
+        if let Some(site) = site {
+            self.found.add(site);
         }
+    }
+
+    /// A site on an instruction within a function; a note if it is not in the file.
+    fn site(&mut self, role: Role, address: VirtAddr, flags: u32, operand: Operand) -> Option<PlannedSite> {
+        let operands = [operand, Operand::default()];
+        let site = self
+            .code
+            .at(address.get())
+            .and_then(|instruction| within(self.code, role, &instruction, flags, operands));
+        if site.is_none() {
+            let note = format!("{role:?} at {address} is not in the file");
+            self.found.notes.push(note);
+        }
+        site
     }
 
     /// A site at a function's entry.

@@ -29,6 +29,8 @@ use crate::{
 pub(super) struct Libc {
     /// Their own.
     pub(super) calls: Vec<VirtAddr>,
+    /// Those that another site stands for.
+    pub(super) owned: Vec<VirtAddr>,
     /// At their guard's jump: address, flags, pointer.
     pub(super) guards: Vec<(VirtAddr, u32, Operand)>,
     /// The raw function's own call is one of the calls.
@@ -90,6 +92,7 @@ pub(super) fn find(finder: &mut Finder<'_, '_>, hits: &Hits, raw_free: VirtAddr)
     };
     for call in calls {
         let covered = if let Some(site) = owner(finder, call) {
+            found.owned.push(call);
             Covered::Site(site)
         } else if only_through(code, call, &edges, &entries) {
             found.calls.push(call);

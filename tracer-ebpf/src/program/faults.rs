@@ -1,0 +1,110 @@
+//! Page faults of traced processes: who makes the resident memory grow that the interpreter's allocator does not hold.
+//!
+//! A tracepoint costs no trap, so the rare fault is reported with its stack, and of many only a part: the more there are
+//! within a second, the fewer, each with the number of faults that it stands for. Invariant: the weights of the faults of a
+//! window sum up to the faults in it, less one weight at most.
+
+use aya_ebpf::{
+    EbpfContext as _, helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
+use tracer_ebpf::{
+    limits::{FAULT_WINDOW_BITS, FAULTS_REPORTED},
+    process::ProcessState,
+    reason::Reason,
+    record::{Fault, Head, kind},
+    site::group,
+};
+
+use crate::{
+    clock,
+    emit::{add, lose, reserve, submit},
+    hit::stack_of,
+    loops::{Counted, Loops, MayGoto},
+    maps::{PROCESSES, config},
+};
+
+/// Where the kernel's half of the address space begins.
+const KERNEL: u64 = 1 << 63;
+/// Bits of the count in [`ProcessState::fault_window`].
+const COUNT_BITS: u32 = 32;
+
+/// `page_fault_user(address, regs, error_code)`, and `page_fault_kernel`, where a system call writes to the process's
+/// memory.
+#[raw_tracepoint(tracepoint = "page_fault_user")]
+fn on_fault(ctx: RawTracePointContext) -> i32 {
+    let _ = fault::<MayGoto>(&ctx);
+    0
+}
+
+/// The same on kernels without `may_goto`.
+#[raw_tracepoint(tracepoint = "page_fault_user")]
+fn on_fault_old(ctx: RawTracePointContext) -> i32 {
+    let _ = fault::<Counted>(&ctx);
+    0
+}
+
+#[inline(always)]
+fn fault<L: Loops>(ctx: &RawTracePointContext) -> Option<()> {
+    let thread = bpf_get_current_pid_tgid();
+    let pid = (thread >> 32) as u32;
+    let state = PROCESSES.get_ptr_mut(pid)?;
+    // SAFETY: the tracepoint's first argument.
+    let address = unsafe { *ctx.as_ptr().cast::<u64>() };
+    if address >= KERNEL {
+        return None;
+    }
+    let now = clock::now();
+    let weight = weight(state, now)?;
+    let config = config()?;
+    // SAFETY: a map value.
+    let image = unsafe { (*state).images[0].id_plus_one }.wrapping_sub(1);
+    // SAFETY: a map value.
+    unsafe {
+        add(&raw mut (*state).faults, 1);
+        add(&raw mut (*state).hits[group::FAULTS as usize], 1);
+    }
+    let stack = stack_of::<L>(config, state, image, thread);
+    let Some(mut entry) = reserve::<Fault>() else {
+        lose(state, Reason::RingFullFault);
+        return None;
+    };
+    entry.write(Fault {
+        head: Head {
+            kind: kind::FAULT,
+            flags: 0,
+            len: size_of::<Fault>() as u16,
+            pid,
+        },
+        tid: thread as u32,
+        weight,
+        time_ns: now,
+        addr: address,
+        stack,
+    });
+    submit(entry);
+    None
+}
+
+/// How many faults this one stands for; `None` if it is left out. Two threads that meet here can make a count one too
+/// small.
+#[inline(always)]
+fn weight(state: *mut ProcessState, now: u64) -> Option<u32> {
+    let window = now >> FAULT_WINDOW_BITS << COUNT_BITS;
+    // SAFETY: a map value.
+    let known = unsafe { (&raw const (*state).fault_window).read_volatile() };
+    let count = if known >> COUNT_BITS << COUNT_BITS == window {
+        known & u64::from(u32::MAX)
+    } else {
+        0
+    };
+    // SAFETY: a map value.
+    unsafe { (&raw mut (*state).fault_window).write_volatile(window | (count + 1) & u64::from(u32::MAX)) };
+    let mut step = 1_u64;
+    let mut passed = FAULTS_REPORTED;
+    while step < 1 << 20 && count >= passed {
+        step *= 2;
+        passed += passed;
+    }
+    (count & (step - 1) == 0).then_some(step as u32)
+}

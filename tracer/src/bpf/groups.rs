@@ -1,0 +1,133 @@
+//! The probes of each image by group, so that one group can be taken off and put back while the others stand.
+//!
+//! Apart from `tracer`, which knows tables and counters. Invariant: a group stands in all images or in none; an image
+//! that is attached later gets what stands then.
+
+use aya::Ebpf;
+use tracer_ebpf::site::group::GROUPS;
+
+use super::{
+    BpfError,
+    links::{self, Link, Point, Programs},
+};
+
+/// The probes of one image.
+struct Image {
+    /// A path that leads to its file for as long as the tracer lives.
+    path: String,
+    /// Each with its group.
+    points: Vec<(usize, Point)>,
+    links: [Vec<Link>; GROUPS],
+}
+
+/// All images' probes.
+pub(super) struct Groups {
+    images: Vec<Image>,
+    /// Which of them stand.
+    stand: [bool; GROUPS],
+}
+
+impl Groups {
+    /// No image yet; all groups stand but these.
+    pub(super) fn without(off: &[u32]) -> Self {
+        let mut stand = [true; GROUPS];
+        for &group in off {
+            if let Some(stand) = stand.get_mut(place(group)) {
+                *stand = false;
+            }
+        }
+        Self {
+            images: Vec::new(),
+            stand,
+        }
+    }
+
+    /// Adds an image, and attaches those of its points whose group stands.
+    pub(super) fn add(
+        &mut self,
+        ebpf: &mut Ebpf,
+        programs: &Programs,
+        path: &str,
+        points: Vec<(u32, Point)>,
+    ) -> Result<(), BpfError> {
+        let mut image = Image {
+            path: path.to_owned(),
+            points: points
+                .into_iter()
+                .map(|(group, point)| (place(group), point))
+                .collect(),
+            links: Default::default(),
+        };
+        for (group, stands) in self.stand.iter().enumerate() {
+            if *stands {
+                image.attach(ebpf, programs, group)?;
+            }
+        }
+        self.images.push(image);
+        Ok(())
+    }
+
+    /// Puts a group in place in all images. One image that fails does not keep it from the others; the first error is
+    /// returned.
+    pub(super) fn put_on(
+        &mut self,
+        ebpf: &mut Ebpf,
+        programs: &Programs,
+        group: u32,
+    ) -> Result<(), BpfError> {
+        let group = place(group);
+        if let Some(stand) = self.stand.get_mut(group) {
+            *stand = true;
+        }
+        let mut first = Ok(());
+        for image in &mut self.images {
+            let done = image.attach(ebpf, programs, group);
+            first = first.and(done);
+        }
+        first
+    }
+
+    /// Takes a group off in all images.
+    pub(super) fn take_off(&mut self, group: u32) {
+        let group = place(group);
+        if let Some(stand) = self.stand.get_mut(group) {
+            *stand = false;
+        }
+        let links = self
+            .images
+            .iter_mut()
+            .filter_map(|image| image.links.get_mut(group));
+        links::close(links.flat_map(std::mem::take).collect());
+    }
+
+    /// Takes everything off.
+    pub(super) fn clear(&mut self) {
+        let images = std::mem::take(&mut self.images);
+        links::close(
+            images
+                .into_iter()
+                .flat_map(|image| image.links)
+                .flatten()
+                .collect(),
+        );
+    }
+}
+
+impl Image {
+    fn attach(&mut self, ebpf: &mut Ebpf, programs: &Programs, group: usize) -> Result<(), BpfError> {
+        let of_group = self.points.iter().filter(|(of, _)| *of == group);
+        let points: Vec<Point> = of_group.map(|(_, point)| *point).collect();
+        let Some(links) = self.links.get_mut(group) else {
+            return Ok(());
+        };
+        if links.is_empty() && !points.is_empty() {
+            *links = programs.attach(ebpf, &self.path, &points)?;
+        }
+        Ok(())
+    }
+}
+
+/// A group's place in the tables; the kernel side masks it in the same way.
+fn place(group: u32) -> usize {
+    usize::try_from(group).unwrap_or_default() & (GROUPS - 1)
+}

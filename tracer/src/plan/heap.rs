@@ -1,0 +1,101 @@
+//! The sites of heap mode: where pools are acquired, and where large blocks come and go.
+//!
+//! They are a choice of those of `allocs` mode, which looks at every block. What is left out are the copies of
+//! pymalloc's allocation and its frees, the dear part: whether a small block is still there is read from its pool, not
+//! traced. Invariant: of a block of libc's both its allocation and its free have a site, or neither.
+
+use tracer_ebpf::site::{Role, group};
+
+use super::{Coverage, Covered, Plan, PlannedSite, ReferenceKind};
+
+/// What heap mode probes in an image, and with what right.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeapPlan {
+    /// Sites that stand all the time unless the governor takes their group off.
+    pub sites: Vec<PlannedSite>,
+    /// The copies of pymalloc's allocation, for short sampling windows.
+    pub windows: Vec<PlannedSite>,
+    /// How many of the references to the slow path and to libc are covered.
+    pub coverage: Coverage,
+}
+
+impl Plan {
+    /// The sites of heap mode; why there are none, in words.
+    pub fn heap(&self) -> Result<HeapPlan, &'static str> {
+        let acquires = |role: Role| matches!(role, Role::PoolRefill | Role::PoolInit);
+        if !self.sites.iter().any(|site| acquires(site.role)) {
+            return Err("where its pools are acquired is not known");
+        }
+        let mut sites: Vec<PlannedSite> = self
+            .sites
+            .iter()
+            .filter(|site| is_of_heap(site.role))
+            .chain(&self.large_frees)
+            .copied()
+            .collect();
+        sites.sort_by_key(|site| (site.role, site.address));
+        let matters = |kind: ReferenceKind| matches!(kind, ReferenceKind::Refill | ReferenceKind::Raw);
+        let counted = |wanted: fn(&Covered) -> bool| {
+            let references = self.references.iter();
+            let matching =
+                references.filter(|reference| matters(reference.kind) && wanted(&reference.covered));
+            u32::try_from(matching.count()).unwrap_or(u32::MAX)
+        };
+        Ok(HeapPlan {
+            sites,
+            windows: self
+                .sites
+                .iter()
+                .filter(|site| site.role == Role::PoolAlloc)
+                .copied()
+                .collect(),
+            coverage: Coverage {
+                resolved: counted(|covered| matches!(covered, Covered::Site(_))),
+                copies: counted(|covered| !matches!(covered, Covered::Elsewhere(_))),
+            },
+        })
+    }
+}
+
+fn is_of_heap(role: Role) -> bool {
+    match role {
+        Role::PoolRefill
+        | Role::PoolInit
+        | Role::RawMalloc
+        | Role::RawCalloc
+        | Role::RawRealloc
+        | Role::RawFree
+        | Role::RawResult
+        | Role::LibcFree
+        | Role::LibcRealloc
+        | Role::ReallocResult
+        | Role::CodeDealloc => true,
+        Role::ObjMalloc
+        | Role::ObjCalloc
+        | Role::ObjRealloc
+        | Role::ObjFree
+        | Role::PoolAlloc
+        | Role::GuardedFree => false,
+    }
+}
+
+/// The group that hits of a role are counted under, and that the governor takes off as one.
+pub const fn group_of(role: Role) -> u32 {
+    match role {
+        Role::PoolRefill | Role::PoolInit | Role::CodeDealloc => group::POOLS,
+        Role::RawMalloc
+        | Role::RawCalloc
+        | Role::RawRealloc
+        | Role::RawFree
+        | Role::RawResult
+        | Role::LibcFree
+        | Role::LibcRealloc
+        | Role::ReallocResult => group::LARGE,
+        Role::ObjMalloc
+        | Role::ObjCalloc
+        | Role::ObjRealloc
+        | Role::ObjFree
+        | Role::PoolAlloc
+        | Role::GuardedFree => group::BLOCKS,
+    }
+}

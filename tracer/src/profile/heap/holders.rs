@@ -1,0 +1,141 @@
+//! The heap's estimates as the tallies of a process: set anew at each audit, with the high-water mark of both together.
+//!
+//! Apart from the heap itself, which knows no tallies. Invariant: between two audits the estimates do not change; what is
+//! exact (large blocks) does.
+
+use super::{Estimate, Heap, HeapSummary, Holder, Special};
+use crate::{
+    ingest::{
+        HeapAudit,
+        event::{Alloc, Fault},
+    },
+    profile::{
+        audit::class_of,
+        high_water::HighWater,
+        live::{LiveSet, TallyIndex},
+        process::StackTally,
+        stacks::StackTable,
+    },
+    symbolize::FrameTable,
+    units::MonotonicNs,
+};
+
+/// The heap of one process, and whose it is.
+#[derive(Debug, Default)]
+pub(in crate::profile) struct Holders {
+    heap: Heap,
+    /// The tallies of what nobody is known for, once there is something.
+    special: [Option<TallyIndex>; Special::ALL.len()],
+    /// Sum of all estimates.
+    estimated: u64,
+    /// The most that was held at an audit, bytes.
+    peak: u64,
+}
+
+impl Holders {
+    pub(in crate::profile) fn acquired(&mut self, event: &Alloc, size: u64, tally: TallyIndex) {
+        if let Some(class) = class_of(size) {
+            self.heap.acquired(event.addr.0, class, tally, event.time);
+        }
+    }
+
+    pub(in crate::profile) fn touched(&mut self, event: &Fault, tally: TallyIndex) {
+        self.heap.touched(event.addr.0, event.weight, tally);
+    }
+
+    pub(in crate::profile) fn add(&mut self, audit: HeapAudit) {
+        self.heap.add(audit);
+    }
+
+    #[inline]
+    pub(in crate::profile) fn is_due(&self, time: MonotonicNs) -> bool {
+        self.heap.is_due(time)
+    }
+
+    pub(in crate::profile) fn summary(&self) -> Option<HeapSummary> {
+        self.heap.summary()
+    }
+
+    /// The process is gone: what it held last stays in its tallies, and is no longer held by anybody.
+    pub(in crate::profile) fn end(&mut self, all: &mut HighWater) {
+        all.shrink(self.estimated);
+        self.estimated = 0;
+        self.heap.end();
+    }
+
+    /// Takes one audit in that ended before `time`; whether there was one.
+    pub(in crate::profile) fn take(
+        &mut self,
+        time: MonotonicNs,
+        live: &LiveSet,
+        tallies: &mut Vec<StackTally>,
+        stacks: &mut StackTable,
+        all: &mut HighWater,
+    ) -> bool {
+        let Some(estimates) = self.heap.take(time, live.raw_blocks()) else {
+            return false;
+        };
+        for tally in &mut *tallies {
+            tally.estimated = Estimate::default();
+        }
+        let mut sum = 0_u64;
+        for (holder, estimate) in estimates {
+            let index = match holder {
+                Holder::Tally(index) => index,
+                Holder::Special(special) => self.special(special, tallies, stacks),
+            };
+            if let Some(tally) = tallies.get_mut(index as usize) {
+                tally.estimated = estimate;
+                sum = sum.saturating_add(estimate.bytes);
+            }
+        }
+        match sum.checked_sub(self.estimated) {
+            Some(more) => all.grow(more),
+            None => all.shrink(self.estimated - sum),
+        }
+        self.estimated = sum;
+        self.mark(tallies);
+        true
+    }
+
+    /// Notes what all hold, and whether it is more than ever.
+    fn mark(&mut self, tallies: &mut [StackTally]) {
+        let mut sum = 0_u64;
+        for tally in &mut *tallies {
+            tally.at_audit = tally.held_in_all();
+            sum = sum.saturating_add(tally.at_audit.bytes);
+        }
+        if sum > self.peak {
+            self.peak = sum;
+            for tally in tallies {
+                tally.at_peak = tally.at_audit;
+            }
+        }
+    }
+
+    fn special(
+        &mut self,
+        special: Special,
+        tallies: &mut Vec<StackTally>,
+        stacks: &mut StackTable,
+    ) -> TallyIndex {
+        let (place, frame) = match special {
+            Special::Before => (0, FrameTable::BEFORE),
+            Special::Refilled => (1, FrameTable::REFILLED),
+            Special::Free => (2, FrameTable::FREE),
+            Special::Unknown => (3, FrameTable::NOT_ATTRIBUTED),
+        };
+        let known = self.special.get(place).copied().flatten();
+        known.unwrap_or_else(|| {
+            let index = TallyIndex::try_from(tallies.len()).unwrap_or(TallyIndex::MAX);
+            tallies.push(StackTally {
+                stack: Some(stacks.intern(&[frame]).unwrap_or(stacks.overflow())),
+                ..StackTally::default()
+            });
+            if let Some(known) = self.special.get_mut(place) {
+                *known = Some(index);
+            }
+            index
+        })
+    }
+}

@@ -1,0 +1,205 @@
+//! Who holds the heap of one process, from what is rare: acquisitions of pools, page faults, and readings of the pools.
+//!
+//! Small blocks are not traced one by one. A pool belongs to the stack that made the heap take it; how much of it is
+//! still in use is read from its header now and then (an *audit*). Figures are as of the last audit, and they are estimates:
+//! each comes with the number of acquisitions, or of faults, that it rests on. Invariant: every byte that an audit finds
+//! stands under exactly one stack or one special row, so that the rows add up to the process's anonymous memory.
+
+mod holders;
+mod pools;
+mod regions;
+
+use std::collections::VecDeque;
+
+use rustc_hash::FxHashMap;
+
+pub(super) use self::holders::Holders;
+use self::{
+    pools::{Pools, Use},
+    regions::{Faults, Shares},
+};
+use super::live::TallyIndex;
+use crate::{ingest::HeapAudit, units::MonotonicNs};
+
+/// Memory that no tally of the process's own stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Special {
+    /// In use before tracing began, or acquired where no probe stood.
+    Before,
+    /// In pools whose used blocks grew without an acquisition, and nothing tells by whom.
+    Refilled,
+    /// Held by the interpreter's allocator and not in use.
+    Free,
+    /// Resident, and nothing is known of it.
+    Unknown,
+}
+
+impl Special {
+    pub(super) const ALL: [Self; 4] = [Self::Before, Self::Refilled, Self::Free, Self::Unknown];
+}
+
+/// What an audit says that one stack, or nobody, holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Estimate {
+    pub(super) bytes: u64,
+    /// Blocks in pools, or pages.
+    pub(super) count: u64,
+    /// Acquisitions and faults that it rests on.
+    pub(super) samples: u64,
+}
+
+/// Whose an estimate is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Holder {
+    Tally(TallyIndex),
+    Special(Special),
+}
+
+/// All estimates of one audit.
+pub(super) type Estimates = FxHashMap<Holder, Estimate>;
+
+/// What the last audit found, for the whole process. Bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct HeapSummary {
+    /// Audits that were taken in.
+    pub audits: u64,
+    /// When the last one began.
+    pub last: MonotonicNs,
+    /// Anonymous resident memory, as the kernel counts it.
+    pub anonymous: u64,
+    /// Blocks in use in pools.
+    pub pool_blocks: u64,
+    /// What they occupy.
+    pub pools_in_use: u64,
+    /// The rest of those pools, and of the arenas around them.
+    pub pools_free: u64,
+    /// Blocks of libc's malloc that are resident.
+    pub large: u64,
+    /// Other resident memory whose first touch was seen.
+    pub touched: u64,
+    /// From before tracing began.
+    pub before: u64,
+    /// Of that, blocks in pools.
+    pub before_in_pools: u64,
+    /// In refilled pools whose filler is not known.
+    pub refilled: u64,
+    /// Resident memory of which nothing is known.
+    pub unknown: u64,
+    /// Whether all pools that could be found were read.
+    pub complete: bool,
+}
+
+/// The heap of one process.
+#[derive(Debug, Default)]
+pub(super) struct Heap {
+    pools: Pools,
+    faults: Faults,
+    waiting: VecDeque<HeapAudit>,
+    /// The first event later than this comes behind an audit.
+    next: Option<u64>,
+    summary: HeapSummary,
+}
+
+impl Heap {
+    /// A pool was acquired for the block at `addr`.
+    pub(super) fn acquired(&mut self, addr: u64, class: usize, tally: TallyIndex, time: MonotonicNs) {
+        self.pools.acquired(addr, class, tally, time);
+    }
+
+    /// A page was touched.
+    pub(super) fn touched(&mut self, addr: u64, weight: u32, tally: TallyIndex) {
+        self.faults.touched(addr, weight, tally);
+    }
+
+    /// An audit; it is taken in when all events before its end are.
+    pub(super) fn add(&mut self, audit: HeapAudit) {
+        self.waiting.push_back(audit);
+        self.next = self.waiting.front().map(|audit| audit.ended.0);
+    }
+
+    /// Whether an event of this time comes behind an audit that waits.
+    #[inline]
+    pub(super) fn is_due(&self, time: MonotonicNs) -> bool {
+        self.next.is_some_and(|next| time.0 > next)
+    }
+
+    /// Takes the first audit in that ended before `time`; what everybody holds according to it. `large` are the blocks of
+    /// libc's malloc that are live: address and bytes.
+    pub(super) fn take(
+        &mut self,
+        time: MonotonicNs,
+        large: impl Iterator<Item = (u64, u64)>,
+    ) -> Option<Estimates> {
+        if !self.is_due(time) {
+            return None;
+        }
+        let audit = self.waiting.pop_front()?;
+        self.next = self.waiting.front().map(|audit| audit.ended.0);
+        self.pools.audit(&audit);
+        let mut estimates = Estimates::default();
+        let mut shares = Shares::new(&audit.regions);
+        let mut pool_blocks = 0;
+        for Use {
+            address,
+            holder,
+            blocks,
+            bytes,
+            samples,
+        } in self.pools.uses()
+        {
+            pool_blocks += blocks;
+            shares.pool(address, bytes, u64::from(audit.pool_bytes));
+            add(&mut estimates, holder, bytes, blocks, samples);
+        }
+        for (address, bytes) in large {
+            shares.large(address, bytes);
+        }
+        let before_in_pools = estimates
+            .get(&Holder::Special(Special::Before))
+            .map_or(0, |estimate| estimate.bytes);
+        shares.settle(&mut self.faults, audit.since_start, &mut estimates);
+        let of = |holder: Special| {
+            let estimate = estimates.get(&Holder::Special(holder));
+            estimate.map_or(0, |estimate| estimate.bytes)
+        };
+        self.summary = HeapSummary {
+            audits: self.summary.audits + 1,
+            last: audit.began,
+            anonymous: shares.anonymous(),
+            pool_blocks,
+            pools_in_use: shares.pools_in_use(),
+            pools_free: of(Special::Free),
+            large: shares.large_resident(),
+            touched: shares.touched(),
+            before: of(Special::Before),
+            before_in_pools,
+            refilled: of(Special::Refilled),
+            unknown: of(Special::Unknown),
+            complete: audit.complete,
+        };
+        Some(estimates)
+    }
+
+    /// Forgets everything but what the last audit found.
+    pub(super) fn end(&mut self) {
+        *self = Self {
+            summary: self.summary,
+            ..Self::default()
+        };
+    }
+
+    /// What the last audit found.
+    pub(super) fn summary(&self) -> Option<HeapSummary> {
+        (self.summary.audits > 0).then_some(self.summary)
+    }
+}
+
+fn add(estimates: &mut Estimates, holder: Holder, bytes: u64, count: u64, samples: u64) {
+    if bytes == 0 {
+        return;
+    }
+    let estimate = estimates.entry(holder).or_default();
+    estimate.bytes = estimate.bytes.saturating_add(bytes);
+    estimate.count = estimate.count.saturating_add(count);
+    estimate.samples = estimate.samples.saturating_add(samples);
+}

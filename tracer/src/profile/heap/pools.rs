@@ -1,0 +1,264 @@
+//! The pools of a process: who acquired each, and how much of it is in use.
+//!
+//! A pool's first filling belongs to whoever acquired it: the block that needed the pool is one out of all that came to lie
+//! in it. Blocks that are used again later (the count grew, and not into space that was never used) were filled by
+//! somebody else. Invariant: `own + refilled` is the used count of the last audit.
+
+use rustc_hash::FxHashMap;
+
+use super::{Holder, Special};
+use crate::{
+    ingest::{HeapAudit, PoolState},
+    profile::live::TallyIndex,
+    units::MonotonicNs,
+};
+
+/// Bytes between two size classes.
+const ALIGNMENT: u64 = 16;
+
+#[derive(Clone, Copy, Debug)]
+struct Pool {
+    class: u8,
+    /// Blocks of its first filling that are in use.
+    own: u16,
+    /// Blocks in use that were filled again.
+    refilled: u16,
+    carved: u16,
+    owner: Option<TallyIndex>,
+    /// When it was acquired; 0 if that was not seen.
+    acquired: u64,
+}
+
+/// An acquisition that no audit has shown yet.
+#[derive(Clone, Copy, Debug)]
+struct Acquired {
+    addr: u64,
+    class: u8,
+    tally: TallyIndex,
+    time: u64,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Pools {
+    pools: FxHashMap<u64, Pool>,
+    pending: Vec<Acquired>,
+}
+
+/// What somebody uses in a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Use {
+    pub(super) address: u64,
+    pub(super) holder: Holder,
+    pub(super) blocks: u64,
+    pub(super) bytes: u64,
+    /// 1 if an acquisition was seen.
+    pub(super) samples: u64,
+}
+
+impl Pools {
+    pub(super) fn acquired(&mut self, addr: u64, class: usize, tally: TallyIndex, time: MonotonicNs) {
+        self.pending.push(Acquired {
+            addr,
+            class: u8::try_from(class).unwrap_or(u8::MAX),
+            tally,
+            time: time.0,
+        });
+    }
+
+    pub(super) fn audit(&mut self, audit: &HeapAudit) {
+        let mask = u64::from(audit.pool_bytes).wrapping_sub(1);
+        let mut newest: FxHashMap<u64, Acquired> = FxHashMap::default();
+        for acquired in &self.pending {
+            // The last one counts; they are in order.
+            newest.insert(acquired.addr & !mask, *acquired);
+        }
+        // What was acquired while the pools were read may not have been there yet: the next audit shows it.
+        self.pending.retain(|acquired| acquired.time >= audit.began.0);
+        for state in &audit.changed {
+            self.change(state);
+        }
+        for (address, acquired) in newest {
+            if let Some(pool) = self.pools.get_mut(&address)
+                && pool.class == acquired.class
+                && pool.acquired < acquired.time
+            {
+                *pool = Pool {
+                    own: pool.own + pool.refilled,
+                    refilled: 0,
+                    owner: Some(acquired.tally),
+                    acquired: acquired.time,
+                    ..*pool
+                };
+            }
+        }
+    }
+
+    fn change(&mut self, state: &PoolState) {
+        if state.used == 0 {
+            self.pools.remove(&state.address);
+            return;
+        }
+        let fresh = Pool {
+            class: state.class,
+            own: state.used,
+            refilled: 0,
+            carved: state.carved,
+            owner: None,
+            acquired: 0,
+        };
+        let pool = self.pools.entry(state.address).or_insert(fresh);
+        if pool.class != state.class || state.carved < pool.carved {
+            // Set up anew by an acquisition that follows, or that was not seen.
+            *pool = fresh;
+            return;
+        }
+        let before = pool.own + pool.refilled;
+        if let Some(more) = state.used.checked_sub(before) {
+            // One block more than were handed out is always prepared.
+            let prepared = u16::from(before.saturating_add(1) >= pool.carved);
+            let first = more.min(state.carved - pool.carved + prepared);
+            pool.own += first;
+            pool.refilled += more - first;
+        } else {
+            let left = u32::from(state.used) * u32::from(pool.refilled) / u32::from(before.max(1));
+            pool.refilled = u16::try_from(left).unwrap_or(pool.refilled);
+            pool.own = state.used - pool.refilled;
+        }
+        pool.carved = state.carved;
+    }
+
+    /// Who uses what.
+    pub(super) fn uses(&self) -> impl Iterator<Item = Use> + '_ {
+        self.pools.iter().flat_map(|(&address, pool)| {
+            let size = (u64::from(pool.class) + 1) * ALIGNMENT;
+            let of = |blocks: u16, holder: Holder, samples: u64| Use {
+                address,
+                holder,
+                blocks: u64::from(blocks),
+                bytes: u64::from(blocks) * size,
+                samples,
+            };
+            let (holder, samples) = match pool.owner {
+                Some(tally) => (Holder::Tally(tally), 1),
+                None => (Holder::Special(Special::Before), 0),
+            };
+            let refilled = of(pool.refilled, Holder::Special(Special::Refilled), 0);
+            [of(pool.own, holder, samples), refilled]
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POOL: u64 = 16384;
+
+    /// Blocks that A, B, the time before and the refilled pools hold after these steps.
+    #[track_caller]
+    fn check(steps: &[Step], expected: [u64; 4]) {
+        let mut pools = Pools::default();
+        for (step, time) in steps.iter().zip((10..).step_by(10)) {
+            match step {
+                Acquire(tally, pool) => {
+                    pools.acquired(pool * POOL + 64, 3, *tally, MonotonicNs(time));
+                }
+                Audit(changed) => pools.audit(&HeapAudit {
+                    began: MonotonicNs(time),
+                    ended: MonotonicNs(time + 1),
+                    pool_bytes: 16384,
+                    changed: changed
+                        .iter()
+                        .map(|&(pool, used, carved)| PoolState {
+                            address: pool * POOL,
+                            class: 3,
+                            used,
+                            carved,
+                        })
+                        .collect(),
+                    ..HeapAudit::default()
+                }),
+            }
+        }
+        let of = |holder: Holder| {
+            let uses = pools.uses().filter(|found| found.holder == holder);
+            uses.map(|found| found.blocks).sum::<u64>()
+        };
+        let found = [
+            of(Holder::Tally(0)),
+            of(Holder::Tally(1)),
+            of(Holder::Special(Special::Before)),
+            of(Holder::Special(Special::Refilled)),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    enum Step {
+        Acquire(TallyIndex, u64),
+        /// Pools that changed: number, used, carved.
+        Audit(Vec<(u64, u16, u16)>),
+    }
+    use Step::{Acquire, Audit};
+
+    #[test]
+    fn a_pool_is_its_acquirers_until_its_blocks_are_used_again() {
+        check(&[Acquire(0, 1), Audit(vec![(1, 50, 50)])], [50, 0, 0, 0]);
+        check(
+            &[
+                Acquire(0, 1),
+                Audit(vec![(1, 50, 50)]),
+                Audit(vec![(1, 200, 200)]),
+            ],
+            [200, 0, 0, 0],
+        );
+        check(
+            &[
+                Acquire(0, 1),
+                Audit(vec![(1, 200, 200)]),
+                Audit(vec![(1, 4, 200)]),
+                Audit(vec![(1, 200, 200)]),
+            ],
+            [4, 0, 0, 196],
+        );
+        check(
+            &[
+                Acquire(0, 1),
+                Audit(vec![(1, 100, 100)]),
+                Audit(vec![(1, 50, 100)]),
+                Audit(vec![(1, 120, 120)]),
+            ],
+            [70, 0, 0, 50],
+        );
+    }
+
+    #[test]
+    fn the_newest_acquisition_owns_the_pool() {
+        check(
+            &[
+                Acquire(0, 1),
+                Audit(vec![(1, 200, 200)]),
+                Acquire(1, 1),
+                Audit(vec![(1, 30, 30)]),
+            ],
+            [0, 30, 0, 0],
+        );
+        check(
+            &[Acquire(0, 1), Acquire(1, 1), Audit(vec![(1, 30, 30)])],
+            [0, 30, 0, 0],
+        );
+        check(
+            &[Acquire(0, 1), Audit(vec![(1, 30, 30)]), Audit(vec![(1, 0, 0)])],
+            [0, 0, 0, 0],
+        );
+    }
+
+    #[test]
+    fn what_nobody_acquired_was_there_before() {
+        check(&[Audit(vec![(1, 30, 30), (2, 5, 5)])], [0, 0, 35, 0]);
+        check(
+            &[Audit(vec![(1, 30, 255)]), Audit(vec![(1, 35, 255)])],
+            [0, 0, 30, 5],
+        );
+    }
+}

@@ -1,0 +1,315 @@
+//! Resident memory outside of blocks: what is left of each region once pools and large blocks are taken away, shared out to
+//! those who touched its pages first.
+//!
+//! The kernel says how much of a region is resident; the faults only say in which shares. Invariant: what a region is
+//! shared out to adds up to what the kernel says.
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::{Estimates, Holder, Special, add};
+use crate::{ingest::Region, profile::live::TallyIndex};
+
+const PAGE: u64 = 4096;
+/// An arena has this many bytes or less, as a power of two. Arenas need not be aligned, and the kernel shows them and what
+/// else was mapped beside them as one region.
+/// <https://github.com/python/cpython/blob/v3.13.0/Include/internal/pycore_obmalloc.h#L210-L234>
+const ARENA_BITS: u32 = 20;
+/// Faults remembered of one process; past it every second one is forgotten and the others count twice.
+const MAX_FAULTS: usize = 1 << 16;
+
+/// Pages whose first touch was seen: by whom, and how many faults that one stands for.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    pages: FxHashMap<u64, (TallyIndex, u32)>,
+    /// Memory from before tracing, by the start of its region: what was there at the first audit.
+    before: Option<FxHashMap<u64, u64>>,
+}
+
+impl Faults {
+    pub(super) fn touched(&mut self, addr: u64, weight: u32, tally: TallyIndex) {
+        self.pages.insert(addr / PAGE, (tally, weight));
+        if self.pages.len() > MAX_FAULTS {
+            let mut keep = false;
+            self.pages.retain(|_, (_, weight)| {
+                keep = !keep;
+                *weight = weight.saturating_mul(2);
+                keep
+            });
+        }
+    }
+}
+
+/// One region while it is shared out.
+#[derive(Clone, Copy, Debug, Default)]
+struct Share {
+    region: Region,
+    pools: u64,
+    large: u64,
+}
+
+/// All regions of one audit.
+#[derive(Debug)]
+pub(super) struct Shares {
+    /// By address.
+    regions: Vec<Share>,
+    pools_in_use: u64,
+    large: u64,
+    touched: u64,
+    /// The last pool that was counted, as one can come twice.
+    last_pool: Option<u64>,
+    /// Parts of the size of an arena in which pools are in use.
+    arenas: FxHashSet<u64>,
+}
+
+impl Shares {
+    pub(super) fn new(regions: &[Region]) -> Self {
+        let mut regions: Vec<Share> = regions
+            .iter()
+            .map(|&region| Share {
+                region,
+                ..Share::default()
+            })
+            .collect();
+        regions.sort_unstable_by_key(|share| share.region.start);
+        Self {
+            regions,
+            pools_in_use: 0,
+            large: 0,
+            touched: 0,
+            last_pool: None,
+            arenas: FxHashSet::default(),
+        }
+    }
+
+    fn at(&mut self, address: u64) -> Option<&mut Share> {
+        let behind = self
+            .regions
+            .partition_point(|share| share.region.start <= address);
+        let share = self.regions.get_mut(behind.checked_sub(1)?)?;
+        (address < share.region.end).then_some(share)
+    }
+
+    /// A part of a pool is in use. The parts of a pool come one after the other.
+    pub(super) fn pool(&mut self, address: u64, bytes: u64, pool_bytes: u64) {
+        self.pools_in_use += bytes;
+        if self.last_pool.replace(address) != Some(address)
+            && let Some(share) = self.at(address)
+        {
+            share.pools += pool_bytes;
+            self.arenas.insert(address >> ARENA_BITS);
+        }
+    }
+
+    /// A large block is live.
+    pub(super) fn large(&mut self, address: u64, bytes: u64) {
+        if let Some(share) = self.at(address) {
+            share.large = share.large.saturating_add(bytes);
+        }
+    }
+
+    /// Shares out what is left.
+    pub(super) fn settle(&mut self, faults: &mut Faults, since_start: bool, estimates: &mut Estimates) {
+        let mut pages: Vec<(u64, TallyIndex, u32)> = faults
+            .pages
+            .iter()
+            .map(|(&page, &(tally, weight))| (page * PAGE, tally, weight))
+            .collect();
+        pages.sort_unstable();
+        let mut first: FxHashMap<u64, u64> = FxHashMap::default();
+        let mut rest = pages.as_slice();
+        let mut kept: Vec<u64> = Vec::new();
+        let mut pool_space = 0_u64;
+        for share in &self.regions {
+            let Region {
+                start,
+                end,
+                anonymous,
+            } = share.region;
+            let skip = rest.partition_point(|&(page, ..)| page < start);
+            rest = rest.get(skip..).unwrap_or_default();
+            let inside = rest.partition_point(|&(page, ..)| page < end);
+            let (here, later) = rest.split_at_checked(inside).unwrap_or((rest, &[]));
+            rest = later;
+            let is_outside = |page: u64| !self.arenas.contains(&(page >> ARENA_BITS));
+            let here: Vec<_> = here
+                .iter()
+                .filter(|&&(page, ..)| is_outside(page))
+                .copied()
+                .collect();
+            kept.extend(here.iter().map(|&(page, ..)| page / PAGE));
+            pool_space += share.pools.min(anonymous);
+            let left = anonymous.saturating_sub(share.pools);
+            let large = share.large.min(left);
+            self.large += large;
+            let left = left - large;
+            let within = |part: u64| (start >> ARENA_BITS..=end >> ARENA_BITS).contains(&part);
+            let arenas = self.arenas.iter().filter(|&&part| within(part)).count() as u64;
+            let free = (arenas << ARENA_BITS).saturating_sub(share.pools).min(left);
+            add(estimates, Holder::Special(Special::Free), free, 0, 0);
+            let left = left - free;
+            let before = match &faults.before {
+                Some(before) => before.get(&start).copied().unwrap_or(0).min(left),
+                None if since_start => 0,
+                None => left,
+            };
+            if faults.before.is_none() && before > 0 {
+                first.insert(start, before);
+            }
+            add(
+                estimates,
+                Holder::Special(Special::Before),
+                before,
+                before / PAGE,
+                0,
+            );
+            let left = left - before;
+            self.touched += share_out(&here, left, estimates);
+        }
+        faults.before.get_or_insert(first);
+        // Pages of memory that is mapped no more.
+        if kept.len() < faults.pages.len() {
+            let pages = std::mem::take(&mut faults.pages);
+            let known = |page: &u64| pages.get(page).map(|&seen| (*page, seen));
+            faults.pages = kept.iter().filter_map(known).collect();
+        }
+        let slack = pool_space.saturating_sub(self.pools_in_use);
+        add(estimates, Holder::Special(Special::Free), slack, 0, 0);
+    }
+
+    pub(super) fn anonymous(&self) -> u64 {
+        self.regions.iter().map(|share| share.region.anonymous).sum()
+    }
+
+    pub(super) fn pools_in_use(&self) -> u64 {
+        self.pools_in_use
+    }
+
+    pub(super) fn large_resident(&self) -> u64 {
+        self.large
+    }
+
+    pub(super) fn touched(&self) -> u64 {
+        self.touched
+    }
+}
+
+/// Shares `left` bytes out to the faults; what they do not account for is not known. Bytes that were accounted for.
+fn share_out(faults: &[(u64, TallyIndex, u32)], left: u64, estimates: &mut Estimates) -> u64 {
+    let weight = |weight: u32| u64::from(weight) * PAGE;
+    let seen: u64 = faults.iter().map(|&(.., count)| weight(count)).sum();
+    let shared = seen.min(left);
+    let mut given = 0_u64;
+    for &(_, tally, count) in faults {
+        // In 128 bits: both factors can be as large as an address space.
+        let part = u128::from(weight(count)) * u128::from(shared) / u128::from(seen.max(1));
+        let part = u64::try_from(part).unwrap_or(shared);
+        given += part;
+        add(estimates, Holder::Tally(tally), part, part.div_ceil(PAGE), 1);
+    }
+    let unknown = left - given.min(left);
+    add(
+        estimates,
+        Holder::Special(Special::Unknown),
+        unknown,
+        unknown.div_ceil(PAGE),
+        0,
+    );
+    given
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    /// MiB in: A, B, before, free, unknown.
+    #[track_caller]
+    fn check(regions: &[(u64, u64, u64)], work: impl FnOnce(&mut Shares, &mut Faults), expected: [u64; 5]) {
+        let regions: Vec<Region> = regions
+            .iter()
+            .map(|&(start, end, anonymous)| Region {
+                start: start * MIB,
+                end: end * MIB,
+                anonymous: anonymous * MIB,
+            })
+            .collect();
+        let (mut shares, mut faults, mut estimates) =
+            (Shares::new(&regions), Faults::default(), Estimates::default());
+        work(&mut shares, &mut faults);
+        shares.settle(&mut faults, true, &mut estimates);
+        let of = |holder: Holder| estimates.get(&holder).map_or(0, |estimate| estimate.bytes / MIB);
+        let found = [
+            of(Holder::Tally(0)),
+            of(Holder::Tally(1)),
+            of(Holder::Special(Special::Before)),
+            of(Holder::Special(Special::Free)),
+            of(Holder::Special(Special::Unknown)),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_region_is_shared_out_by_who_touched_it() {
+        check(
+            &[(10, 20, 8)],
+            |_, faults| {
+                faults.touched(10 * MIB, 768, 0);
+                faults.touched(11 * MIB, 256, 1);
+                faults.touched(30 * MIB, 256, 1);
+            },
+            [3, 1, 0, 0, 4],
+        );
+        // More was touched than is still there.
+        check(
+            &[(10, 20, 2)],
+            |_, faults| {
+                faults.touched(10 * MIB, 768, 0);
+                faults.touched(11 * MIB, 768, 1);
+            },
+            [1, 1, 0, 0, 0],
+        );
+    }
+
+    #[test]
+    fn pools_and_large_blocks_come_first() {
+        check(
+            &[(10, 20, 8), (30, 40, 5)],
+            |shares, faults| {
+                shares.pool(10 * MIB, 100, 1000);
+                shares.large(31 * MIB, 3 * MIB);
+                faults.touched(31 * MIB, 10_000, 0);
+                faults.touched(10 * MIB + 8000, 10_000, 1);
+                faults.touched(11 * MIB, 1024, 1);
+            },
+            [2, 4, 0, 0, 3],
+        );
+        // What was allocated and never touched is not resident.
+        check(
+            &[(10, 20, 1)],
+            |shares, _| shares.large(10 * MIB, 9 * MIB),
+            [0, 0, 0, 0, 0],
+        );
+    }
+
+    #[test]
+    fn what_was_there_before_stays_so() {
+        let region = Region {
+            start: MIB,
+            end: 9 * MIB,
+            anonymous: 2 * MIB,
+        };
+        let mut faults = Faults::default();
+        for (anonymous, before, unknown) in [(2, 2, 0), (5, 2, 3), (1, 1, 0)] {
+            let mut estimates = Estimates::default();
+            let anonymous = anonymous * MIB;
+            Shares::new(&[Region { anonymous, ..region }]).settle(&mut faults, false, &mut estimates);
+            let of = |special| {
+                estimates
+                    .get(&Holder::Special(special))
+                    .map_or(0, |of| of.bytes / MIB)
+            };
+            assert_eq!([of(Special::Before), of(Special::Unknown)], [before, unknown]);
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! What changed in a process's pools since they were last told: most pools of a large heap stay as they are.
+//!
+//! Apart from `audit`, which reads; here is only compared. Invariant: the changes of all readings so far, applied in their
+//! order, give the pools of the last one.
+
+use crate::{ingest::PoolState, python::Pool, units::ProcAddr};
+
+/// Takes the place of `known`, which is in order of addresses, with what was `found`, in no order; what is different.
+pub(super) fn pool_changes(known: &mut Vec<PoolState>, found: Vec<(ProcAddr, Pool)>) -> Vec<PoolState> {
+    let number = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
+    let mut now: Vec<PoolState> = found
+        .into_iter()
+        .map(|(address, pool)| PoolState {
+            address: address.get(),
+            class: u8::try_from(pool.class).unwrap_or(u8::MAX),
+            used: number(pool.used),
+            carved: number(pool.carved),
+        })
+        .collect();
+    now.sort_unstable_by_key(|pool| pool.address);
+    now.dedup_by_key(|pool| pool.address);
+    let mut changes = Vec::new();
+    let mut before = known.iter().peekable();
+    for pool in &now {
+        while let Some(gone) = before.next_if(|old| old.address < pool.address) {
+            changes.push(PoolState { used: 0, ..*gone });
+        }
+        if before.next_if(|old| old.address == pool.address) != Some(pool) {
+            changes.push(*pool);
+        }
+    }
+    changes.extend(before.map(|gone| PoolState { used: 0, ..*gone }));
+    *known = now;
+    changes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn changes_applied_in_order_give_the_last_reading(
+            readings in prop::collection::vec(prop::collection::btree_map(0_u64..20, 1_u32..4, 0..12), 1..6)
+        ) {
+            let mut known = Vec::new();
+            let mut applied: BTreeMap<u64, PoolState> = BTreeMap::new();
+            for reading in readings {
+                let found = reading
+                    .iter()
+                    .rev()
+                    .map(|(&at, &used)| (ProcAddr(at), Pool { class: 3, used, carved: 9 }))
+                    .collect();
+                for change in pool_changes(&mut known, found) {
+                    let before = applied.remove(&change.address);
+                    prop_assert_ne!(before, Some(change));
+                    if change.used > 0 {
+                        applied.insert(change.address, change);
+                    }
+                }
+                let now: BTreeMap<u64, u32> =
+                    applied.iter().map(|(&at, pool)| (at, u32::from(pool.used))).collect();
+                prop_assert_eq!(now, reading);
+            }
+        }
+    }
+}
