@@ -204,12 +204,14 @@ pub struct Audit {
 pub struct Gap {
     /// When it began.
     pub from: MonotonicNs,
-    /// When it ended.
+    /// When it ended; 0 if it has only begun, and another record of it follows.
     pub to: MonotonicNs,
     /// The image concerned; `None` for all.
     pub image: Option<ImageId>,
     /// The process concerned; `None` for all.
     pub pid: Option<Pid>,
+    /// The group of sites concerned (`tracer_ebpf::site::group`); `None` for all.
+    pub group: Option<u32>,
     /// Why, in words.
     pub reason: String,
 }

@@ -115,6 +115,10 @@ pub(super) struct Record {
     /// How often what is seen is checked against the interpreters' own counts; 0 for never
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = interval)]
     pub(super) audit_interval: Duration,
+    /// Most of a process's time that probes may take, percent, 0 for no bound: what costs most is then traced a part of the
+    /// time only [default: 2; with --mode allocs: 0]
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    pub(super) max_overhead: Option<f64>,
     /// Bytes of the ring between the kernel and pyrobe
     #[arg(long, value_name = "BYTES", hide = true, value_parser = ring_bytes)]
     pub(super) ring_bytes: Option<u32>,
@@ -171,6 +175,20 @@ pub(super) enum Report {
         /// What rows are sorted by
         #[arg(long, value_enum, default_value = "own-bytes")]
         sort: SortArg,
+        /// Most rows shown [default: 50 in text, all in JSON]
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+        /// Write JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Places that hold more and more, steadily; of heap mode
+    Leaks {
+        #[command(flatten)]
+        input: Input,
+        /// What makes a row
+        #[arg(long, value_enum, default_value = "line")]
+        by: ByArg,
         /// Most rows shown [default: 50 in text, all in JSON]
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
@@ -368,5 +386,13 @@ mod tests {
         assert!(size("0").is_err() && size("G").is_err() && size("1e400").is_err());
         assert_eq!(ring_bytes("4096"), Ok(4096));
         assert!(ring_bytes("5000").is_err() && ring_bytes("2048").is_err());
+    }
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text);
+    match number.parse::<f64>() {
+        Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(percent),
+        _ => Err("give a number from 0 to 100, percent".to_owned()),
     }
 }

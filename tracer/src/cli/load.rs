@@ -1,6 +1,6 @@
 //! A capture to a snapshot: blocks to events to a profile, as a stream.
 
-use std::{io, path::Path};
+use std::{collections::BTreeMap, io, path::Path};
 
 use crate::{
     capture::{Audit, Block, Ended, Gap, ImageRecord, Meta, OpenError, Reader},
@@ -34,6 +34,7 @@ fn read<R: io::Read>(mut reader: Reader<R>) -> Snapshot {
     let mut context = Context::default();
     let mut start = None;
     let mut last_counters = Vec::new();
+    let mut gaps: Vec<Gap> = Vec::new();
     for block in reader.by_ref() {
         match block {
             Block::Meta(meta) => {
@@ -54,7 +55,12 @@ fn read<R: io::Read>(mut reader: Reader<R>) -> Snapshot {
             }
             // Each names all processes that ran at its time; those that are gone have told by themselves.
             Block::Counters(counters) => last_counters = counters,
-            Block::Gap(gap) => context.notes.push(gap_note(&gap)),
+            Block::Gap(gap) => {
+                if let Some(group) = gap.group {
+                    profile.gap(group);
+                }
+                gaps.push(gap);
+            }
             Block::End(end) => {
                 if let Some(start) = start {
                     context.duration_ns = Some(end.end_monotonic.get().saturating_sub(start.get()));
@@ -86,6 +92,7 @@ fn read<R: io::Read>(mut reader: Reader<R>) -> Snapshot {
         }
         Some(Ended::Complete) | None => profile.finish(),
     }
+    context.notes.extend(gap_notes(&gaps));
     profile.set_context(context);
     profile.snapshot()
 }
@@ -133,7 +140,23 @@ fn pool_audit(audit: &Audit) -> PoolAudit {
     }
 }
 
-fn gap_note(gap: &Gap) -> String {
-    let ms = gap.to.get().saturating_sub(gap.from.get()) / 1_000_000;
-    format!("not traced for {ms} ms: {}", gap.reason)
+/// A sentence for each reason that something was not traced for a time. A gap that never ended is its beginning only.
+fn gap_notes(gaps: &[Gap]) -> Vec<String> {
+    let mut sums: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for gap in gaps {
+        let (count, time) = sums.entry(&gap.reason).or_default();
+        if gap.to.get() == 0 {
+            *count += 1;
+        } else {
+            *count += u64::from(gap.group.is_none());
+            *time += gap.to.get().saturating_sub(gap.from.get());
+        }
+    }
+    let note = |(reason, (count, time)): (&str, (u64, u64))| {
+        format!(
+            "not traced for {} ms in {count} gap(s): {reason}",
+            time / 1_000_000
+        )
+    };
+    sums.into_iter().map(note).collect()
 }

@@ -23,6 +23,9 @@ use crate::{
     report::format::{count, size},
 };
 
+/// Most percent of a process's time that heap mode takes unless the user says otherwise.
+const DEFAULT_MAX_OVERHEAD: f64 = 2.0;
+
 /// Records, and says how it went.
 pub(super) fn run(args: &Record, verbose: u8) -> CommandResult {
     let settings = settings(args, verbose)?;
@@ -67,6 +70,13 @@ fn settings(args: &Record, verbose: u8) -> Result<Settings, UserError> {
         duration: args.duration,
         max_size: args.max_size,
         audit_interval: args.audit_interval,
+        max_overhead: args
+            .max_overhead
+            .or(match args.mode {
+                args::Mode::Heap => Some(DEFAULT_MAX_OVERHEAD),
+                args::Mode::Allocs => None,
+            })
+            .filter(|&percent| percent > 0.0),
         ring_bytes: args.ring_bytes.unwrap_or(DEFAULT_RING_BYTES),
         links: args.links,
         work: if args.empty { Work::Nothing } else { Work::Record },

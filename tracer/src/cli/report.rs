@@ -15,6 +15,7 @@ use crate::{
         collapsed::{self, CollapsedOptions},
         flamegraph::{self, FlamegraphOptions, Orientation},
         footer,
+        leaks::Leaks,
         stats::Stats,
         table::{Table, TableOptions},
     },
@@ -55,6 +56,27 @@ pub(super) fn run(report: &Report) -> CommandResult {
                 write_json(input, &table.json().map_err(json_error)?)
             } else {
                 write(input, |out| out.write_all(table.text().as_bytes()))
+            }
+        }
+        Report::Leaks {
+            input,
+            by,
+            limit,
+            json,
+        } => {
+            let snapshot = load::snapshot(&input.file)?;
+            if snapshot.context.mode() != Mode::Heap {
+                return Err(
+                    UserError::new("there are no readings of heaps over time in this capture")
+                        .hint("record with --mode heap, the default"),
+                );
+            }
+            let limit = limit.or((!*json).then_some(DEFAULT_ROWS));
+            let leaks = Leaks::from_snapshot(&snapshot, (*by).into(), limit, output::width());
+            if *json {
+                write_json(input, &leaks.json().map_err(json_error)?)
+            } else {
+                write(input, |out| out.write_all(leaks.text().as_bytes()))
             }
         }
         Report::Flamegraph {

@@ -5,7 +5,7 @@
 //! processes together.
 
 use rustc_hash::FxHashMap;
-use tracer_ebpf::reason::REASONS;
+use tracer_ebpf::{reason::REASONS, site::group};
 
 use super::{
     audit::PoolAudit,
@@ -139,6 +139,15 @@ impl Profile {
             && process.info.key.start == Some(audit.start)
         {
             process.heap_audit(audit);
+        }
+    }
+
+    /// A group of sites is off, or was up to now: what is known of its blocks may not be true any more.
+    pub fn gap(&mut self, group: u32) {
+        if self.mode == Mode::Heap && group == group::LARGE {
+            for process in &mut self.processes {
+                process.forget_large(&mut self.all);
+            }
         }
     }
 

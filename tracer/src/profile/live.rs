@@ -103,6 +103,12 @@ impl LiveSet {
         raw.map(|(&addr, block)| (addr, block.size()))
     }
 
+    /// Takes all blocks of libc's malloc out.
+    pub(super) fn take_raw(&mut self) -> Vec<Block> {
+        let raw = self.blocks.extract_if(|_, block| block.owner() == Owner::Raw);
+        raw.map(|(_, block)| block).collect()
+    }
+
     /// Pool blocks in the set.
     pub(super) fn pool_blocks(&self) -> &ByClass {
         &self.pool_blocks

@@ -18,6 +18,7 @@ pub mod snapshot;
 mod snapshot_build;
 pub mod stacks;
 pub mod tally;
+pub mod trend;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -30,6 +31,6 @@ pub use context::{Context, Coverage, ImageInfo, Mode};
 pub use heap::HeapSummary;
 pub use info::{End, ProcessInfo, ProcessKey};
 pub use losses::{Losses, Operations};
-pub use snapshot::{ProcessSummary, Snapshot, Totals};
+pub use snapshot::{GrowthSeries, ProcessSummary, Snapshot, Totals};
 pub use stacks::{StackId, StackTable};
 pub use tally::{Metric, Tally, View};

@@ -9,7 +9,7 @@ use tracer_ebpf::record::stack_id;
 use super::{
     audit::{AuditLog, Audits, PoolAudit},
     context::Mode,
-    heap::{Estimate, HeapSummary, Holders as HeapHolders},
+    heap::{Estimate, Growth, HeapSummary, Holders as HeapHolders},
     high_water::{Entry, Held, HighWater},
     info::{End, ProcessInfo},
     live::{Block, Freed, LiveSet, Owner, TallyIndex, reallocated},
@@ -38,6 +38,7 @@ pub(super) struct ProcessState {
     delivered: Operations,
     unmatched_frees: u64,
     stale_blocks: u64,
+    is_partial: bool,
     live: LiveSet,
     audits: AuditLog,
     /// In heap mode, what small blocks and untraced memory are known by.
@@ -82,6 +83,7 @@ impl ProcessState {
             delivered: Operations::default(),
             unmatched_frees: 0,
             stale_blocks: 0,
+            is_partial: false,
             live: LiveSet::default(),
             audits: AuditLog::default(),
             heap: (mode == Mode::Heap).then(Box::default),
@@ -201,6 +203,20 @@ impl ProcessState {
         }
     }
 
+    /// Large blocks were not traced for a while: those that were live may be gone. Who touched their memory first
+    /// stands for them from here on.
+    pub(super) fn forget_large(&mut self, all: &mut HighWater) {
+        self.is_partial |= self.is_running();
+        for block in self.live.take_raw() {
+            self.release(block, Temporary::No, all);
+        }
+    }
+
+    /// Whether large blocks were not traced all the time.
+    pub(super) fn is_partial(&self) -> bool {
+        self.is_partial
+    }
+
     /// What its heap looks like, a little later than the last event so far.
     pub(super) fn heap_audit(&mut self, audit: HeapAudit) {
         if let Some(holders) = &mut self.heap {
@@ -216,6 +232,11 @@ impl ProcessState {
     /// What its pools held, a little later than the last event so far.
     pub(super) fn audit(&mut self, audit: PoolAudit) {
         self.audits.add(audit);
+    }
+
+    /// What each tally held over time, in heap mode.
+    pub(super) fn growth(&self) -> Option<&Growth> {
+        self.heap.as_ref().map(|holders| holders.growth())
     }
 
     /// What came of the audits so far.

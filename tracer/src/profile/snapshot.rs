@@ -16,7 +16,7 @@ use super::{
     stacks::{StackId, StackTable},
     tally::Tally,
 };
-use crate::symbolize::FrameTable;
+use crate::{symbolize::FrameTable, units::MonotonicNs};
 
 /// One process in a snapshot.
 #[derive(Clone, Debug)]
@@ -35,10 +35,24 @@ pub struct ProcessSummary {
     pub audits: Audits,
     /// In heap mode, what the last reading of its heap found.
     pub heap: Option<HeapSummary>,
+    /// Whether large blocks were traced a part of the time only: those from before a gap stand under who touched their
+    /// memory first.
+    pub is_partial: bool,
+    /// In heap mode, what each stack held over time.
+    pub growth: Option<GrowthSeries>,
     /// Sum of all stacks. Its `peak_bytes` is the process's high-water mark.
     pub total: Tally,
     /// Each stack once, in the order in which they were first seen.
     pub stacks: Vec<(StackId, Tally)>,
+}
+
+/// What each stack of a process held at each reading of its heap.
+#[derive(Clone, Debug, Default)]
+pub struct GrowthSeries {
+    /// When.
+    pub times: Vec<MonotonicNs>,
+    /// Bytes at each of these times, or at the first of them; a stack that began later held nothing before.
+    pub stacks: Vec<(StackId, Vec<u64>)>,
 }
 
 /// Sums over all processes.

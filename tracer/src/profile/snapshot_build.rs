@@ -10,7 +10,7 @@ use super::{
     info::{End, version_name},
     losses::Losses,
     process::ProcessState,
-    snapshot::{ProcessSummary, Snapshot, Totals},
+    snapshot::{GrowthSeries, ProcessSummary, Snapshot, Totals},
     stacks::{StackId, StackTable},
     tally::Tally,
 };
@@ -96,6 +96,8 @@ impl Profile {
             losses: process.losses(table.overflow()),
             audits: process.audits().clone(),
             heap: process.heap(),
+            is_partial: process.is_partial(),
+            growth: growth(process, unknown),
             hits: process.counters.map(|counters| counters.hits()),
             info: process.info.clone(),
             total,
@@ -139,4 +141,17 @@ impl Profile {
         }
         notes
     }
+}
+
+/// What each stack held over time; `None` if no heap was read.
+fn growth(process: &ProcessState, unknown: StackId) -> Option<GrowthSeries> {
+    let growth = process.growth()?;
+    let stacks = process.tallies.iter().zip(0..).filter_map(|(tally, index)| {
+        let series = growth.of(index);
+        (!series.is_empty()).then(|| (tally.stack.unwrap_or(unknown), series.to_vec()))
+    });
+    Some(GrowthSeries {
+        times: growth.times().to_vec(),
+        stacks: stacks.collect(),
+    })
 }

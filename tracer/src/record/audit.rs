@@ -184,10 +184,10 @@ impl Auditor {
             let Some(image) = images.iter().find(|image| image.id == known.image) else {
                 continue;
             };
+            let before = own_time();
             let made = audit(pid, known, image, self.mode);
-            let ended = now();
-            let age = Duration::from_nanos(ended.get().saturating_sub(known.first_seen.get()));
-            let took = Duration::from_nanos(ended.get().saturating_sub(turn.get()));
+            let took = own_time().saturating_sub(before);
+            let age = Duration::from_nanos(turn.get().saturating_sub(known.first_seen.get()));
             let wait = match self.mode {
                 Mode::Allocs => self.interval.min(age.max(FIRST)),
                 Mode::Heap => self.interval.min((age / AGES).max(FIRST)).max(took * REST),
@@ -292,6 +292,13 @@ fn is_since_start(pid: Pid, start: BootNs, image: &ImageRecord) -> io::Result<bo
     let slept = boot.saturating_sub(now().get());
     let attached = BootNs(image.attached.get().saturating_add(slept));
     Ok(start >= attached && !process(pid)?.forked)
+}
+
+/// What this thread has cost so far.
+fn own_time() -> Duration {
+    let spent = clock_gettime(ClockId::ThreadCPUTime);
+    let nanos = u32::try_from(spent.tv_nsec).unwrap_or(0);
+    Duration::new(u64::try_from(spent.tv_sec).unwrap_or(0), nanos)
 }
 
 fn later(time: MonotonicNs, by: Duration) -> MonotonicNs {

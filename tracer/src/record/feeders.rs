@@ -22,8 +22,10 @@ use crate::{
 
 /// How long a record waits in the ring at most, unless the ring fills before.
 const POLL: Duration = Duration::from_millis(50);
-/// How often the owner looks after what has no event of its own.
-const TICK: Duration = Duration::from_secs(1);
+/// How often the owner looks at what probes cost; every [`TICKS_PER_SECOND`]th time, after all that has no event of its own.
+const TICK: Duration = Duration::from_millis(250);
+/// How many of them a second has.
+pub(super) const TICKS_PER_SECOND: u64 = 4;
 /// How long the map watcher sleeps before it looks whether it is to stop.
 const WATCH: Duration = Duration::from_millis(200);
 
@@ -38,7 +40,7 @@ pub(super) enum Input {
     },
     /// Processes and mappings came and went.
     Maps(Vec<MapEvent>),
-    /// A second has passed.
+    /// A part of a second has passed.
     Tick,
     /// The user wants an end.
     Interrupt,

@@ -7,6 +7,7 @@ mod attach;
 mod audit;
 mod command;
 mod feeders;
+mod governor;
 mod judge;
 mod meta;
 mod owner;
@@ -59,6 +60,8 @@ pub struct Settings {
     pub max_size: Option<ByteCount>,
     /// How often the pools of a process are read at most; zero for never.
     pub audit_interval: Duration,
+    /// Most percent of a process's time that probes may take; `None` for no bound.
+    pub max_overhead: Option<f64>,
     /// Bytes of the ring.
     pub ring_bytes: u32,
     /// A way to attach other than the best one.

@@ -8,18 +8,19 @@ use super::{
     Settings, Target,
     attach::{Attached, Found, now},
     audit::{Auditor, Reading, Which},
-    feeders::{Input, RingThread},
+    feeders::{Input, RingThread, TICKS_PER_SECOND},
+    governor::{Governor, Group, Verdict},
     judge::Judge,
     meta::unix_ns,
     watch_records::{announced, watch},
 };
 use crate::{
     bpf::{BpfError, ProgramLog, Tracer},
-    capture::{End, EndReason, Meta, ProcessCounters, WriteError, Writer},
+    capture::{End, EndReason, Gap, Meta, ProcessCounters, WriteError, Writer},
     discover::{MapEvent, Selection, UserNames, process},
     error::{Exit, UserError},
     ingest::event::Counters,
-    units::{BootNs, ByteCount, Pid},
+    units::{BootNs, ByteCount, MonotonicNs, Pid},
 };
 
 /// How a recording went.
@@ -49,6 +50,8 @@ pub(super) struct Owner<'a> {
     users: UserNames,
     auditor: Auditor,
     judge: Judge,
+    governor: Governor,
+    ticks: u64,
     problems: Vec<String>,
     events: u64,
     undecoded: u64,
@@ -80,6 +83,8 @@ impl<'a> Owner<'a> {
                 Target::Selected(selection) => selection.clone(),
                 _ => Selection::default(),
             }),
+            governor: Governor::new(settings.max_overhead),
+            ticks: 0,
             problems,
             events: 0,
             undecoded: 0,
@@ -102,6 +107,9 @@ impl<'a> Owner<'a> {
             return Ok(());
         };
         meta.hit_cost_ns = cost.join().ok().flatten();
+        if let Some(cost) = meta.hit_cost_ns {
+            self.governor.set_hit_cost(cost);
+        }
         if meta.hit_cost_ns.is_none() {
             return Ok(());
         }
@@ -295,6 +303,11 @@ impl<'a> Owner<'a> {
     }
 
     fn tick(&mut self) -> Result<Option<EndReason>, WriteError> {
+        self.govern()?;
+        self.ticks += 1;
+        if !self.ticks.is_multiple_of(TICKS_PER_SECOND) {
+            return Ok(None);
+        }
         self.attached.begin_scan();
         self.flush_log();
         if self.measured.as_ref().is_some_and(|(_, cost)| cost.is_finished()) {
@@ -311,6 +324,43 @@ impl<'a> Owner<'a> {
             return Ok(Some(EndReason::TargetExited));
         }
         Ok(None)
+    }
+
+    /// Keeps the cost within its budget.
+    fn govern(&mut self) -> Result<(), WriteError> {
+        if self.settings.max_overhead.is_none() {
+            return Ok(());
+        }
+        let Ok(counters) = self.tracer.counters() else {
+            return Ok(());
+        };
+        let off = self.governor.off().to_vec();
+        match self.governor.judge(now(), &counters) {
+            Some(Verdict::TakeOff(group)) => {
+                self.tracer.take_off(group.number);
+                self.gap(group, now(), MonotonicNs(0))
+            }
+            Some(Verdict::PutBack(group)) => {
+                if let Err(error) = self.tracer.put_on(group.number) {
+                    self.problems.push(error.to_string());
+                }
+                let since = off.iter().find(|(known, _)| *known == group);
+                self.gap(group, since.map_or(now(), |(_, since)| *since), now())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Puts a gap on record, behind everything that came before.
+    fn gap(&mut self, group: Group, from: MonotonicNs, to: MonotonicNs) -> Result<(), WriteError> {
+        self.writer.flush()?;
+        self.writer.gap(&Gap {
+            from,
+            to,
+            group: Some(group.number),
+            reason: format!("{}: over --max-overhead", group.name),
+            ..Gap::default()
+        })
     }
 
     /// The eBPF programs' own log lines, to where ours go.
@@ -352,6 +402,11 @@ impl<'a> Owner<'a> {
 
     fn end(mut self, reason: EndReason, failure: Option<WriteError>) -> Result<Outcome, UserError> {
         self.flush_log();
+        for (group, since) in self.governor.off().to_vec() {
+            if let Err(error) = self.gap(group, since, now()) {
+                tracing::debug!("the capture does not tell of the last gap: {error}");
+            }
+        }
         if let Err(error) = self.note_hit_cost() {
             tracing::debug!("the capture does not tell what a hit costs: {error}");
         }

@@ -40,6 +40,12 @@ pub(super) fn text(snapshot: &Snapshot) -> String {
                 ", not all pools could be read"
             }
         );
+        if summary.is_partial {
+            let _ = writeln!(
+                out,
+                "    partial: large blocks were traced a part of the time; others stand under who touched their memory first"
+            );
+        }
         for (name, bytes) in parts(heap) {
             if bytes > 0 {
                 let share = 100.0 * bytes as f64 / heap.anonymous.max(1) as f64;

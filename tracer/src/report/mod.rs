@@ -13,6 +13,7 @@ pub mod footer_json;
 pub mod format;
 mod grid;
 mod heap;
+pub mod leaks;
 pub mod rows;
 pub mod stats;
 pub mod table;

@@ -81,7 +81,7 @@ pub struct Row {
 
 /// Names that make a row one; a special frame always keeps its name, as it has no file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-struct Place {
+pub(super) struct Place {
     function: Option<StrId>,
     file: Option<StrId>,
     line: Option<u32>,
@@ -143,7 +143,7 @@ fn process_rows(
         .filter(|row| row.total_count > 0 || row.total_bytes > 0)
 }
 
-fn place(snapshot: &Snapshot, frame: FrameId, by: By) -> Place {
+pub(super) fn place(snapshot: &Snapshot, frame: FrameId, by: By) -> Place {
     let Some(symbol) = snapshot.frames.symbol(frame) else {
         return Place::default();
     };
@@ -168,7 +168,7 @@ fn place(snapshot: &Snapshot, frame: FrameId, by: By) -> Place {
     }
 }
 
-fn empty_row(snapshot: &Snapshot, process: &ProcessSummary, place: Place) -> Row {
+pub(super) fn empty_row(snapshot: &Snapshot, process: &ProcessSummary, place: Place) -> Row {
     let name = |id: StrId| snapshot.frames.str(id).to_owned();
     Row {
         pid: process.info.key.pid,

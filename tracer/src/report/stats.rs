@@ -100,6 +100,8 @@ struct ProcessJson {
     lossy: bool,
     /// What is believed alive beside what its pools held.
     audit: AuditsJson,
+    /// Whether large blocks were traced a part of the time only.
+    partial: bool,
     /// Of heap mode: what its last reading found; otherwise `null`.
     heap: Option<HeapSummary>,
 }
@@ -310,6 +312,7 @@ fn process_json(snapshot: &Snapshot, process: &ProcessSummary) -> ProcessJson {
         lost: process.losses.total(),
         lossy: process.is_lossy(),
         audit: audit::json(process),
+        partial: process.is_partial,
         heap: process.heap,
     }
 }

@@ -3,7 +3,7 @@
 //! Apart from the heap itself, which knows no tallies. Invariant: between two audits the estimates do not change; what is
 //! exact (large blocks) does.
 
-use super::{Estimate, Heap, HeapSummary, Holder, Special};
+use super::{Estimate, Growth, Heap, HeapSummary, Holder, Special};
 use crate::{
     ingest::{
         HeapAudit,
@@ -30,6 +30,7 @@ pub(in crate::profile) struct Holders {
     estimated: u64,
     /// The most that was held at an audit, bytes.
     peak: u64,
+    growth: Growth,
 }
 
 impl Holders {
@@ -95,7 +96,16 @@ impl Holders {
         }
         self.estimated = sum;
         self.mark(tallies);
+        if let Some(summary) = self.heap.summary() {
+            self.growth
+                .add(summary.last, tallies.iter().map(|tally| tally.at_audit.bytes));
+        }
         true
+    }
+
+    /// What each tally held over time.
+    pub(in crate::profile) fn growth(&self) -> &Growth {
+        &self.growth
     }
 
     /// Notes what all hold, and whether it is more than ever.

@@ -5,6 +5,7 @@
 //! each comes with the number of acquisitions, or of faults, that it rests on. Invariant: every byte that an audit finds
 //! stands under exactly one stack or one special row, so that the rows add up to the process's anonymous memory.
 
+mod growth;
 mod holders;
 mod pools;
 mod regions;
@@ -13,7 +14,7 @@ use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
 
-pub(super) use self::holders::Holders;
+pub(super) use self::{growth::Growth, holders::Holders};
 use self::{
     pools::{Pools, Use},
     regions::{Faults, Shares},

@@ -1,0 +1,212 @@
+//! `report leaks`: which places hold more and more, steadily, and how sure that is.
+//!
+//! A leak looks like any other growth at one moment; over time it is the growth that does not end. So the rows are sorted by
+//! how much a place grows over the whole recording, weighted with the confidence of the trend. Invariant: a place is listed
+//! only for what readings of the heap show.
+
+use std::fmt::Write as _;
+
+use rustc_hash::FxHashMap;
+use serde::Serialize;
+
+use super::{
+    footer,
+    footer_json::{self, Footer},
+    format::{count, duration, size},
+    grid::{Column, Kind, draw},
+    rows::{self, By, Place},
+};
+use crate::{
+    profile::{ProcessSummary, Snapshot, trend::trend},
+    units::Pid,
+};
+
+/// Trends less sure than this are left out.
+const LEAST_CONFIDENCE: f64 = 0.5;
+/// So is what grows by less than this in the whole recording, bytes.
+const LEAST_GROWTH: f64 = 64.0 * 1024.0;
+
+/// A place that grows.
+#[derive(Clone, Debug, Serialize)]
+pub struct Leak {
+    /// Process id.
+    pub pid: Pid,
+    /// Short name of the process.
+    pub process: String,
+    /// Qualified name of the function.
+    pub function: Option<String>,
+    /// File name; `None` for special frames.
+    pub file: Option<String>,
+    /// Line, if it is known.
+    pub line: Option<u32>,
+    /// Bytes held at the last reading.
+    pub live_bytes: u64,
+    /// Bytes a second.
+    pub growth_per_second: f64,
+    /// How sure it is that this grows, 0 to 1.
+    pub confidence: f64,
+    /// Growth over the time of the readings, bytes, times the confidence: what rows are sorted by.
+    pub score: f64,
+    /// Readings that the trend rests on.
+    pub readings: usize,
+}
+
+/// All places that grow, ready to be shown.
+#[derive(Clone, Debug, Serialize)]
+pub struct Leaks {
+    rows: Vec<Leak>,
+    /// Rows there are, shown or not.
+    row_count: usize,
+    /// From the first to the last reading of any process, seconds.
+    observed: f64,
+    #[serde(flatten)]
+    footer: Footer,
+    #[serde(skip)]
+    footer_text: String,
+    #[serde(skip)]
+    width: Option<u16>,
+}
+
+impl Leaks {
+    /// The growing places of a snapshot; at most `limit` of them.
+    pub fn from_snapshot(snapshot: &Snapshot, by: By, limit: Option<usize>, width: Option<u16>) -> Self {
+        let mut rows: Vec<Leak> = Vec::new();
+        let mut observed = 0.0_f64;
+        for process in &snapshot.processes {
+            let times = seconds(process);
+            observed = observed.max(times.last().copied().unwrap_or(0.0));
+            rows.extend(process_leaks(snapshot, process, &times, by));
+        }
+        rows.sort_by(|a, b| b.score.total_cmp(&a.score));
+        let row_count = rows.len();
+        rows.truncate(limit.unwrap_or(usize::MAX));
+        Self {
+            rows,
+            row_count,
+            observed,
+            footer: footer_json::json(snapshot),
+            footer_text: footer::text(snapshot),
+            width,
+        }
+    }
+
+    /// As JSON.
+    pub fn json(&self) -> serde_json::Result<serde_json::Value> {
+        serde_json::to_value(self)
+    }
+
+    /// As text.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            out,
+            "Places that hold more and more, over {}: {} (bytes are bytes occupied; 1 KiB = 1024 bytes)\n",
+            duration(whole(self.observed * 1e9)),
+            count(self.row_count as u64)
+        );
+        if self.rows.is_empty() {
+            let _ = writeln!(
+                out,
+                "Nothing grows steadily, or there were too few readings to tell: the longer the recording, the surer."
+            );
+        } else {
+            let _ = writeln!(out, "{}", draw(self.columns(), self.width));
+        }
+        if self.rows.len() < self.row_count {
+            let _ = writeln!(
+                out,
+                "({} more rows)",
+                count((self.row_count - self.rows.len()) as u64)
+            );
+        }
+        let _ = write!(out, "\n{}", self.footer_text);
+        out
+    }
+
+    fn columns(&self) -> Vec<Column> {
+        let rows = &self.rows;
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        vec![
+            Column::new("PID", Kind::Number, rows, |row| row.pid.to_string()),
+            Column::new("Process", Kind::Name, rows, |row| row.process.clone()),
+            Column::new("Function", Kind::Name, rows, |row| text(&row.function)),
+            Column::new("File:line", Kind::Path, rows, |row| match row.line {
+                Some(line) => format!("{}:{line}", text(&row.file)),
+                None => text(&row.file),
+            }),
+            Column::new("Growth a minute", Kind::Number, rows, |row| {
+                size(whole(row.growth_per_second * 60.0))
+            }),
+            Column::new("Confidence", Kind::Number, rows, |row| {
+                format!("{:.0}%", row.confidence * 100.0)
+            }),
+            Column::new("Live", Kind::Number, rows, |row| size(row.live_bytes)),
+            Column::new("Readings", Kind::NumberIfRoom, rows, |row| {
+                count(row.readings as u64)
+            }),
+        ]
+    }
+}
+
+/// Seconds from the first reading to each.
+fn seconds(process: &ProcessSummary) -> Vec<f64> {
+    let Some(growth) = &process.growth else {
+        return Vec::new();
+    };
+    let first = growth.times.first().map_or(0, |time| time.0);
+    growth
+        .times
+        .iter()
+        .map(|time| time.0.saturating_sub(first) as f64 / 1e9)
+        .collect()
+}
+
+fn process_leaks(snapshot: &Snapshot, process: &ProcessSummary, times: &[f64], by: By) -> Vec<Leak> {
+    let mut places: FxHashMap<Place, Vec<f64>> = FxHashMap::default();
+    for (stack, series) in process.growth.iter().flat_map(|growth| &growth.stacks) {
+        let Some(leaf) = snapshot.stacks.leaf_first(*stack).next() else {
+            continue;
+        };
+        let sums = places.entry(rows::place(snapshot, leaf, by)).or_default();
+        sums.resize(times.len(), 0.0);
+        for (sum, &bytes) in sums.iter_mut().zip(series) {
+            *sum += bytes as f64;
+        }
+    }
+    let observed = times.last().copied().unwrap_or(0.0);
+    places
+        .into_iter()
+        .filter_map(|(place, sums)| {
+            let points: Vec<(f64, f64)> = times.iter().copied().zip(sums.iter().copied()).collect();
+            let trend = trend(&points)?;
+            let grown = trend.slope * observed;
+            if trend.confidence < LEAST_CONFIDENCE || grown < LEAST_GROWTH {
+                return None;
+            }
+            let row = rows::empty_row(snapshot, process, place);
+            Some(Leak {
+                pid: row.pid,
+                process: row.process,
+                function: row.function,
+                file: row.file,
+                line: row.line,
+                live_bytes: whole(sums.last().copied().unwrap_or(0.0)),
+                growth_per_second: trend.slope,
+                confidence: trend.confidence,
+                score: grown * trend.confidence,
+                readings: points.len(),
+            })
+        })
+        .collect()
+}
+
+/// A number of bytes or nanoseconds that was computed with; never negative.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the conversion saturates"
+)]
+fn whole(value: f64) -> u64 {
+    value.max(0.0) as u64
+}
