@@ -13,6 +13,7 @@ mod audit;
 mod census;
 mod embedding;
 mod faults;
+mod heap;
 mod host;
 mod images;
 mod lifecycle;

@@ -216,6 +216,16 @@ pub struct Gap {
     pub reason: String,
 }
 
+/// A time in which heap mode looked at every allocation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Window {
+    /// When all probes were in place.
+    pub from: MonotonicNs,
+    /// When they began to be taken off.
+    pub to: MonotonicNs,
+}
+
 /// Why a recording ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -43,6 +43,8 @@ pub(super) mod kind {
     pub(crate) const AUDIT: u8 = 8;
     /// [`crate::ingest::HeapAudit`], encoded; since 1.2.
     pub(crate) const HEAP_AUDIT: u8 = 9;
+    /// [`super::super::Window`], JSON; since 1.2.
+    pub(crate) const WINDOW: u8 = 10;
 }
 
 /// Bytes in front of the records of an event block.

@@ -12,6 +12,6 @@ pub mod write;
 #[cfg(test)]
 mod tests;
 
-pub use context::{Audit, End, EndReason, Gap, ImageRecord, Meta, ProcessCounters, ProcessRecord};
+pub use context::{Audit, End, EndReason, Gap, ImageRecord, Meta, ProcessCounters, ProcessRecord, Window};
 pub use read::{Block, Ended, OpenError, Reader};
 pub use write::{Overwrite, WriteError, Writer};

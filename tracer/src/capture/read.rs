@@ -15,7 +15,7 @@ use tracer_ebpf::ABI_VERSION;
 use zstd::bulk::Decompressor;
 
 use super::{
-    context::{Audit, End, Gap, ImageRecord, Meta, ProcessCounters, ProcessRecord},
+    context::{Audit, End, Gap, ImageRecord, Meta, ProcessCounters, ProcessRecord, Window},
     format::{Codec, EVENTS_HEAD, Frame, HEAD_BYTES, HeaderError, kind, parse_header},
 };
 use crate::ingest::HeapAudit;
@@ -102,6 +102,8 @@ pub enum Block {
     Audit(Audit),
     /// The same pool by pool, and the rest of its memory.
     HeapAudit(HeapAudit),
+    /// A time in which every allocation was looked at.
+    Window(Window),
     /// The end.
     End(End),
 }
@@ -291,6 +293,7 @@ fn parse_block(kind: u8, raw: Vec<u8>) -> Result<Option<Block>, Stop> {
         kind::COUNTERS => Block::Counters(json(&raw)?),
         kind::GAP => Block::Gap(json(&raw)?),
         kind::AUDIT => Block::Audit(json(&raw)?),
+        kind::WINDOW => Block::Window(json(&raw)?),
         kind::HEAP_AUDIT => Block::HeapAudit(
             HeapAudit::decode(&raw)
                 .ok_or_else(|| Stop::Corrupt("a reading of a heap does not fit its block".to_owned()))?,

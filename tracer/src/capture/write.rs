@@ -18,7 +18,7 @@ use tracer_ebpf::ABI_VERSION;
 use zstd::bulk::Compressor;
 
 use super::{
-    context::{Audit, End, Gap, ImageRecord, Meta, ProcessCounters, ProcessRecord},
+    context::{Audit, End, Gap, ImageRecord, Meta, ProcessCounters, ProcessRecord, Window},
     format::{Codec, EVENTS_HEAD, Frame, HEAD_BYTES, MAX_RAW, header, kind},
 };
 use crate::{ingest::HeapAudit, units::ByteCount};
@@ -182,6 +182,11 @@ impl Writer {
     /// Something was not traced for a while.
     pub fn gap(&mut self, gap: &Gap) -> Result<(), WriteError> {
         self.json(kind::GAP, gap)
+    }
+
+    /// Every allocation was looked at for a while.
+    pub fn window(&mut self, window: &Window) -> Result<(), WriteError> {
+        self.json(kind::WINDOW, window)
     }
 
     /// What the pools of a process hold. What was gathered is written first, so that what the audit is later than

@@ -75,6 +75,7 @@ fn read<R: io::Read>(mut reader: Reader<R>) -> Snapshot {
             }
             Block::Audit(audit) => profile.audit(pool_audit(&audit)),
             Block::HeapAudit(audit) => profile.heap_audit(audit),
+            Block::Window(window) => profile.window(window.from, window.to),
             Block::Process(_) => {}
         }
     }

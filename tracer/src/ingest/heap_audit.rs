@@ -10,6 +10,7 @@ use crate::units::{BootNs, MonotonicNs, Pid};
 const HEAD: usize = 48;
 const POOL: usize = 16;
 const REGION: usize = 24;
+const ADDRESS: usize = 8;
 const SINCE_START: u32 = 1;
 const COMPLETE: u32 = 2;
 
@@ -34,6 +35,8 @@ pub struct HeapAudit {
     pub changed: Vec<PoolState>,
     /// Private writable memory, by address.
     pub regions: Vec<Region>,
+    /// Of the blocks that were seen in sampling windows, those that are still in use.
+    pub alive: Vec<u64>,
 }
 
 /// A pool, as its header has it.
@@ -77,7 +80,7 @@ impl HeapAudit {
             self.pool_bytes,
             length(self.changed.len()),
             length(self.regions.len()),
-            0,
+            length(self.alive.len()),
         ] {
             out.extend(word.to_le_bytes());
         }
@@ -92,6 +95,9 @@ impl HeapAudit {
                 out.extend(word.to_le_bytes());
             }
         }
+        for addr in &self.alive {
+            out.extend(addr.to_le_bytes());
+        }
         out
     }
 
@@ -101,11 +107,13 @@ impl HeapAudit {
         let (words, _) = head.as_chunks::<4>();
         let word = |index: usize| words.get(index).map(|word| u32::from_le_bytes(*word));
         let long = |index: usize| Some(u64::from(word(index + 1)?) << 32 | u64::from(word(index)?));
-        let (flags, pools, regions) = (word(1)?, word(9)?, word(10)?);
+        let (flags, pools, regions, alive) = (word(1)?, word(9)?, word(10)?, word(11)?);
         let pools = usize::try_from(pools).ok()?.checked_mul(POOL)?;
         let (pools, rest) = rest.split_at_checked(pools)?;
         let regions = usize::try_from(regions).ok()?.checked_mul(REGION)?;
-        let (regions, []) = rest.split_at_checked(regions)? else {
+        let (regions, rest) = rest.split_at_checked(regions)?;
+        let alive = usize::try_from(alive).ok()?.checked_mul(ADDRESS)?;
+        let (alive, []) = rest.split_at_checked(alive)? else {
             return None;
         };
         Some(Self {
@@ -118,6 +126,12 @@ impl HeapAudit {
             pool_bytes: word(8)?,
             changed: pools.as_chunks::<POOL>().0.iter().map(pool).collect(),
             regions: regions.as_chunks::<REGION>().0.iter().map(region).collect(),
+            alive: alive
+                .as_chunks::<ADDRESS>()
+                .0
+                .iter()
+                .map(|bytes| u64::from_le_bytes(*bytes))
+                .collect(),
         })
     }
 }
@@ -156,6 +170,7 @@ mod tests {
             flags in any::<[bool; 2]>(),
             pools in prop::collection::vec(any::<(u64, u8, u16, u16)>(), 0..5),
             regions in prop::collection::vec(any::<[u64; 3]>(), 0..5),
+            alive in prop::collection::vec(any::<u64>(), 0..5),
         ) {
             let [start, began, ended] = numbers;
             let [since_start, complete] = flags;
@@ -175,6 +190,7 @@ mod tests {
                     .into_iter()
                     .map(|[start, end, anonymous]| Region { start, end, anonymous })
                     .collect(),
+                alive,
             };
             let bytes = audit.encode();
             prop_assert_eq!(HeapAudit::decode(&bytes), Some(audit));

@@ -151,6 +151,13 @@ impl Profile {
         }
     }
 
+    /// In heap mode, every allocation was looked at in this time.
+    pub fn window(&mut self, from: MonotonicNs, to: MonotonicNs) {
+        for process in self.processes.iter_mut().filter(|process| process.is_running()) {
+            process.window(from, to);
+        }
+    }
+
     /// There are no more events: audits that still waited for some are compared with what lives now.
     pub fn finish(&mut self) {
         for process in &mut self.processes {

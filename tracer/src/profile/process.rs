@@ -110,11 +110,15 @@ impl ProcessState {
         if let Some(holders) = &mut self.heap
             && owner == Owner::Pool
         {
-            if event.site == AllocSite::Refill
-                && let Some(counts) = self.tallies.get_mut(tally as usize)
-            {
-                counts.allocated.count += 1;
-                holders.acquired(event, size, tally);
+            match event.site {
+                AllocSite::Refill => {
+                    if let Some(counts) = self.tallies.get_mut(tally as usize) {
+                        counts.allocated.count += 1;
+                    }
+                    holders.acquired(event, size, tally);
+                }
+                AllocSite::Copy => holders.sampled(event, size, tally),
+                AllocSite::Other => {}
             }
             return;
         }
@@ -209,6 +213,13 @@ impl ProcessState {
         self.is_partial |= self.is_running();
         for block in self.live.take_raw() {
             self.release(block, Temporary::No, all);
+        }
+    }
+
+    /// Every allocation was looked at in this time.
+    pub(super) fn window(&mut self, from: MonotonicNs, to: MonotonicNs) {
+        if let Some(holders) = &mut self.heap {
+            holders.window(from, to);
         }
     }
 

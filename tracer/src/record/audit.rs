@@ -13,14 +13,15 @@ use super::{
     attach::now,
     pool_changes::pool_changes,
     pool_scan::{Part, Scan, scan},
+    survivors::Survivors,
 };
 use crate::{
     bpf::Mode,
     capture::{Audit, ImageRecord},
-    discover::{anonymous_regions, process, read_each},
+    discover::{anonymous_regions, process, read_each, read_memory},
     ingest::{
         HeapAudit, PoolState,
-        event::{BlockKind, Event, same_start},
+        event::{AllocSite, BlockKind, Event, same_start},
     },
     units::{BootNs, ImageId, MonotonicNs, Pid, ProcAddr},
 };
@@ -72,6 +73,9 @@ pub(super) struct Auditor {
     /// Where the last block was: the next one is often beside it.
     last: (Pid, Part),
     problem: Option<String>,
+    /// Blocks that were filled again, and allocations seen in sampling windows, since somebody asked.
+    refilled: u64,
+    sampled: u64,
 }
 
 /// A process that is traced.
@@ -86,6 +90,8 @@ struct Known {
     since_start: Option<bool>,
     /// The pools as they were last told, by address (heap mode).
     pools: Vec<PoolState>,
+    /// Blocks that were seen in sampling windows (heap mode).
+    survivors: Survivors,
 }
 
 impl Auditor {
@@ -96,7 +102,20 @@ impl Auditor {
             processes: FxHashMap::default(),
             last: (Pid(0), Part::of(ProcAddr(0))),
             problem: None,
+            refilled: 0,
+            sampled: 0,
         }
+    }
+
+    /// Blocks that were filled again, as far as readings tell.
+    pub(super) fn refilled(&self) -> u64 {
+        self.refilled
+    }
+
+    /// Counts anew what [`Auditor::refilled`] tells; allocations that were seen in sampling windows since the last time.
+    pub(super) fn start_anew(&mut self) -> u64 {
+        self.refilled = 0;
+        std::mem::take(&mut self.sampled)
     }
 
     /// What kept audits from being made, told once.
@@ -108,7 +127,15 @@ impl Auditor {
     #[inline]
     pub(super) fn event(&mut self, event: &Event<'_>) {
         match event {
-            Event::Alloc(alloc) if alloc.kind == BlockKind::Pool => self.block(alloc.pid, alloc.addr),
+            Event::Alloc(alloc) if alloc.kind == BlockKind::Pool => {
+                self.block(alloc.pid, alloc.addr);
+                if self.mode == Mode::Heap && alloc.site == AllocSite::Copy {
+                    self.sampled += 1;
+                    if let Some(known) = self.processes.get_mut(&alloc.pid) {
+                        known.survivors.add(alloc.addr, alloc.time);
+                    }
+                }
+            }
             // Some of these are blocks of libc's malloc; then there is no pool around.
             Event::Realloc(realloc)
                 if realloc.kind == BlockKind::Any && realloc.requested.get() <= SMALL_REQUEST_THRESHOLD =>
@@ -131,6 +158,7 @@ impl Auditor {
                     parts: FxHashSet::default(),
                     since_start: None,
                     pools: Vec::new(),
+                    survivors: Survivors::default(),
                 };
                 self.processes.insert(process.pid, known);
             }
@@ -194,9 +222,10 @@ impl Auditor {
             };
             known.due = later(turn, wait);
             match made {
-                Ok(Some((audit, headers))) => {
-                    read += headers;
-                    audits.push(audit);
+                Ok(Some(made)) => {
+                    read += made.headers;
+                    self.refilled += made.refilled;
+                    audits.push(made.reading);
                 }
                 Ok(None) => {}
                 // It is gone, and has said so in the ring.
@@ -213,13 +242,17 @@ impl Auditor {
     }
 }
 
-/// Reads one process; with the audit the number of headers read. Nothing for a build without pools.
-fn audit(
-    pid: Pid,
-    known: &mut Known,
-    image: &ImageRecord,
-    mode: Mode,
-) -> io::Result<Option<(Reading, usize)>> {
+/// A reading, and what it took.
+struct Made {
+    reading: Reading,
+    /// Headers read.
+    headers: usize,
+    /// Blocks that were filled again, as far as it tells.
+    refilled: u64,
+}
+
+/// Reads one process. Nothing for a build without pools.
+fn audit(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode) -> io::Result<Option<Made>> {
     if image.pool_bytes == 0 {
         return Ok(None);
     }
@@ -256,6 +289,7 @@ fn audit(
     if complete {
         known.parts = parts;
     }
+    let mut refilled = 0;
     let reading = match mode {
         Mode::Allocs => Reading::Sums(Audit {
             pid,
@@ -267,19 +301,32 @@ fn audit(
             pools: pools.len() as u64,
             used: used.to_vec(),
         }),
-        Mode::Heap => Reading::Heap(HeapAudit {
-            pid,
-            start: known.start,
-            began,
-            ended,
-            since_start,
-            complete,
-            pool_bytes: image.pool_bytes,
-            changed: pool_changes(&mut known.pools, pools),
-            regions,
-        }),
+        Mode::Heap => {
+            let changes = pool_changes(&mut known.pools, pools);
+            refilled = changes.refilled;
+            let alive = known.survivors.check(began, image.pool_bytes, |pool| {
+                let len = usize::try_from(image.pool_bytes).ok()?;
+                read_memory(pid, pool, len).ok()
+            });
+            Reading::Heap(HeapAudit {
+                pid,
+                start: known.start,
+                began,
+                ended,
+                since_start,
+                complete,
+                pool_bytes: image.pool_bytes,
+                changed: changes.pools,
+                regions,
+                alive,
+            })
+        }
     };
-    Ok(Some((reading, read)))
+    Ok(Some(Made {
+        reading,
+        headers: read,
+        refilled,
+    }))
 }
 
 /// Whether a process has no block from before it was traced: it began after its image was attached, and is no fork

@@ -42,6 +42,8 @@ pub(super) enum Input {
     Maps(Vec<MapEvent>),
     /// A part of a second has passed.
     Tick,
+    /// The sampling window has been open for as long as it is to be.
+    WindowOver,
     /// The user wants an end.
     Interrupt,
     /// The duration is over.
@@ -160,4 +162,13 @@ pub(super) fn signals_and_clock(duration: Option<Duration>, to: &Sender<Input>) 
         });
     }
     Ok(())
+}
+
+/// Says when a sampling window has been open long enough, as a task of the current runtime.
+pub(super) fn window_over(length: Duration, to: Sender<Input>) {
+    tokio::spawn(async move {
+        tokio::time::sleep(length).await;
+        // Fails only if the owner is gone.
+        let _ = to.send(Input::WindowOver).await;
+    });
 }

@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 use tracer_ebpf::site::group;
 
 use crate::{
-    bpf::LiveCounters,
+    bpf::{LiveCounters, Mode},
     units::{BootNs, MonotonicNs, Pid},
 };
 
@@ -23,13 +23,16 @@ const ENOUGH: f64 = 0.5;
 
 /// A group of sites that can be taken off: its number, what it is called, and how many times an empty program its hits
 /// cost. The factors are those of `cargo xtask bench hit` (an allocation 1.9, a free 1.2), of faults without the trap.
-pub(super) const GROUPS: [Group; 4] = [
+const GROUPS: [Group; 5] = [
     Group::new(group::LARGE, "large blocks", 1.6),
     Group::new(group::DOMAINS, "blocks of extensions", 1.6),
-    Group::new(group::BLOCKS, "small blocks", 1.6),
+    BLOCKS,
     Group::new(group::POOLS, "acquisitions of pools", 2.0),
+    FAULTS,
 ];
-/// The group of faults thins itself out, and is only counted.
+/// Stands in heap mode for a moment now and then only, and is only counted there.
+const BLOCKS: Group = Group::new(group::BLOCKS, "small blocks", 1.6);
+/// Thins itself out, and is only counted.
 const FAULTS: Group = Group::new(group::FAULTS, "page faults", 1.2);
 
 /// See [`GROUPS`].
@@ -68,6 +71,7 @@ struct Account {
 
 /// The governor of a recording.
 pub(super) struct Governor {
+    mode: Mode,
     /// Share of a process's time; `None` for no bound.
     budget: Option<f64>,
     hit_cost_ns: f64,
@@ -75,12 +79,15 @@ pub(super) struct Governor {
     /// Groups that are off, since when.
     off: Vec<(Group, MonotonicNs)>,
     last: Option<MonotonicNs>,
+    has_room: bool,
 }
 
 impl Governor {
     /// `percent`: the budget; `None` for none.
-    pub(super) fn new(percent: Option<f64>) -> Self {
+    pub(super) fn new(mode: Mode, percent: Option<f64>) -> Self {
         Self {
+            mode,
+            has_room: true,
             budget: percent.map(|percent| percent / 100.0),
             hit_cost_ns: UNKNOWN_COST,
             accounts: FxHashMap::default(),
@@ -92,6 +99,11 @@ impl Governor {
     /// What a hit of an empty program costs here.
     pub(super) fn set_hit_cost(&mut self, nanoseconds: f64) {
         self.hit_cost_ns = nanoseconds;
+    }
+
+    /// Whether there is room in the budget for something more.
+    pub(super) fn has_room(&self) -> bool {
+        self.has_room
     }
 
     /// Groups that are off, and since when.
@@ -118,12 +130,12 @@ impl Governor {
                 });
             account.seen = time;
             account.balance = (account.balance + budget * elapsed).min(full);
-            for group in GROUPS.into_iter().chain([FAULTS]) {
+            for group in GROUPS {
                 let [now, known] =
                     [&hits, &account.hits].map(|hits| hits.get(group.place()).copied().unwrap_or(0));
                 let cost = now.saturating_sub(known) as f64 * self.hit_cost_ns * group.factor / 1e9;
                 account.balance -= cost;
-                let can_go = group != FAULTS && self.off.iter().all(|(off, _)| *off != group);
+                let can_go = can_go(self.mode, group) && self.off.iter().all(|(off, _)| *off != group);
                 if can_go && account.balance < 0.0 && cost > most {
                     (most, hottest) = (cost, Some(group));
                 }
@@ -131,16 +143,21 @@ impl Governor {
             account.hits = hits;
             least = least.min(account.balance);
         }
+        self.has_room = least >= full * ENOUGH;
         self.accounts.retain(|_, account| account.seen == time);
         if let Some(group) = hottest {
             self.off.push((group, time));
             return Some(Verdict::TakeOff(group));
         }
-        if least >= full * ENOUGH && !self.off.is_empty() {
+        if self.has_room && !self.off.is_empty() {
             return Some(Verdict::PutBack(self.off.remove(0).0));
         }
         None
     }
+}
+
+fn can_go(mode: Mode, group: Group) -> bool {
+    group != FAULTS && (group != BLOCKS || mode == Mode::Allocs)
 }
 
 #[cfg(test)]
@@ -153,7 +170,7 @@ mod tests {
     /// A process that hits so often a second while a group is on; the share of its time that this takes, and how often the
     /// group was taken off.
     fn run(hits_per_second: f64, budget: Option<f64>, seconds: u64) -> (f64, u32) {
-        let mut governor = Governor::new(budget);
+        let mut governor = Governor::new(Mode::Heap, budget);
         governor.set_hit_cost(600.0);
         let large = GROUPS[0];
         let (mut hits, mut on, mut taken) = (0.0, true, 0);

@@ -14,7 +14,9 @@ mod owner;
 mod pool_changes;
 mod pool_scan;
 mod start;
+mod survivors;
 mod watch_records;
+mod window;
 
 use std::{path::PathBuf, time::Duration};
 

@@ -3,20 +3,22 @@
 use std::thread::JoinHandle;
 
 use tokio::sync::mpsc::{Receiver, Sender};
+use tracer_ebpf::site::group;
 
 use super::{
     Settings, Target,
     attach::{Attached, Found, now},
     audit::{Auditor, Reading, Which},
-    feeders::{Input, RingThread, TICKS_PER_SECOND},
+    feeders::{self, Input, RingThread, TICKS_PER_SECOND},
     governor::{Governor, Group, Verdict},
     judge::Judge,
     meta::unix_ns,
     watch_records::{announced, watch},
+    window::Windows,
 };
 use crate::{
     bpf::{BpfError, ProgramLog, Tracer},
-    capture::{End, EndReason, Gap, Meta, ProcessCounters, WriteError, Writer},
+    capture::{End, EndReason, Gap, Meta, ProcessCounters, Window, WriteError, Writer},
     discover::{MapEvent, Selection, UserNames, process},
     error::{Exit, UserError},
     ingest::event::Counters,
@@ -51,6 +53,7 @@ pub(super) struct Owner<'a> {
     auditor: Auditor,
     judge: Judge,
     governor: Governor,
+    windows: Windows,
     ticks: u64,
     problems: Vec<String>,
     events: u64,
@@ -83,7 +86,8 @@ impl<'a> Owner<'a> {
                 Target::Selected(selection) => selection.clone(),
                 _ => Selection::default(),
             }),
-            governor: Governor::new(settings.max_overhead),
+            governor: Governor::new(settings.mode, settings.max_overhead),
+            windows: Windows::default(),
             ticks: 0,
             problems,
             events: 0,
@@ -196,7 +200,7 @@ impl<'a> Owner<'a> {
             let Some(input) = inputs.recv().await else {
                 break EndReason::Other;
             };
-            match self.take(input) {
+            match self.take(input, &to) {
                 Ok(None) => {}
                 Ok(Some(reason)) => break reason,
                 Err(WriteError::Full { .. }) => break EndReason::Full,
@@ -236,12 +240,13 @@ impl<'a> Owner<'a> {
     }
 
     /// One input; a reason if the recording ends with it.
-    fn take(&mut self, input: Input) -> Result<Option<EndReason>, WriteError> {
+    fn take(&mut self, input: Input, to: &Sender<Input>) -> Result<Option<EndReason>, WriteError> {
         match input {
             Input::Records(records) => self.records(&records)?,
             Input::RingEmpty { .. } => return Ok(Some(EndReason::Failed)),
             Input::Maps(events) => self.maps(&events)?,
-            Input::Tick => return self.tick(),
+            Input::Tick => return self.tick(to),
+            Input::WindowOver => self.close_window()?,
             Input::Interrupt => return Ok(Some(EndReason::Interrupted)),
             Input::TimeOver => return Ok(Some(EndReason::Duration)),
             Input::CommandExited(code) => {
@@ -302,7 +307,7 @@ impl<'a> Owner<'a> {
         Ok(())
     }
 
-    fn tick(&mut self) -> Result<Option<EndReason>, WriteError> {
+    fn tick(&mut self, to: &Sender<Input>) -> Result<Option<EndReason>, WriteError> {
         self.govern()?;
         self.ticks += 1;
         if !self.ticks.is_multiple_of(TICKS_PER_SECOND) {
@@ -317,6 +322,7 @@ impl<'a> Owner<'a> {
         self.writer.counters(&counters)?;
         self.writer.flush()?;
         self.audit(Which::Due)?;
+        self.open_window(to);
         if let Target::Processes(pids) = &self.settings.target
             && pids.iter().all(|&pid| process(pid).is_err())
             && counters.iter().all(|process| process.pid == HOST)
@@ -324,6 +330,30 @@ impl<'a> Owner<'a> {
             return Ok(Some(EndReason::TargetExited));
         }
         Ok(None)
+    }
+
+    /// Looks at every allocation for a moment, if pools were filled again and the budget allows it.
+    fn open_window(&mut self, to: &Sender<Input>) {
+        let refilled = self.auditor.refilled();
+        if !self.governor.has_room() || !self.windows.is_due(now(), refilled) {
+            return;
+        }
+        let length = self.windows.next_length(self.auditor.start_anew());
+        tracing::debug!("{refilled} blocks were filled again: looking at every allocation for {length:?}");
+        if let Err(error) = self.tracer.put_on(group::BLOCKS) {
+            self.problems.push(error.to_string());
+        }
+        self.windows.opened(now());
+        feeders::window_over(length, to.clone());
+    }
+
+    fn close_window(&mut self) -> Result<(), WriteError> {
+        let end = now();
+        self.tracer.take_off(group::BLOCKS);
+        match self.windows.closed(end) {
+            Some(from) => self.writer.window(&Window { from, to: end }),
+            None => Ok(()),
+        }
     }
 
     /// Keeps the cost within its budget.

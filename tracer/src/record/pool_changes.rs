@@ -5,8 +5,17 @@
 
 use crate::{ingest::PoolState, python::Pool, units::ProcAddr};
 
-/// Takes the place of `known`, which is in order of addresses, with what was `found`, in no order; what is different.
-pub(super) fn pool_changes(known: &mut Vec<PoolState>, found: Vec<(ProcAddr, Pool)>) -> Vec<PoolState> {
+/// What changed.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// Pools that are not as they were.
+    pub(super) pools: Vec<PoolState>,
+    /// Blocks that came into use in space that had been used before: by an acquisition of the same class, or by a refill.
+    pub(super) refilled: u64,
+}
+
+/// Puts what was `found`, in no order, in the place of `known`, which is in order of addresses; what is different.
+pub(super) fn pool_changes(known: &mut Vec<PoolState>, found: Vec<(ProcAddr, Pool)>) -> Changes {
     let number = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
     let mut now: Vec<PoolState> = found
         .into_iter()
@@ -20,18 +29,27 @@ pub(super) fn pool_changes(known: &mut Vec<PoolState>, found: Vec<(ProcAddr, Poo
     now.sort_unstable_by_key(|pool| pool.address);
     now.dedup_by_key(|pool| pool.address);
     let mut changes = Vec::new();
+    let mut refilled = 0;
     let mut before = known.iter().peekable();
     for pool in &now {
         while let Some(gone) = before.next_if(|old| old.address < pool.address) {
             changes.push(PoolState { used: 0, ..*gone });
         }
-        if before.next_if(|old| old.address == pool.address) != Some(pool) {
+        let old = before.next_if(|old| old.address == pool.address);
+        if old != Some(pool) {
             changes.push(*pool);
+        }
+        if let Some(old) = old.filter(|old| old.class == pool.class) {
+            let fresh = pool.carved.saturating_sub(old.carved).saturating_add(1);
+            refilled += u64::from(pool.used.saturating_sub(old.used).saturating_sub(fresh));
         }
     }
     changes.extend(before.map(|gone| PoolState { used: 0, ..*gone }));
     *known = now;
-    changes
+    Changes {
+        pools: changes,
+        refilled,
+    }
 }
 
 #[cfg(test)]
@@ -55,7 +73,7 @@ mod tests {
                     .rev()
                     .map(|(&at, &used)| (ProcAddr(at), Pool { class: 3, used, carved: 9 }))
                     .collect();
-                for change in pool_changes(&mut known, found) {
+                for change in pool_changes(&mut known, found).pools {
                     let before = applied.remove(&change.address);
                     prop_assert_ne!(before, Some(change));
                     if change.used > 0 {

@@ -40,6 +40,16 @@ impl Holders {
         }
     }
 
+    pub(in crate::profile) fn sampled(&mut self, event: &Alloc, size: u64, tally: TallyIndex) {
+        if let Some(class) = class_of(size) {
+            self.heap.sampled(event.addr.0, class, tally, event.time);
+        }
+    }
+
+    pub(in crate::profile) fn window(&mut self, from: MonotonicNs, to: MonotonicNs) {
+        self.heap.window(from, to);
+    }
+
     pub(in crate::profile) fn touched(&mut self, event: &Fault, tally: TallyIndex) {
         self.heap.touched(event.addr.0, event.weight, tally);
     }

@@ -8,6 +8,7 @@
 mod growth;
 mod holders;
 mod pools;
+mod refills;
 mod regions;
 
 use std::collections::VecDeque;
@@ -16,11 +17,12 @@ use rustc_hash::FxHashMap;
 
 pub(super) use self::{growth::Growth, holders::Holders};
 use self::{
-    pools::{Pools, Use},
+    pools::{ALIGNMENT, Pools, Use},
+    refills::Refills,
     regions::{Faults, Shares},
 };
 use super::live::TallyIndex;
-use crate::{ingest::HeapAudit, units::MonotonicNs};
+use crate::{ingest::HeapAudit, python::SIZE_CLASSES, units::MonotonicNs};
 
 /// Memory that no tally of the process's own stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -94,6 +96,7 @@ pub struct HeapSummary {
 #[derive(Debug, Default)]
 pub(super) struct Heap {
     pools: Pools,
+    refills: Refills,
     faults: Faults,
     waiting: VecDeque<HeapAudit>,
     /// The first event later than this comes behind an audit.
@@ -105,6 +108,16 @@ impl Heap {
     /// A pool was acquired for the block at `addr`.
     pub(super) fn acquired(&mut self, addr: u64, class: usize, tally: TallyIndex, time: MonotonicNs) {
         self.pools.acquired(addr, class, tally, time);
+    }
+
+    /// A block was allocated in a sampling window.
+    pub(super) fn sampled(&mut self, addr: u64, class: usize, tally: TallyIndex, time: MonotonicNs) {
+        self.refills.sampled(addr, class, tally, time);
+    }
+
+    /// Every allocation was looked at in this time.
+    pub(super) fn window(&mut self, from: MonotonicNs, to: MonotonicNs) {
+        self.refills.window(from, to);
     }
 
     /// A page was touched.
@@ -140,8 +153,10 @@ impl Heap {
         let mut estimates = Estimates::default();
         let mut shares = Shares::new(&audit.regions);
         let mut pool_blocks = 0;
+        let mut refilled = [0; SIZE_CLASSES];
         for Use {
             address,
+            class,
             holder,
             blocks,
             bytes,
@@ -150,7 +165,21 @@ impl Heap {
         {
             pool_blocks += blocks;
             shares.pool(address, bytes, u64::from(audit.pool_bytes));
-            add(&mut estimates, holder, bytes, blocks, samples);
+            if holder != Holder::Special(Special::Refilled) {
+                add(&mut estimates, holder, bytes, blocks, samples);
+            } else if let Some(sum) = refilled.get_mut(class) {
+                *sum += blocks;
+            }
+        }
+        self.refills.audit(audit.began, &audit.alive, &refilled, |addr| {
+            self.pools.is_refilled(addr, audit.pool_bytes)
+        });
+        for share in self.refills.shares() {
+            let holder = share
+                .tally
+                .map_or(Holder::Special(Special::Refilled), Holder::Tally);
+            let bytes = share.blocks * (share.class as u64 + 1) * ALIGNMENT;
+            add(&mut estimates, holder, bytes, share.blocks, share.samples);
         }
         for (address, bytes) in large {
             shares.large(address, bytes);

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Bytes between two size classes.
-const ALIGNMENT: u64 = 16;
+pub(super) const ALIGNMENT: u64 = 16;
 
 #[derive(Clone, Copy, Debug)]
 struct Pool {
@@ -49,6 +49,7 @@ pub(super) struct Pools {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Use {
     pub(super) address: u64,
+    pub(super) class: usize,
     pub(super) holder: Holder,
     pub(super) blocks: u64,
     pub(super) bytes: u64,
@@ -128,12 +129,19 @@ impl Pools {
         pool.carved = state.carved;
     }
 
+    /// Whether the pool around a block has blocks that were filled again.
+    pub(super) fn is_refilled(&self, addr: u64, pool_bytes: u32) -> bool {
+        let pool = addr & !u64::from(pool_bytes).wrapping_sub(1);
+        self.pools.get(&pool).is_some_and(|pool| pool.refilled > 0)
+    }
+
     /// Who uses what.
     pub(super) fn uses(&self) -> impl Iterator<Item = Use> + '_ {
         self.pools.iter().flat_map(|(&address, pool)| {
             let size = (u64::from(pool.class) + 1) * ALIGNMENT;
             let of = |blocks: u16, holder: Holder, samples: u64| Use {
                 address,
+                class: usize::from(pool.class),
                 holder,
                 blocks: u64::from(blocks),
                 bytes: u64::from(blocks) * size,

@@ -1,0 +1,289 @@
+//! Heap mode against programs that know what their lines hold: who holds it, what was there before, what was filled again, what
+//! grows, and whether the parts add up to the kernel's own figure.
+//!
+//! The programs tell what they hold, hold it on, and the recording is ended then: its last reading shows that moment.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Seek as _},
+    process::{Child, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::{
+    matrix::on_interpreters,
+    support::{
+        capture::Capture,
+        expected::{self, Expected},
+        interpreters::{Id, Interpreter, set_environment},
+        run::{self, pyrobe},
+    },
+};
+
+/// A program that was recorded until it told what it holds.
+pub(crate) struct Holding {
+    capture: Capture,
+    expected: Expected,
+}
+
+/// What a line holds, by the program's own account.
+struct Line {
+    mark: String,
+    line: u64,
+    bytes: u64,
+}
+
+/// `pyrobe record --mode heap` of a workload until its line of JSON.
+#[track_caller]
+pub(crate) fn holding(interpreter: &Interpreter, workload: &str, arguments: &[&str]) -> Holding {
+    let script = interpreter.script(workload);
+    let capture = Capture::new();
+    let mut command = pyrobe(["record", "--mode", "heap", "-o"]);
+    command
+        .arg(&capture.path)
+        .arg("--")
+        .args(interpreter.command_line());
+    set_environment(&mut command);
+    command.arg(&script.path).args(arguments);
+    // No pipe: the program has it too, and lives longer than pyrobe.
+    let mut log = tempfile::tempfile().expect("a temporary file can be made");
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(log.try_clone().expect("a file can be opened twice"))
+        .spawn()
+        .expect("pyrobe can be started");
+    let input = child.stdin.take();
+    let said = first_line(&mut child);
+    kill_process(Pid::from_child(&child), Signal::INT).expect("a child can be sent signals by its parent");
+    let status = run::wait(&mut child);
+    // The program ends when its input does.
+    drop(input);
+    let mut text = String::new();
+    log.rewind()
+        .and_then(|()| log.read_to_string(&mut text))
+        .expect("pyrobe writes text");
+    assert!(
+        status.is_some_and(|status| status.success()),
+        "{command:?}: {status:?}\n{text}"
+    );
+    Holding {
+        capture,
+        expected: expected::parse(&said).remove(0),
+    }
+}
+
+#[track_caller]
+fn first_line(child: &mut Child) -> String {
+    let output = child.stdout.take().expect("its output is a pipe");
+    let mut line = String::new();
+    BufReader::new(output)
+        .read_line(&mut line)
+        .expect("the program writes text");
+    line
+}
+
+impl Holding {
+    fn lines(&self) -> Vec<Line> {
+        let lines = self.expected.more.get("lines").and_then(Value::as_array);
+        let number = |line: &Value, key: &str| line[key].as_u64().expect("a number");
+        lines
+            .expect("the program tells what its lines hold")
+            .iter()
+            .map(|line| Line {
+                mark: line["mark"].as_str().unwrap_or_default().to_owned(),
+                line: number(line, "line"),
+                bytes: number(line, "bytes"),
+            })
+            .collect()
+    }
+
+    #[track_caller]
+    fn line(&self, mark: &str) -> Line {
+        let line = self.lines().into_iter().find(|line| line.mark == mark);
+        line.unwrap_or_else(|| panic!("the program has no line {mark:?}"))
+    }
+
+    /// A figure of the program's about the whole process.
+    #[track_caller]
+    fn whole(&self, part: &str, key: &str) -> u64 {
+        let figure = self.expected.more.get(part).and_then(|part| part[key].as_u64());
+        figure.unwrap_or_else(|| panic!("the program does not tell {part}.{key}"))
+    }
+
+    /// Bytes that a line holds according to pyrobe.
+    fn seen(&self, table: &Value, line: u64) -> u64 {
+        let rows = table["rows"].as_array().expect("a table has rows");
+        let of_line = |row: &&Value| row["file"] == self.expected.file.as_str() && row["line"] == line;
+        let bytes = |row: &Value| row["live_bytes"].as_u64().unwrap_or(0);
+        rows.iter().filter(of_line).map(bytes).sum()
+    }
+
+    /// What the last reading of the process's heap found.
+    #[track_caller]
+    fn heap(&self) -> Value {
+        let stats = self.capture.report("stats", &[]);
+        let processes = stats["processes"].as_array().expect("there are processes");
+        let process = processes
+            .iter()
+            .find(|process| process["pid"] == self.expected.pid);
+        process.unwrap_or_else(|| panic!("the program is not in the capture: {stats:#}"))["heap"].clone()
+    }
+}
+
+/// Bytes in a special row such as `[refilled pools]`.
+fn special(table: &Value, name: &str) -> u64 {
+    let rows = table["rows"].as_array().expect("a table has rows");
+    let row = rows.iter().find(|row| row["function"] == name);
+    row.map_or(0, |row| row["live_bytes"].as_u64().unwrap_or(0))
+}
+
+#[track_caller]
+fn number(of: &Value, key: &str) -> u64 {
+    of[key]
+        .as_u64()
+        .unwrap_or_else(|| panic!("no number {key:?} in {of:#}"))
+}
+
+/// Whether two figures are no more than `percent` of a whole apart.
+fn within(seen: u64, truth: u64, whole: u64, percent: u64) -> bool {
+    seen.abs_diff(truth) * 100 <= whole * percent
+}
+
+on_interpreters! { shares, check_shares,
+    debian_311: Id::Debian311,
+    pyenv_312: Id::Pyenv(12),
+    sid_313: Id::Sid(13),
+    sid_314: Id::Sid(14),
+    sid_315: Id::Sid(15),
+}
+
+/// Every line that holds over 5% within three points, the sum within 5% of what the allocators count.
+pub(crate) fn check_shares(interpreter: &Interpreter) {
+    let holding = holding(
+        interpreter,
+        "heap_shares.py",
+        &["--size", "100", "--seconds", "2"],
+    );
+    let table = holding.capture.report("table", &["--view", "in-use"]);
+    let all = holding.whole("allocators", "total");
+    let wrong: Vec<String> = holding
+        .lines()
+        .iter()
+        .filter(|line| line.bytes * 20 > all)
+        .filter_map(|line| {
+            let seen = holding.seen(&table, line.line);
+            (!within(seen, line.bytes, all, 3))
+                .then(|| format!("{}: {} held, {seen} seen", line.mark, line.bytes))
+        })
+        .collect();
+    assert!(
+        wrong.is_empty(),
+        "of {all} bytes:\n{}\n{table:#}",
+        wrong.join("\n")
+    );
+    let heap = holding.heap();
+    let seen = number(&heap, "pools_in_use") + number(&heap, "large");
+    assert!(within(seen, all, all, 5), "the allocators hold {all}: {heap:#}");
+    check_sum(&holding, &table, &heap);
+}
+
+/// The rows add up to the process's anonymous resident memory, by the kernel's count.
+fn check_sum(holding: &Holding, table: &Value, heap: &Value) {
+    let anonymous = number(heap, "anonymous");
+    let rows: u64 = table["rows"]
+        .as_array()
+        .expect("a table has rows")
+        .iter()
+        .filter(|row| row["pid"] == holding.expected.pid)
+        .map(|row| row["live_bytes"].as_u64().unwrap_or(0))
+        .sum();
+    assert!(within(rows, anonymous, anonymous, 5), "{rows} in rows: {heap:#}");
+    // The program's root may have no /proc to ask.
+    if let Some(resident) = holding.expected.more["resident"]["anonymous"].as_u64() {
+        assert!(
+            within(rows, resident, resident, 5),
+            "{rows} in rows, {resident} resident: {heap:#}"
+        );
+    }
+}
+
+on_interpreters! { refilled_pools, check_refilled,
+    debian_311: Id::Debian311,
+    pyenv_312: Id::Pyenv(12),
+    sid_314: Id::Sid(14),
+}
+
+/// What B put where A's blocks had been is B's or nobody's, and not A's.
+pub(crate) fn check_refilled(interpreter: &Interpreter) {
+    let arguments = ["--pause", "4", "--pace", "40000"];
+    let holding = holding(interpreter, "heap_refill.py", &arguments);
+    let table = holding.capture.report("table", &["--view", "in-use"]);
+    let (a, b) = (holding.line("a"), holding.line("b"));
+    let (seen_a, seen_b) = (holding.seen(&table, a.line), holding.seen(&table, b.line));
+    let refilled = special(&table, "[refilled pools]");
+    assert!(
+        (seen_b + refilled) * 10 >= b.bytes * 8,
+        "B holds {}, seen are {seen_b} and {refilled} in refilled pools\n{table:#}",
+        b.bytes
+    );
+    assert!(
+        seen_a <= a.bytes + b.bytes / 20,
+        "A holds {}, seen are {seen_a}\n{table:#}",
+        a.bytes
+    );
+}
+
+on_interpreters! { a_leak, check_leak,
+    debian_311: Id::Debian311,
+    pyenv_312: Id::Pyenv(12),
+}
+
+/// A leak beside churn and caches that fill up is what grows most surely.
+pub(crate) fn check_leak(interpreter: &Interpreter) {
+    let arguments = ["--rate", "60", "--churn", "30", "--seconds", "20"];
+    check_leak_of(&holding(interpreter, "heap_leak.py", &arguments));
+}
+
+/// The line `leak` comes first.
+pub(crate) fn check_leak_of(holding: &Holding) {
+    let leaks = holding.capture.report("leaks", &[]);
+    let leak = holding.line("leak");
+    let first = &leaks["rows"][0];
+    assert_eq!(
+        (&first["file"], &first["line"]),
+        (
+            &Value::from(holding.expected.file.as_str()),
+            &Value::from(leak.line)
+        ),
+        "{leaks:#}"
+    );
+    assert!(
+        first["confidence"].as_f64().is_some_and(|sure| sure > 0.9),
+        "{leaks:#}"
+    );
+}
+
+on_interpreters! { memory_of_extensions, check_native,
+    debian_311: Id::Debian311,
+    pyenv_312: Id::Pyenv(12),
+}
+
+/// What C takes from libc and the kernel stands under the line that touched it first.
+pub(crate) fn check_native(interpreter: &Interpreter) {
+    let holding = holding(interpreter, "heap_native.py", &[]);
+    let table = holding.capture.report("table", &["--view", "in-use"]);
+    let heap = holding.heap();
+    let all = number(&heap, "anonymous");
+    for line in holding.lines().iter().filter(|line| line.bytes * 20 > all) {
+        let seen = holding.seen(&table, line.line);
+        assert!(
+            within(seen, line.bytes, all, 5),
+            "{}: {} held, {seen} seen\n{table:#}\n{heap:#}",
+            line.mark,
+            line.bytes
+        );
+    }
+    check_sum(&holding, &table, &heap);
+}
