@@ -1,8 +1,10 @@
 """What the marked lines of a workload hold at a moment, and what the allocators and the kernel say of that moment.
 
-The bytes of a line are worked out from the layouts of objects (`sys.getsizeof`) and the sizes that a block of so many bytes occupies; run
-with `-X tracemalloc=1`, tracemalloc's word on the line stands beside it. What the allocators count comes from
-`sys._debugmallocstats` and libc's `mallinfo2`, what is resident from the kernel.
+The bytes of a line are worked out from the layouts of objects (`sys.getsizeof`) and what a block of so many bytes occupies. So no object
+may have been made smaller where it is: pymalloc moves a block only if that spares a quarter of it (`pymalloc_realloc`,
+https://github.com/python/cpython/blob/3.13/Objects/obmalloc.c). `"%d" % i` makes such strings; f-strings and `*` do not. With
+`-X tracemalloc=1`, tracemalloc's word on the line stands beside it. What the allocators count comes from `sys._debugmallocstats` and
+libc's `mallinfo2`, what is resident from the kernel.
 """
 import ctypes
 import os

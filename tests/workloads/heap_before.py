@@ -5,6 +5,8 @@ and stays until the input ends.
 """
 from _held import MEGABYTE, Held, barrier, blocks, options, stay
 
+PADDING = "-" * 100
+
 
 class Slotted:
     __slots__ = ("number", "text")
@@ -12,13 +14,13 @@ class Slotted:
 
 def before(number):
     value = Slotted()  # at: before_objects
-    value.text = "before %d%s" % (number, "-" * (number % 100))  # at: before_texts
+    value.text = f"before {number} {PADDING[:number % 100]}"  # at: before_texts
     return value
 
 
 def after(number):
     value = Slotted()  # at: after_objects
-    value.text = "after %d%s" % (number, "-" * (number % 100))  # at: after_texts
+    value.text = f"after {number} {PADDING[:number % 100]}"  # at: after_texts
     return value
 
 

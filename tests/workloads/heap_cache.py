@@ -8,6 +8,8 @@ from itertools import islice
 
 from _held import BIG, MEGABYTE, Held, barrier, blocks, options, stay
 
+PADDING = "." * 60
+
 
 class User:
     __slots__ = ("name", "visits", "home")
@@ -39,7 +41,7 @@ class Cache:
 
 
 def make_user(key):
-    name = "user %d%s" % (key, "." * (key % 60))  # at: names
+    name = f"user {key} {PADDING[:key % 60]}"  # at: names
     return User(name, BIG + key)  # at: users
 
 

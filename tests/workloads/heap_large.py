@@ -6,7 +6,7 @@ the input ends.
 import itertools
 import time
 
-from _held import MEGABYTE, Held, barrier, options, stay
+from _held import MEGABYTE, Held, barrier, blocks, options, stay
 
 SIZE = 600
 BATCH = 10_000
@@ -38,6 +38,8 @@ def main():
     elapsed = time.monotonic() - start
     held = Held(__file__)
     held.objects("keep", "keep", kept)
+    # The list that keeps them grows on the same line.
+    held.blocks("keep", "keep", blocks(kept)[1:])
     held.print(blocks_a_second=int(made / elapsed), made=made)
     stay()
 

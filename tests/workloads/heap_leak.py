@@ -16,7 +16,7 @@ LEAKED = 224
 
 
 def leak(kept, number):
-    kept.append("session %09d %s" % (number, PAYLOAD))  # at: leak
+    kept.append(f"session {NUMBERS[number % 1000]} {PAYLOAD}")  # at: leak
 
 
 def cache(kept, number):

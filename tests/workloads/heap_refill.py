@@ -8,18 +8,19 @@ import time
 
 from _held import Held, barrier, options, stay
 
+A, B = "a", "b"
 BATCH = 100
 
 
 def a(kept, length):
     for i in range(len(kept)):
-        kept[i] = "a%0*d" % (length - 1, i)  # at: a
+        kept[i] = A * length  # at: a
 
 
 def b(kept, length, pace):
     start = time.monotonic()
     for i in range(len(kept)):
-        kept[i] = "b%0*d" % (length - 1, i)  # at: b
+        kept[i] = B * length  # at: b
         if pace and i % BATCH == 0:
             ahead = i / pace - (time.monotonic() - start)
             if ahead > 0:

@@ -13,6 +13,7 @@ from _held import BIG, MEGABYTE, Held, barrier, blocks, options, stay
 SHARES = {"slotted": 20, "entries": 15, "strings": 15, "nested": 25, "large": 25}
 LARGE = [1 << 10, 3000, 10_000, 40_000, 100_000, 300_000, 1 << 20]
 KEYS = list(range(10_000, 10_040))
+PADDING = "-" * 300
 ROUNDS = 50
 
 
@@ -36,7 +37,7 @@ def entries(kept):
 
 def strings(kept):
     number = len(kept)
-    value = "name %d%s" % (number, "-" * (number % 300))  # at: strings
+    value = f"name {number} {PADDING[:number % 300]}"  # at: strings
     kept.append(value)
     return sys.getsizeof(value)
 

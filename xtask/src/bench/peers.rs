@@ -125,7 +125,7 @@ fn print(
         .collect();
     let attached = Tool::PyrobeAttached.title(&args.mode);
     println!("{}", table::markdown(programs, &rows, &[attached]));
-    for tool in tools.iter().filter(|tool| tool.is_exact()) {
+    for tool in tools.iter().filter(|tool| tool.is_pyrobe()) {
         for program in programs {
             let ratio = cells
                 .get(&(tool.key(), *program))

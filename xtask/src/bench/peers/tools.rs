@@ -70,9 +70,14 @@ impl Tool {
         }
     }
 
-    /// Whether its figures are held against the goal, and each of its runs against one of its own right beside it.
+    /// Whether its figures are held against the goal.
+    pub(super) fn is_pyrobe(self) -> bool {
+        matches!(self, Self::PyrobeLaunched | Self::PyrobeAttached)
+    }
+
+    /// Whether each of its runs is held against one of its own right beside it.
     pub(super) fn is_exact(self) -> bool {
-        matches!(self, Self::Nothing | Self::PyrobeLaunched | Self::PyrobeAttached)
+        self == Self::Nothing || self.is_pyrobe()
     }
 }
 
