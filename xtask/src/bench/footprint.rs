@@ -16,6 +16,8 @@ use super::{
 use crate::workspace;
 
 const PROCESSES: usize = 50;
+/// Seconds beyond the measurement after which the recorder ends by itself.
+const SPARE: u64 = 300;
 const GOAL_CORES: f64 = 0.01;
 const GOAL_MEGABYTES: f64 = 64.0;
 
@@ -42,7 +44,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let recording = Recording::start(
         Command::new(&pyrobe)
             .args(["record", "--mode", &args.mode, "-f", "-o"])
-            .arg(&capture),
+            .arg(&capture)
+            // A recorder of the whole host may not stay behind a bench that was killed.
+            .arg(format!("--duration={}", args.seconds + SPARE)),
     )?;
     let attached = before_attached.elapsed();
     for target in &mut targets {
