@@ -191,7 +191,7 @@ impl Interpreter {
             .prefix("pyrobe-test-")
             .tempdir_in(self.root.join("tmp"))
             .expect("a directory can be made in the interpreter's root");
-        for file in [name, "_expected.py"] {
+        for file in [name, "_expected.py", "_held.py"] {
             fs::copy(workloads.join(file), copies.path().join(file)).expect("a workload can be copied");
         }
         let inside = copies

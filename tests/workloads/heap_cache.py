@@ -1,0 +1,87 @@
+"""Caches that grow to a limit, are trimmed by a quarter when they pass it and grow again, and then sit.
+
+`heap_cache.py --size MB --turns N`: limits for so much in all, and so many passes over all keys, after which what is cached has been replaced
+many times. Three caches take blocks of the same sizes, so that what one of them frees another one fills. `--wait` as in
+`heap_shares.py`. It tells what its lines hold and stays until the input ends.
+"""
+from itertools import islice
+
+from _held import BIG, MEGABYTE, Held, barrier, blocks, options, stay
+
+PADDING = "." * 60
+
+
+class User:
+    __slots__ = ("name", "visits", "home")
+
+    def __init__(self, name, visits):
+        self.name = name
+        self.visits = visits
+
+
+class Cache:
+    """Least recently used last out: a dict in the order of use."""
+
+    def __init__(self, limit, make):
+        self.entries = {}
+        self.limit = limit
+        self.make = make
+
+    def get(self, key):
+        value = self.entries.pop(key, None)
+        if value is None:
+            value = self.make(key)
+        self.entries[key] = value  # at: tables
+        if len(self.entries) > self.limit:
+            self.trim()
+
+    def trim(self):
+        for key in list(islice(self.entries, self.limit // 4)):
+            del self.entries[key]
+
+
+def make_user(key):
+    name = f"user {key} {PADDING[:key % 60]}"  # at: names
+    return User(name, BIG + key)  # at: users
+
+
+def make_page(key):
+    return b"<p>" * (40 + key % 1000)  # at: pages
+
+
+def make_token(key):
+    return ("t" * (20 + key % 100), key, None)  # at: tokens
+
+
+def main():
+    given = options(size=60, turns=6, wait=False)
+    if given["wait"]:
+        barrier("ready")
+    size = given["size"] * MEGABYTE
+    # Bytes of one entry, roughly: 64 + 48 + 144, 1650, 64 + 128.
+    users = Cache(size * 30 // 100 // 260, make_user)
+    pages = Cache(size * 40 // 100 // 1650, make_page)
+    tokens = Cache(size * 20 // 100 // 192, make_token)
+    # Twice as many keys as there is room for; a stride that is prime to their number makes an order without a pattern.
+    for turn in range(given["turns"]):
+        keys = 2 * max(users.limit, tokens.limit)
+        for i in range(keys):
+            key = (i * 7919 + turn * 31) % keys
+            users.get(key)
+            tokens.get(keys - key)
+            if i % 6 == 0:
+                pages.get(key % (2 * pages.limit))
+    held = Held(__file__)
+    held.objects("make_user", "names", (user.name for user in users.entries.values()))
+    held.objects("make_user", "users", users.entries.values())
+    held.objects("make_user", "users", (user.visits for user in users.entries.values()))
+    held.objects("make_page", "pages", pages.entries.values())
+    held.objects("make_token", "tokens", tokens.entries.values())
+    held.objects("make_token", "tokens", (token[0] for token in tokens.entries.values()))
+    tables = [blocks(cache.entries)[1] for cache in (users, pages, tokens)]
+    held.blocks("Cache.get", "tables", tables)
+    held.print()
+    stay()
+
+
+main()

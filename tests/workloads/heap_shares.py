@@ -1,0 +1,106 @@
+"""Several lines that hold known shares of the heap, built side by side while others make and drop blocks of the same sizes.
+
+`heap_shares.py --size MB --window BLOCKS --seconds S`: so many blocks of the churn are alive at any time, and it goes on for so long
+after all is built. `--wait`: says `ready` and begins at a line of input. It tells what its lines hold and stays until the input ends.
+"""
+import sys
+import time
+from collections import deque
+
+from _held import BIG, MEGABYTE, Held, barrier, blocks, options, stay
+
+#: Parts of the whole, in percent.
+SHARES = {"slotted": 20, "entries": 15, "strings": 15, "nested": 25, "large": 25}
+LARGE = [1 << 10, 3000, 10_000, 40_000, 100_000, 300_000, 1 << 20]
+KEYS = list(range(10_000, 10_040))
+PADDING = "-" * 300
+ROUNDS = 50
+
+
+class Slotted:
+    __slots__ = ("a", "b", "c", "d")
+
+
+def slotted(kept):
+    value = Slotted()  # at: slotted
+    kept.append(value)
+    return 64
+
+
+def entries(kept):
+    table = {}  # at: tables
+    for key in KEYS:
+        table[key] = None  # at: entries
+    kept.append(table)
+    return sys.getsizeof(table)
+
+
+def strings(kept):
+    number = len(kept)
+    value = f"name {number} {PADDING[:number % 300]}"  # at: strings
+    kept.append(value)
+    return sys.getsizeof(value)
+
+
+def nested(kept):
+    number = BIG + len(kept)
+    value = {"id": number + 1, "tags": [number + 2, None], "rows": [[1, 2, number + 3], [3]]}  # at: nested
+    kept.append(value)
+    return 700
+
+
+def large(kept):
+    value = b"x" * LARGE[len(kept) % len(LARGE)]  # at: large
+    kept.append(value)
+    return len(value)
+
+
+def churn(window, count):
+    """Blocks of the sizes that the others keep; the oldest goes when there are too many."""
+    for i in range(count):
+        window.append("temporary %d%s" % (i, "-" * (i % 400)))
+        window.append([i + BIG, None])
+        window.append(bytes(600 + i % 5000) if i % 10 == 0 else Slotted())
+
+
+def unfolded(values):
+    """All objects that the values of `nested` consist of, but their constants."""
+    for value in values:
+        yield value
+        yield value["id"]
+        yield value["tags"]
+        yield value["tags"][0]
+        yield value["rows"]
+        for row in value["rows"]:
+            yield row
+        yield value["rows"][0][2]
+
+
+def main():
+    given = options(size=100, window=10_000, seconds=1.0, wait=False)
+    if given["wait"]:
+        barrier("ready")
+    builders = {"slotted": slotted, "entries": entries, "strings": strings, "nested": nested, "large": large}
+    kept = {part: [] for part in builders}
+    made = dict.fromkeys(builders, 0)
+    window = deque(maxlen=given["window"])
+    for turn in range(1, ROUNDS + 1):
+        for part, build in builders.items():
+            while made[part] < given["size"] * MEGABYTE * SHARES[part] // 100 * turn // ROUNDS:
+                made[part] += build(kept[part])
+            churn(window, 2000)
+    end = time.monotonic() + given["seconds"]
+    while time.monotonic() < end:
+        churn(window, 2000)
+    held = Held(__file__)
+    for part in ("slotted", "strings", "large"):
+        held.objects(part, part, kept[part])
+    held.objects("nested", "nested", unfolded(kept["nested"]))
+    tables = [blocks(table) for table in kept["entries"]]
+    held.blocks("entries", "tables", (head for head, _ in tables))
+    held.blocks("entries", "entries", (keys for _, keys in tables))
+    held.print()
+    stay()
+
+
+main()

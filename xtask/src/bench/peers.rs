@@ -1,0 +1,175 @@
+//! What pyrobe costs the programs that it watches, in one table with the tools that people use today.
+//!
+//! The same programs, the same interpreter, the same run. In each round every tool runs each program once. pyrobe's runs have
+//! a run without any tool right beside them, alternately before and after, since its goal is below what a machine
+//! drifts in a round; the others are held against one of the same round. A row without any tool shows what chance gives.
+//! A tool that fails on a program is not tried on it again, and its place says why.
+
+mod client;
+mod environment;
+mod session;
+mod table;
+mod tools;
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::target::{describe_machine, pyrobe, scratch};
+use crate::workspace;
+use session::Took;
+use table::{Cell, Row};
+use tools::{Places, Tool};
+
+/// At most so much slower under pyrobe, everywhere.
+const GOAL: f64 = 1.02;
+
+/// The programs, and what each stands for.
+const PROGRAMS: [(&str, &str); 3] = [
+    (
+        "mix",
+        "allocates heavily: JSON, regular expressions, sorting, dicts",
+    ),
+    ("service", "a web service with JSON handlers under load"),
+    ("arrays", "a data program on numpy"),
+];
+
+/// What can be asked for.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Pairs of runs of each program under each tool
+    #[arg(long, default_value_t = 11)]
+    rounds: usize,
+    /// Only this program or tool; can be given several times
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    /// pyrobe's mode
+    #[arg(long, default_value = "heap")]
+    mode: String,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let (programs, tools) = chosen(&args.only)?;
+    let places = Places {
+        pyrobe: pyrobe()?,
+        python: environment::make()?,
+        scratch: scratch("peers")?,
+        mode: args.mode.clone(),
+    };
+    let mut cells: BTreeMap<(&str, &str), Cell> = BTreeMap::new();
+    for round in 0..args.rounds {
+        for &program in &programs {
+            let file = file_of(program);
+            let once = |tool| session::run(&places, tool, &file);
+            let mut without: Option<Took> = None;
+            for &tool in &tools {
+                let cell = cells.entry((tool.key(), program)).or_default();
+                if cell.failure.is_some() {
+                    continue;
+                }
+                let bare = || once(Tool::Nothing).with_context(|| format!("{program} without any tool"));
+                let with_first = tool.is_exact() && round % 2 == 1;
+                let early = with_first.then(|| once(tool));
+                let beside = match without {
+                    Some(took) if !tool.is_exact() => took,
+                    _ => bare()?,
+                };
+                without = Some(beside);
+                match early.unwrap_or_else(|| once(tool)) {
+                    Ok(took) => cell.pairs.push((beside, took)),
+                    Err(error) => {
+                        println!("{program} under {}: {error:#}", tool.key());
+                        cell.failure = Some(format!("{error}"));
+                    }
+                }
+            }
+        }
+        println!("round {} of {} is done", round + 1, args.rounds);
+    }
+    print(args, &places, &programs, &tools, &cells)
+}
+
+fn print(
+    args: &Args,
+    places: &Places,
+    programs: &[&str],
+    tools: &[Tool],
+    cells: &BTreeMap<(&str, &str), Cell>,
+) -> Result<()> {
+    describe_machine(&places.pyrobe, &places.python)?;
+    println!("{}", environment::versions(&places.python)?);
+    for (name, what) in PROGRAMS.iter().filter(|(name, _)| programs.contains(name)) {
+        let bare: Vec<f64> = cells
+            .iter()
+            .filter(|((_, program), _)| program == name)
+            .flat_map(|(_, cell)| cell.pairs.iter().map(|(without, _)| without.wall))
+            .collect();
+        if let Some(seconds) = table::Ratio::of(bare) {
+            println!("{name}: {what}; its work takes {seconds} s without any tool");
+        }
+    }
+    println!(
+        "medians of the ratios of {} pairs of runs, with against without (middle half of the pairs)\n",
+        args.rounds
+    );
+    let empty = Cell::default();
+    let rows: Vec<Row> = tools
+        .iter()
+        .map(|tool| Row {
+            title: tool.title(&args.mode),
+            cells: programs
+                .iter()
+                .map(|program| cells.get(&(tool.key(), *program)).unwrap_or(&empty))
+                .collect(),
+        })
+        .collect();
+    let attached = Tool::PyrobeAttached.title(&args.mode);
+    println!("{}", table::markdown(programs, &rows, &[attached]));
+    for tool in tools.iter().filter(|tool| tool.is_pyrobe()) {
+        for program in programs {
+            let ratio = cells
+                .get(&(tool.key(), *program))
+                .and_then(|cell| cell.ratio(|took| took.wall));
+            if let Some(ratio) = ratio {
+                println!(
+                    "{program} under {}: {ratio}, goal at most {GOAL}: {}",
+                    tool.key(),
+                    if ratio.median <= GOAL { "met" } else { "missed" }
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is asked for: all programs or all tools if none of them is named.
+fn chosen(only: &[String]) -> Result<(Vec<&'static str>, Vec<Tool>)> {
+    let named = |name: &str| only.is_empty() || only.iter().any(|only| only == name);
+    let all_programs = PROGRAMS.map(|(name, _)| name);
+    let known = |name: &String| {
+        all_programs.contains(&name.as_str()) || Tool::ALL.iter().any(|tool| tool.key() == name)
+    };
+    if let Some(unknown) = only.iter().find(|name| !known(name)) {
+        bail!(
+            "no program or tool {unknown:?}\nhint: there are {}, {}",
+            all_programs.join(", "),
+            Tool::ALL.map(Tool::key).join(", ")
+        );
+    }
+    let mut programs: Vec<&str> = all_programs.into_iter().filter(|name| named(name)).collect();
+    let mut tools: Vec<Tool> = Tool::ALL.into_iter().filter(|tool| named(tool.key())).collect();
+    if programs.is_empty() {
+        programs = all_programs.to_vec();
+    }
+    if tools.is_empty() {
+        tools = Tool::ALL.to_vec();
+    }
+    Ok((programs, tools))
+}
+
+fn file_of(program: &str) -> PathBuf {
+    workspace::root()
+        .join("xtask/src/bench/peers")
+        .join(program)
+        .with_extension("py")
+}

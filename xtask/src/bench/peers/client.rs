@@ -1,0 +1,84 @@
+//! The load on the web service: a bounded number of requests over a few connections to this machine.
+//!
+//! Apart from the programs and not in Python, so that no tool traces it. Each connection waits for its answer before it asks
+//! again, so a slower service is asked less often.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{Ipv4Addr, TcpStream},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+
+const CONNECTIONS: usize = 4;
+const REQUESTS: usize = 2000;
+/// Far above what any answer takes.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Asks all that there is to ask.
+pub(super) fn load(port: u16) -> Result<()> {
+    let clients: Vec<_> = (0..CONNECTIONS)
+        .map(|number| thread::spawn(move || client(port, number)))
+        .collect();
+    for client in clients {
+        client.join().map_err(|_| anyhow!("a client panicked"))??;
+    }
+    Ok(())
+}
+
+fn client(port: u16, number: usize) -> Result<()> {
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).context("cannot reach the service")?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_nodelay(true)?;
+    let mut answers = BufReader::new(stream);
+    for turn in 0..REQUESTS {
+        let seed = turn * CONNECTIONS + number;
+        let request = match turn % 4 {
+            0 | 1 => post(seed),
+            2 => get(&format!("/search/tag{}", seed % 40)),
+            _ => get(&format!("/items/{}", 1 + seed / 3)),
+        };
+        answers.get_mut().write_all(request.as_bytes())?;
+        read_answer(&mut answers)?;
+    }
+    Ok(())
+}
+
+fn post(seed: usize) -> String {
+    let body = format!(
+        "{{\"name\": \"item {seed}\", \"tags\": [\"tag{}\", \"tag{}\", \"all\"], \"price\": {}.5}}",
+        seed % 40,
+        40 + seed % 7,
+        seed * 7919 % 1000
+    );
+    format!(
+        "POST /items HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n\r\n")
+}
+
+fn read_answer(answers: &mut BufReader<TcpStream>) -> Result<()> {
+    let mut length = None;
+    loop {
+        let mut line = String::new();
+        if answers.read_line(&mut line)? == 0 {
+            bail!("the service closed a connection");
+        }
+        let line = line.trim_end();
+        if line.is_empty() {
+            break;
+        }
+        if let Some(value) = line.strip_prefix("Content-Length: ") {
+            length = Some(value.parse::<usize>().context("no length")?);
+        }
+    }
+    let mut body = vec![0; length.context("an answer without a length")?];
+    answers.read_exact(&mut body)?;
+    Ok(())
+}
