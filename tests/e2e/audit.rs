@@ -102,7 +102,16 @@ fn last(audits: &Value, key: &str) -> f64 {
 on_every_interpreter!(mixed_load, check_mixed_load);
 
 pub(crate) fn check_mixed_load(interpreter: &Interpreter) {
-    let mut load = Load::start(interpreter, OFTEN, &["10"]);
+    check_load(interpreter, "10");
+}
+
+/// What is lost, or counted twice, by a slow leak shows after a while only.
+pub(crate) fn check_a_minute(interpreter: &Interpreter) {
+    check_load(interpreter, "60");
+}
+
+fn check_load(interpreter: &Interpreter, seconds: &str) {
+    let mut load = Load::start(interpreter, OFTEN, &[seconds]);
     let said = load.said();
     let stats = load.stop();
     // An allocation at an address that is in use is a free that no site saw.

@@ -6,13 +6,13 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    lifecycle::by_pid,
+    lifecycle::{by_pid, short_run, whole_run},
     support::{
         capture::{Capture, list_processes, record_command},
         embedding::Embedding,
         interpreters::{Id, Interpreter, find},
         recording::Recording,
-        run::{pyrobe, run},
+        run::{finish, pyrobe, run},
         target::Target,
     },
 };
@@ -130,6 +130,74 @@ fn a_library_that_nobody_knows_is_attached_when_it_is_loaded() {
         .find(|image| image["image"].as_str().map(Path::new) == Some(&library));
     let gap = late.and_then(|image| image["attach_gap_ns"].as_u64());
     assert!(gap > Some(0), "what was missed before is told: {stats}");
+}
+
+/// More than are looked at before a recording says that it is ready.
+const INSTALLED: usize = 16;
+
+#[test]
+fn what_an_installed_interpreter_did_before_it_was_attached_is_told() {
+    let Some(interpreter) = find(Id::Debian311) else {
+        return;
+    };
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let shims = directory.path().join("shims");
+    fs::create_dir(&shims).expect("a directory can be made");
+    fs::write(shims.join("python"), "#!/bin/sh\n").expect("a shim can be written");
+    let copies: Vec<Interpreter> = (0..INSTALLED)
+        .map(|number| {
+            let programs = directory.path().join(format!("versions/{number:02}/bin"));
+            fs::create_dir_all(&programs).expect("a directory can be made");
+            let program = programs.join("python3");
+            fs::copy(&interpreter.program, &program).expect("an interpreter can be copied");
+            Interpreter {
+                program,
+                ..interpreter.clone()
+            }
+        })
+        .collect();
+    let whole = whole_run(&copies[0]);
+    let capture = Capture::new();
+    let mut command = pyrobe(["record", "--mode", "allocs", "-o"]);
+    let recording = Recording::start(command.arg(&capture.path).env("PATH", &shims));
+    let pids: Vec<u32> = copies
+        .iter()
+        .map(|copy| {
+            let line = short_run(copy);
+            let mut command = Command::new(&line[0]);
+            let child = command.args(&line[1..]).spawn().expect("python can be started");
+            let pid = child.id();
+            finish(format!("{command:?}"), child).expect_code(0);
+            pid
+        })
+        .collect();
+    recording.stop().expect_code(0);
+
+    let stats = capture.report("stats", &[]);
+    let processes = by_pid(&stats);
+    let images = stats["coverage"]["images"].as_array().expect("a list of images");
+    let notes = stats["notes"].to_string();
+    for (number, (copy, pid)) in copies.iter().zip(pids).enumerate() {
+        let process = processes.get(&pid);
+        let seen = process.map_or(0, |process| {
+            process["total_allocations"].as_u64().expect("a count")
+        });
+        let is_whole = seen.abs_diff(whole) <= whole / 100;
+        let image = images
+            .iter()
+            .find(|image| image["image"].as_str().map(Path::new) == Some(&copy.program));
+        let gap = image.and_then(|image| image["attach_gap_ns"].as_u64());
+        let is_told = gap > Some(0) || notes.contains(&copy.program.to_string_lossy()[..]);
+        assert!(
+            is_whole || is_told,
+            "interpreter {number} made {whole} allocations, of which {seen} were seen: {stats}"
+        );
+        // Those that are found first were attached before.
+        assert!(
+            number > 8 || is_whole,
+            "interpreter {number} was not ready: {stats}"
+        );
+    }
 }
 
 fn count_with(setting: &str) {

@@ -1,4 +1,5 @@
-//! The slow tier: what is promised of the usual interpreters, on those that `cargo xtask pythons` builds.
+//! The slow tier: what is promised of the usual interpreters, on those that `cargo xtask pythons` builds; and what takes
+//! minutes on the usual ones.
 //!
 //! Ignored unless asked for: `cargo xtask test --tier slow`.
 
@@ -8,7 +9,9 @@ use serde::Deserialize;
 
 use crate::{
     audit, census, host,
-    matrix::{on_built_interpreters, on_free_threaded_interpreters, on_gil_built_interpreters},
+    matrix::{
+        on_built_interpreters, on_free_threaded_interpreters, on_gil_built_interpreters, on_interpreters,
+    },
     stacks,
     support::{capture::record, interpreters::Interpreter},
     truth,
@@ -36,6 +39,13 @@ on_built_interpreters!(without_gil, stacks::check_without_gil);
 on_built_interpreters!(ps_names_the_interpreter, host::check_row);
 on_gil_built_interpreters!(counted, census::check_counted);
 on_gil_built_interpreters!(mixed_load, audit::check_mixed_load);
+on_interpreters! { a_minute_of_mixed_load, audit::check_a_minute,
+    #[ignore = "slow tier"] pyenv_312: Id::Pyenv(12),
+    #[ignore = "slow tier"] debian_311: Id::Debian311,
+    #[ignore = "slow tier"] sid_313: Id::Sid(13),
+    #[ignore = "slow tier"] sid_314: Id::Sid(14),
+    #[ignore = "slow tier"] sid_315: Id::Sid(15),
+}
 on_built_interpreters!(live_at_exit, |interpreter: &Interpreter| {
     truth::check_live_at_exit(interpreter, &[]);
 });

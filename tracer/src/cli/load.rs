@@ -44,7 +44,11 @@ fn read<R: io::Read>(mut reader: Reader<R>) -> Snapshot {
                 }
                 describe(&mut context, meta);
             }
-            Block::Image(image) => context.images.push(image_info(image)),
+            Block::Image(image) => {
+                // It can be told twice: what was missed before it was attached may be heard of later.
+                context.images.retain(|known| known.id != image.id.get());
+                context.images.push(image_info(image));
+            }
             Block::Events { records, .. } => {
                 let mut decoder = Decoder::new(&records);
                 for event in decoder.by_ref() {

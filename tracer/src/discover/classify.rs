@@ -58,13 +58,28 @@ impl<T> Classifier<T> {
     /// `examine` belong into `T`: a file that cannot be understood is not tried again either.
     pub fn classify(&mut self, file: &File, examine: impl FnOnce(&File) -> T) -> io::Result<Arc<T>> {
         let identity = FileIdentity::of(file)?;
-        if self.known.len() >= self.capacity && !self.known.contains_key(&identity) {
-            self.known.clear();
-        }
+        self.make_room(&identity);
         Ok(match self.known.entry(identity) {
             Entry::Occupied(found) => Arc::clone(found.get()),
             Entry::Vacant(place) => Arc::clone(place.insert(Arc::new(examine(file)))),
         })
+    }
+
+    /// Whether something is known about that file.
+    pub fn knows(&self, identity: &FileIdentity) -> bool {
+        self.known.contains_key(identity)
+    }
+
+    /// Remembers what was found out elsewhere about a file.
+    pub fn learn(&mut self, identity: FileIdentity, found: T) {
+        self.make_room(&identity);
+        self.known.insert(identity, Arc::new(found));
+    }
+
+    fn make_room(&mut self, identity: &FileIdentity) {
+        if self.known.len() >= self.capacity && !self.known.contains_key(identity) {
+            self.known.clear();
+        }
     }
 
     /// What is known about a file that a process maps; an error if it cannot be opened.

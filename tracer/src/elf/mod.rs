@@ -6,6 +6,7 @@
 
 mod dynamic;
 mod frames;
+mod needed;
 mod relocations;
 mod symbols;
 
@@ -20,6 +21,7 @@ use object::{
 use self::{dynamic::Dynamic, relocations::Relocations};
 pub use self::{
     frames::FunctionTable,
+    needed::{Step, needed},
     relocations::{Pointer, TlsReloc},
     symbols::Symbol,
 };

@@ -5,10 +5,14 @@
 
 use std::{
     fs::File,
-    io::{self, Read as _, Seek as _},
-    os::fd::AsRawFd as _,
+    io::{self, Seek as _},
+    os::{fd::AsRawFd as _, unix::fs::FileExt as _},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
 };
 
 use object::{Object as _, ObjectSymbol as _, ReadCache};
@@ -17,7 +21,7 @@ use crate::{
     discover::{
         Classifier, FileIdentity, LoadSegment, MappedFile, Mapping, Range, bias, mapped_files, read_memory,
     },
-    elf::Elf,
+    elf::{Elf, Step, needed},
     plan::{Plan, plan},
     python::{Allocator, ImageFacts, WhyNot, classify, examine_elf},
     units::{Pid, ProcAddr},
@@ -96,6 +100,26 @@ impl Images {
         Ok(found.as_ref().clone())
     }
 
+    /// The images of files, where they are some; those that are new are examined at the same time.
+    pub fn of_files(&mut self, paths: &[PathBuf]) -> Vec<Arc<Image>> {
+        let mut unknown: Vec<(FileIdentity, File, &Path)> = Vec::new();
+        for path in paths {
+            let Ok(file) = File::open(path) else { continue };
+            let Ok(identity) = FileIdentity::of(&file) else {
+                continue;
+            };
+            let is_new = unknown.iter().all(|(other, ..)| *other != identity);
+            if is_new && !self.classifier.knows(&identity) {
+                unknown.push((identity, file, path));
+            }
+        }
+        for (identity, image) in look_at_all(&unknown) {
+            self.classifier.learn(identity, image);
+        }
+        let images = paths.iter().map(|path| self.of_file(path));
+        images.filter_map(|image| image.ok().flatten()).collect()
+    }
+
     /// The images that a process maps, with the mapping of each.
     pub fn of_process(&mut self, pid: Pid) -> io::Result<Vec<(Arc<Image>, MappedFile)>> {
         let mut found = Vec::new();
@@ -123,6 +147,28 @@ impl Images {
             .as_ref()
             .clone()
     }
+}
+
+/// Looks at files, on as many threads as there are processors for it.
+fn look_at_all(files: &[(FileIdentity, File, &Path)]) -> Vec<(FileIdentity, Option<Arc<Image>>)> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut found = Vec::new();
+        while let Some((identity, file, path)) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+            found.push((*identity, look_at(file, path)));
+        }
+        found
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        let helpers: Vec<_> = (1..threads.min(files.len())).map(|_| scope.spawn(work)).collect();
+        let mut found = work();
+        for helper in helpers {
+            // What a thread did that panicked is done again when it is asked for.
+            found.extend(helper.join().unwrap_or_default());
+        }
+        found
+    })
 }
 
 /// `None` if the file holds no Python runtime.
@@ -177,10 +223,20 @@ fn defines_runtime(file: &File) -> bool {
         .any(|symbol| symbol.is_definition() && symbol.name_bytes() == Ok(b"_PyRuntime"))
 }
 
+/// The file, with zeroes for what nobody looks at: most of some files is debugging information.
 fn read_all(file: &File) -> io::Result<Vec<u8>> {
-    let mut file = file.try_clone()?;
-    file.rewind()?;
-    let mut data = Vec::new();
-    file.take(MAX_IMAGE_BYTES).read_to_end(&mut data)?;
+    let length = file.metadata()?.len().min(MAX_IMAGE_BYTES);
+    // Zeroed memory costs nothing before it is written to.
+    let mut data = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+    for step in Step::ALL {
+        for range in needed(&data, step) {
+            let (Ok(start), Ok(end)) = (usize::try_from(range.start), usize::try_from(range.end)) else {
+                continue;
+            };
+            if let Some(part) = data.get_mut(start..end) {
+                file.read_exact_at(part, range.start)?;
+            }
+        }
+    }
     Ok(data)
 }

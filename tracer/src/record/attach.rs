@@ -30,6 +30,10 @@ pub(super) fn now() -> MonotonicNs {
     MonotonicNs(nanos)
 }
 
+/// Interpreters that are installed are looked at before anything is recorded, up to this many: more take too long.
+/// Beyond that it is done meanwhile, and what the first process of one may have done before is told.
+const BEFORE_READY: usize = 12;
+
 /// How an image came to be attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Seen {
@@ -62,6 +66,11 @@ pub(super) struct Attached {
     /// By identity, because a file can be seen through several file systems. `None`: it cannot be traced.
     numbers: FxHashMap<FileIdentity, Option<ImageId>>,
     records: Vec<ImageRecord>,
+    /// Of each of those.
+    seen: Vec<Seen>,
+    /// Files that are still being looked at; and when one of them was mapped first by a process that was gone before its
+    /// file could be asked for.
+    expected: FxHashMap<PathBuf, Option<MonotonicNs>>,
     problems: Vec<String>,
 }
 
@@ -151,26 +160,62 @@ impl Attached {
                 return found;
             }
         }
-        self.installed()
-    }
-
-    /// Finds the interpreters that are installed where people install them.
-    pub(super) fn installed(&mut self) -> Vec<Found> {
-        let path = std::env::var_os("PATH");
-        let search = Search::host(std::env::var_os("LD_LIBRARY_PATH").as_deref());
         self.files(&well_known_images(path.as_deref(), &search))
     }
 
+    /// Finds the interpreters that are installed where people install them; with them, the files that are to be looked at
+    /// later.
+    pub(super) fn installed(&mut self) -> (Vec<Found>, Vec<PathBuf>) {
+        let path = std::env::var_os("PATH");
+        let search = Search::host(std::env::var_os("LD_LIBRARY_PATH").as_deref());
+        let mut now = well_known_images(path.as_deref(), &search);
+        let later = now.split_off(now.len().min(BEFORE_READY));
+        self.expected = later.iter().map(|path| (path.clone(), None)).collect();
+        (self.files(&now), later)
+    }
+
     fn files(&mut self, files: &[PathBuf]) -> Vec<Found> {
-        let image = |file: &PathBuf| self.images.of_file(file).ok().flatten();
-        files
-            .iter()
-            .filter_map(image)
+        let images = self.images.of_files(files).into_iter();
+        images
             .map(|image| Found {
                 image,
                 seen: Seen::Installed,
             })
             .collect()
+    }
+
+    /// Attaches an installed interpreter that was looked at meanwhile. Returns the new image's record, if there is one.
+    pub(super) fn late(
+        &mut self,
+        tracer: &mut Tracer,
+        image: &Arc<Image>,
+    ) -> Result<Option<ImageRecord>, BpfError> {
+        let mapped = self.expected.remove(&image.path).flatten();
+        let before = self.records.len();
+        self.attach(tracer, image, mapped.map_or(Seen::Installed, Seen::Mapped))?;
+        Ok(self.records.get(before).cloned())
+    }
+
+    /// The interpreters that ran and were not looked at in time, with the time when one first ran.
+    pub(super) fn missed(&self) -> impl Iterator<Item = (&Path, MonotonicNs)> {
+        self.expected
+            .iter()
+            .filter_map(|(path, mapped)| Some((path.as_path(), (*mapped)?)))
+    }
+
+    /// If a process mapped an attached image before its probes stood, and that is heard of only now: the record that
+    /// says so.
+    fn mapped_before(&mut self, image: &Image, mapped: MonotonicNs) -> Option<ImageRecord> {
+        let number = (*self.numbers.get(&image.identity)?)?;
+        let mut known = self.records.iter_mut().zip(&self.seen);
+        let (record, seen) = known.find(|(record, _)| record.id == number)?;
+        let gap = record.attached.get().checked_sub(mapped.get());
+        // What ran before the recording has missed more than that.
+        if *seen == Seen::Running || gap <= record.attach_gap_ns.or(Some(0)) {
+            return None;
+        }
+        record.attach_gap_ns = gap;
+        Some(record.clone())
     }
 
     /// Attaches what was found.
@@ -188,8 +233,14 @@ impl Attached {
         mapping: &Mapping,
     ) -> Result<Option<ImageRecord>, BpfError> {
         let Some(image) = self.images.of_mapping(mapping) else {
+            if let Some(mapped) = self.expected.get_mut(&mapping.path) {
+                mapped.get_or_insert(mapping.time);
+            }
             return Ok(None);
         };
+        if let Some(record) = self.mapped_before(&image, mapping.time) {
+            return Ok(Some(record));
+        }
         let before = self.records.len();
         self.attach(tracer, &image, Seen::Mapped(mapping.time))?;
         Ok(self.records.get(before).cloned())
@@ -259,6 +310,7 @@ impl Attached {
         };
         self.numbers.insert(image.identity, Some(number));
         self.records.push(record(image, number, attached, gap, self.mode));
+        self.seen.push(seen);
         Ok(Some(number))
     }
 }

@@ -1,6 +1,7 @@
-//! The threads and tasks that send into the owner: ring, map watcher, signals, clock.
+//! The threads and tasks that send into the owner: ring, map watcher, installed interpreters, signals, clock.
 
 use std::{
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,6 +19,7 @@ use tokio::{
 use crate::{
     bpf::{RingReader, hit_cost},
     discover::{MapEvent, MapWatcher},
+    images::{Image, Images},
 };
 
 /// How long a record waits in the ring at most, unless the ring fills before.
@@ -38,6 +40,8 @@ pub(super) enum Input {
         /// Records that did not fit their place.
         malformed: u64,
     },
+    /// An installed interpreter was looked at that nobody is known to run.
+    Installed(Arc<Image>),
     /// Processes and mappings came and went.
     Maps(Vec<MapEvent>),
     /// A part of a second has passed.
@@ -110,6 +114,27 @@ pub(super) fn watch_maps(mut watcher: MapWatcher, to: Sender<Input>) -> std::io:
             let mut events = Vec::new();
             watcher.drain(&mut events);
             if !events.is_empty() && to.blocking_send(Input::Maps(events)).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// Looks at files beside the recording, one after the other, and sends those that are images.
+pub(super) fn examine_installed(files: Vec<PathBuf>, to: Sender<Input>) -> std::io::Result<()> {
+    if files.is_empty() {
+        return Ok(());
+    }
+    thread::Builder::new().name("images".to_owned()).spawn(move || {
+        let mut images = Images::default();
+        for file in files {
+            if to.is_closed() {
+                return;
+            }
+            if let Ok(Some(image)) = images.of_file(&file)
+                && to.blocking_send(Input::Installed(image)).is_err()
+            {
                 return;
             }
         }

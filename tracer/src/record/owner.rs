@@ -1,6 +1,6 @@
 //! The owner of a recording: sets everything up, consumes inputs in order, ends it.
 
-use std::thread::JoinHandle;
+use std::{thread::JoinHandle, time::Instant};
 
 use tokio::sync::mpsc::{Receiver, Sender};
 use tracer_ebpf::site::group;
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     bpf::{BpfError, ProgramLog, Tracer},
-    capture::{End, EndReason, Gap, Meta, ProcessCounters, Window, WriteError, Writer},
+    capture::{End, EndReason, Gap, ImageRecord, Meta, ProcessCounters, Window, WriteError, Writer},
     discover::{MapEvent, Selection, UserNames, process},
     error::{Exit, UserError},
     ingest::event::Counters,
@@ -212,12 +212,14 @@ impl<'a> Owner<'a> {
         };
         // While the probes stand, so that what changes meanwhile is on record.
         if failure.is_none() {
-            match self.audit(Which::All) {
+            match self.audit(Which::All).and_then(|()| self.note_missed()) {
                 Ok(()) | Err(WriteError::Full { .. }) => {}
                 Err(error) => failure = Some(error),
             }
         }
+        let detaching = Instant::now();
         self.tracer.detach();
+        tracing::debug!("probes removed in {:?}", detaching.elapsed());
         ring.stop();
         // What was in the ring belongs to the recording, whatever ended it.
         while let Some(input) = inputs.recv().await {
@@ -244,6 +246,10 @@ impl<'a> Owner<'a> {
         match input {
             Input::Records(records) => self.records(&records)?,
             Input::RingEmpty { .. } => return Ok(Some(EndReason::Failed)),
+            Input::Installed(image) => {
+                let new = self.attached.late(&mut self.tracer, &image);
+                self.note_image(new)?;
+            }
             Input::Maps(events) => self.maps(&events)?,
             Input::Tick => return self.tick(to),
             Input::WindowOver => self.close_window()?,
@@ -298,11 +304,29 @@ impl<'a> Owner<'a> {
                 }
                 _ => continue,
             };
-            match new {
-                Ok(Some(image)) => self.writer.image(&image)?,
-                Ok(None) => {}
-                Err(error) => self.problems.push(error.to_string()),
-            }
+            self.note_image(new)?;
+        }
+        Ok(())
+    }
+
+    fn note_image(&mut self, new: Result<Option<ImageRecord>, BpfError>) -> Result<(), WriteError> {
+        match new {
+            Ok(Some(image)) => self.writer.image(&image)?,
+            Ok(None) => {}
+            Err(error) => self.problems.push(error.to_string()),
+        }
+        Ok(())
+    }
+
+    /// Interpreters that ran and were never attached.
+    fn note_missed(&mut self) -> Result<(), WriteError> {
+        for (path, since) in self.attached.missed() {
+            self.writer.gap(&Gap {
+                from: since,
+                to: now(),
+                reason: format!("{} ran and was not attached in time", path.display()),
+                ..Gap::default()
+            })?;
         }
         Ok(())
     }

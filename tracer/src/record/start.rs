@@ -1,6 +1,10 @@
 //! Setting a recording up: what can fail before anything is recorded, in the order that loses nothing.
 
-use std::{path::Path, thread, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    thread,
+    time::Instant,
+};
 
 use tokio::sync::mpsc;
 
@@ -44,12 +48,17 @@ async fn record(settings: &Settings, ready: impl FnOnce(&str)) -> Result<Outcome
     }
     // Two halves of about the same length: the kernel checks the programs, we look at files.
     let mut attached = Attached::new(settings.mode);
-    let (tracer, (running, found)) = thread::scope(|scope| {
+    let (tracer, findings) = thread::scope(|scope| {
         let finder = scope.spawn(|| find(&mut attached, &settings.target));
         let tracer = load(settings);
         (tracer, finder.join().unwrap_or_default())
     });
     let mut tracer = tracer?;
+    let Findings {
+        running,
+        found,
+        later,
+    } = findings;
     tracing::debug!(
         "programs loaded and images examined after {:?}",
         started.elapsed()
@@ -85,12 +94,16 @@ async fn record(settings: &Settings, ready: impl FnOnce(&str)) -> Result<Outcome
     feeders::signals_and_clock(settings.duration, &to).map_err(thread_error)?;
     tracing::debug!("attached after {:?}", started.elapsed());
     let images = owner.images();
+    let more = match later.len() {
+        0 => String::new(),
+        more => format!(", {more} installed ones are still looked at"),
+    };
     let coming = match &settings.target {
         Target::Selected(selection) => format!(" and those to come ({selection})"),
         _ => String::new(),
     };
     ready(&format!(
-        "recording {running} Python process(es){coming}, {images} image(s) attached; Ctrl-C ends it"
+        "recording {running} Python process(es){coming}, {images} image(s) attached{more}; Ctrl-C ends it"
     ));
     if let Target::Command(command) = &settings.target {
         match command::start(command, to.clone()) {
@@ -106,6 +119,7 @@ async fn record(settings: &Settings, ready: impl FnOnce(&str)) -> Result<Outcome
             }
         }
     }
+    feeders::examine_installed(later, to.clone()).map_err(thread_error)?;
     owner.measure(meta, feeders::measure_hit_cost().map_err(thread_error)?);
     owner.consume(inputs, to, ring).await
 }
@@ -154,18 +168,43 @@ fn rules(selection: &Selection) -> bpf::Rules {
     }
 }
 
-/// What is to be attached at the start, and the Python processes that run.
-fn find(attached: &mut Attached, target: &Target) -> (Vec<Pid>, Vec<Found>) {
+/// What is there at the start.
+#[derive(Default)]
+struct Findings {
+    /// The Python processes that run.
+    running: Vec<Pid>,
+    /// What is to be attached; the images of those processes come first.
+    found: Vec<Found>,
+    /// What is to be looked at while the recording runs.
+    later: Vec<PathBuf>,
+}
+
+fn find(attached: &mut Attached, target: &Target) -> Findings {
     match target {
         // A process that is selected later may be the first of any interpreter.
         Target::WholeHost | Target::Selected(_) => {
             let (running, mut found) = attached.running(None);
             // So that the first process of an installed interpreter is seen from its first allocation.
-            found.extend(attached.installed());
-            (running, found)
+            let (installed, later) = attached.installed();
+            found.extend(installed);
+            Findings {
+                running,
+                found,
+                later,
+            }
         }
-        Target::Processes(pids) => attached.running(Some(pids)),
-        Target::Command(command) => (Vec::new(), attached.of_command(command)),
+        Target::Processes(pids) => {
+            let (running, found) = attached.running(Some(pids));
+            Findings {
+                running,
+                found,
+                ..Findings::default()
+            }
+        }
+        Target::Command(command) => Findings {
+            found: attached.of_command(command),
+            ..Findings::default()
+        },
     }
 }
 

@@ -109,8 +109,8 @@ impl Recording {
         self.child.id()
     }
 
-    /// Ends it as Ctrl-C does and waits until it is gone.
-    pub(super) fn stop(mut self) -> Result<()> {
+    /// Ends it as Ctrl-C does and waits until it is gone. All that it said on standard error.
+    pub(super) fn stop(mut self) -> Result<String> {
         process::output(Command::new("kill").args(["-INT", &self.pid().to_string()]))?;
         std::io::Read::read_to_string(&mut self.stderr, &mut self.said)
             .context("cannot read what pyrobe says")?;
@@ -118,7 +118,7 @@ impl Recording {
         if !status.success() {
             bail!("{}pyrobe failed: {status}", self.said);
         }
-        Ok(())
+        Ok(std::mem::take(&mut self.said))
     }
 }
 

@@ -7,6 +7,7 @@ use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, OpKind};
 /// The instructions of one range, by address.
 #[derive(Debug)]
 pub(super) struct Body {
+    range: Range<u64>,
     instructions: Vec<Instruction>,
     /// Direct jumps within: target and place, by target.
     jumps: Vec<(u64, u64)>,
@@ -32,7 +33,16 @@ impl Body {
             instructions.push(instruction);
         }
         jumps.sort_unstable();
-        Self { instructions, jumps }
+        Self {
+            range: range.clone(),
+            instructions,
+            jumps,
+        }
+    }
+
+    /// The whole range, also what of it could not be decoded.
+    pub(super) fn range(&self) -> &Range<u64> {
+        &self.range
     }
 
     /// The instruction that begins at `address`.

@@ -43,6 +43,8 @@ pub(super) struct Code<'a> {
     elf: &'a Elf<'a>,
     functions: FunctionTable,
     bodies: RefCell<FxHashMap<u64, Rc<Body>>>,
+    /// The one looked at last, which is nearly always the next one, too.
+    last: RefCell<Option<Rc<Body>>>,
     /// Jumps that lead from one range to another: target and place, by target. Not confirmed.
     crossings: OnceCell<Vec<(u64, u64)>>,
     entries: OnceCell<Entries>,
@@ -71,6 +73,7 @@ impl<'a> Code<'a> {
             elf,
             functions: elf.functions(),
             bodies: RefCell::default(),
+            last: RefCell::default(),
             crossings: OnceCell::new(),
             entries: OnceCell::new(),
             searched: OnceCell::new(),
@@ -103,6 +106,17 @@ impl<'a> Code<'a> {
 
     /// That part, decoded.
     pub(super) fn body(&self, address: u64) -> Option<Rc<Body>> {
+        if let Some(body) = &*self.last.borrow()
+            && body.range().contains(&address)
+        {
+            return Some(Rc::clone(body));
+        }
+        let body = self.find_body(address)?;
+        *self.last.borrow_mut() = Some(Rc::clone(&body));
+        Some(body)
+    }
+
+    fn find_body(&self, address: u64) -> Option<Rc<Body>> {
         let range = self.function_at(address)?;
         if let Some(body) = self.bodies.borrow().get(&range.start) {
             return Some(Rc::clone(body));
@@ -237,14 +251,14 @@ impl<'a> Code<'a> {
             let start = segment.address.get();
             let span = bytes.len() as u64;
             let mut own = ranges.partition_point(|(_, end)| *end <= start);
-            for (window, index) in bytes.array_windows::<6>().zip(0_u64..) {
-                let (displacement, length) = match *window {
-                    [0xe9, displacement @ .., _] => (displacement, 5),
-                    [0x0f, 0x80..=0x8f, displacement @ ..] => (displacement, 6),
+            for index in memchr::memchr2_iter(0xe9, 0x0f, bytes) {
+                let (displacement, length) = match bytes.get(index..).and_then(<[u8]>::first_chunk::<6>) {
+                    Some([0xe9, displacement @ .., _]) => (displacement, 5),
+                    Some([0x0f, 0x80..=0x8f, displacement @ ..]) => (displacement, 6),
                     _ => continue,
                 };
-                let from = start.wrapping_add(index);
-                let displacement = i64::from(i32::from_le_bytes(displacement));
+                let from = start.wrapping_add(index as u64);
+                let displacement = i64::from(i32::from_le_bytes(*displacement));
                 let target = from.wrapping_add(length).wrapping_add_signed(displacement);
                 if target.wrapping_sub(start) >= span {
                     continue;

@@ -45,9 +45,9 @@ pub(super) fn all(code: &Code<'_>) -> Vec<Init> {
         let Some(bytes) = code.elf().bytes_from(segment.address) else {
             continue;
         };
-        for (index, window) in bytes.array_windows::<3>().enumerate() {
-            // `cmp r32, 0x24(r64)` or the other way round; the base is not RSP, whose encoding is longer.
-            let [0x39 | 0x3b, mode, SZIDX] = *window else {
+        // `cmp r32, 0x24(r64)` or the other way round; the base is not RSP, whose encoding is longer.
+        for index in memchr::memchr2_iter(0x39, 0x3b, bytes) {
+            let Some([_, mode, SZIDX]) = bytes.get(index..).and_then(<[u8]>::first_chunk::<3>) else {
                 continue;
             };
             if mode & 0xc0 != 0x40 || mode & 7 == 4 || found.len() >= MAX_FOUND {

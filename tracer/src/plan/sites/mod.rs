@@ -18,6 +18,7 @@ mod raw;
 mod registers;
 mod result;
 mod search;
+mod words;
 
 use iced_x86::Instruction;
 use tracer_ebpf::site::{Operand, Role};
@@ -59,7 +60,8 @@ pub(super) fn find(facts: &ImageFacts, elf: &Elf<'_>) -> Option<Sites> {
         functions
             .map(|function| function.get())
             .chain(refill)
-            .chain(places.keys().copied()),
+            .chain(places.keys().copied())
+            .chain(free::stubs(facts, &code)),
     );
     let mut found = alloc::find(&code, &own, refill)?;
     found.merge(raw::find(facts, &code, &places)?);

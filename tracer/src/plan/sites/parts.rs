@@ -5,9 +5,9 @@
 //! none in data; the tables of relocations and of dynamic symbols are such data, too. In doubt, as with bytes that only
 //! look like a reference, it is a function.
 
-use rustc_hash::FxHashSet;
+use std::ops::RangeInclusive;
 
-use super::{body::jump_target, code::Code};
+use super::{body::jump_target, code::Code, words};
 
 /// Bits for 64 MiB of code.
 const MAX_WORDS: usize = 1 << 20;
@@ -18,12 +18,12 @@ const SHORT: u64 = 130;
 /// The places that ways into functions lead to by something else than a direct jump; `None` if there is more code than
 /// is looked at.
 #[derive(Debug)]
-pub(super) struct Entries(Option<FxHashSet<u64>>);
+pub(super) struct Entries(Option<Marks>);
 
 impl Code<'_> {
     /// Whether ways begin at `address`: it is the start of a function, and not of a part of one.
     pub(super) fn begins(&self, address: u64) -> bool {
-        let is_entered = |known: &FxHashSet<u64>| known.contains(&address);
+        let is_entered = |known: &Marks| known.contains(address);
         self.is_start(address)
             && (self.entries().0.as_ref().is_none_or(is_entered) || self.is_sibling(address))
     }
@@ -44,35 +44,25 @@ impl Code<'_> {
 
     /// One pass over code and data.
     pub(super) fn find_entries(&self) -> Entries {
-        let Some(starts) = Starts::of(self.functions().ranges()) else {
+        let ranges = self.functions().ranges();
+        let Some(mut found) = Marks::over(ranges) else {
             return Entries(None);
         };
-        let mut found = FxHashSet::default();
-        let mut add = |address: u64| {
-            if starts.contains(address) {
-                found.insert(address);
-            }
-        };
+        // Starts of ranges only: whatever else is marked is not asked for ([`Code::begins`]).
         for segment in self.elf().segments() {
             let Some(bytes) = self.elf().bytes_from(segment.address) else {
                 continue;
             };
-            let start = segment.address.get();
             if segment.executable {
-                let mut before = [0_u8; 2];
-                for (window, index) in bytes.array_windows::<4>().zip(0_u64..) {
-                    let value = i64::from(i32::from_le_bytes(*window)).cast_unsigned();
-                    let is_jump = matches!(before, [_, 0xe9] | [0x0f, 0x80..=0x8f]);
-                    if !is_jump {
-                        add(start.wrapping_add(index).wrapping_add(4).wrapping_add(value));
-                        add(value);
+                words::within(bytes, segment.address, &found.span(), |index, word| {
+                    let before = bytes.get(index.saturating_sub(2)..index).unwrap_or_default();
+                    if !matches!(before, [.., 0xe9] | [0x0f, 0x80..=0x8f]) {
+                        found.add(word.address);
                     }
-                    let [first, ..] = *window;
-                    before = [before[1], first];
-                }
+                });
             } else {
                 for word in bytes.as_chunks().0 {
-                    add(u64::from_le_bytes(*word));
+                    found.add(u64::from_le_bytes(*word));
                 }
             }
         }
@@ -80,28 +70,36 @@ impl Code<'_> {
     }
 }
 
-/// The starts of ranges, as bits: they are asked for with every four bytes of the code.
-struct Starts {
+/// Places in code, as bits: many are noted, with every few bytes of the code.
+#[derive(Debug)]
+struct Marks {
     lowest: u64,
+    highest: u64,
     bits: Vec<u64>,
 }
 
-impl Starts {
-    fn of(ranges: &[(u64, u64)]) -> Option<Self> {
+impl Marks {
+    /// None yet, from the start of the first range to that of the last one.
+    fn over(ranges: &[(u64, u64)]) -> Option<Self> {
         let lowest = ranges.first().map_or(0, |(start, _)| *start);
-        let last = ranges.last().map_or(0, |(start, _)| *start);
-        let (words, _) = place(last - lowest);
-        if words >= MAX_WORDS {
-            return None;
+        let highest = ranges.last().map_or(0, |(start, _)| *start);
+        let (words, _) = place(highest - lowest);
+        (words < MAX_WORDS).then(|| Self {
+            lowest,
+            highest,
+            bits: vec![0; words + 1],
+        })
+    }
+
+    fn span(&self) -> RangeInclusive<u64> {
+        self.lowest..=self.highest
+    }
+
+    fn add(&mut self, address: u64) {
+        let (word, bit) = place(address.wrapping_sub(self.lowest));
+        if let Some(word) = self.bits.get_mut(word) {
+            *word |= bit;
         }
-        let mut bits = vec![0; words + 1];
-        for (start, _) in ranges {
-            let (word, bit) = place(start - lowest);
-            if let Some(word) = bits.get_mut(word) {
-                *word |= bit;
-            }
-        }
-        Some(Self { lowest, bits })
     }
 
     fn contains(&self, address: u64) -> bool {

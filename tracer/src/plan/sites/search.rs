@@ -6,7 +6,10 @@
 
 use iced_x86::{Instruction, OpKind};
 
-use super::code::Code;
+use super::{
+    code::Code,
+    words::{self, Reading},
+};
 use crate::units::VirtAddr;
 
 /// References taken; the optimised builds have some 2,000.
@@ -119,8 +122,7 @@ impl Code<'_> {
         let (Some(first), Some(last)) = (targets.first(), targets.last()) else {
             return Vec::new();
         };
-        let lowest = first.saturating_sub(4);
-        let span = last - lowest;
+        let span = first.saturating_sub(4)..=*last;
         // Most displacements lead elsewhere: a small table on the low bits tells without a search.
         let mut maybe = [0_u8; 4096];
         let mut mark = |value: u64, bit: u8| {
@@ -134,34 +136,35 @@ impl Code<'_> {
                 mark(target.wrapping_sub(trailing), RELATIVE);
             }
         }
-        let is_maybe = |value: u64, bit: u8| maybe.get(low_bits(value)).copied().unwrap_or_default() & bit;
+        let is_maybe =
+            |value: u64, bit: u8| maybe.get(low_bits(value)).copied().unwrap_or_default() & bit != 0;
         let mut found = Vec::new();
         for segment in self.elf().segments().iter().filter(|segment| segment.executable) {
             let Some(bytes) = self.elf().bytes_from(segment.address) else {
                 continue;
             };
-            for (window, index) in bytes.array_windows::<4>().zip(0_u64..) {
-                let place = segment.address.get().wrapping_add(index);
-                let value = i64::from(i32::from_le_bytes(*window)).cast_unsigned();
-                let relative = place.wrapping_add(4).wrapping_add(value);
-                if is_maybe(relative, RELATIVE) | is_maybe(value, ABSOLUTE) == 0 {
-                    continue;
+            words::within(bytes, segment.address, &span, |_, word| {
+                if found.len() >= MAX_HITS {
+                    return;
                 }
-                if relative.wrapping_sub(lowest) <= span {
-                    for trailing in TRAILING {
-                        let target = relative.wrapping_add(trailing);
-                        if targets.binary_search(&target).is_ok() {
-                            found.push((target, place));
+                match word.reading {
+                    Reading::Displacement if is_maybe(word.address, RELATIVE) => {
+                        for trailing in TRAILING {
+                            let target = word.address.wrapping_add(trailing);
+                            if targets.binary_search(&target).is_ok() {
+                                found.push((target, word.place));
+                            }
                         }
                     }
+                    Reading::Absolute
+                        if is_maybe(word.address, ABSOLUTE)
+                            && targets.binary_search(&word.address).is_ok() =>
+                    {
+                        found.push((word.address, word.place));
+                    }
+                    _ => {}
                 }
-                if targets.binary_search(&value).is_ok() {
-                    found.push((value, place));
-                }
-                if found.len() >= MAX_HITS {
-                    return found;
-                }
-            }
+            });
         }
         found
     }

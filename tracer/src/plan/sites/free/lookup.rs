@@ -31,14 +31,19 @@ pub(super) fn all(code: &Code<'_>, implementation: &Implementation, facts: &Imag
         let Some(bytes) = code.elf().bytes_from(segment.address) else {
             continue;
         };
-        for (window, index) in bytes.array_windows::<4>().zip(0_u64..) {
+        for opcode in memchr::memchr_iter(0xc1, bytes) {
             // REX.W or REX.WB, `shr r64, imm8`.
-            let [0x48 | 0x49, 0xc1, 0xe8..=0xef, shift] = *window else {
+            let Some(index) = opcode.checked_sub(1) else {
                 continue;
             };
-            if shift == implementation.shift
+            let Some([0x48 | 0x49, _, 0xe8..=0xef, shift]) =
+                bytes.get(index..).and_then(<[u8]>::first_chunk::<4>)
+            else {
+                continue;
+            };
+            if *shift == implementation.shift
                 && found.len() < MAX_LOOKUPS
-                && let Some(instruction) = code.at(segment.address.get().wrapping_add(index))
+                && let Some(instruction) = code.at(segment.address.get().wrapping_add(index as u64))
                 && implementation.is_lookup(&instruction)
                 && is_index(code, &instruction)
             {

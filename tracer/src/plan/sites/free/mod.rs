@@ -17,6 +17,7 @@ mod walk;
 use iced_x86::{FlowControl, Instruction};
 use tracer_ebpf::site::{Operand, Role, flag};
 
+pub(super) use self::raw::stubs;
 use self::{
     graph::{Edge, back, only_through},
     guard::Guard,

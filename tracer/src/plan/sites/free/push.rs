@@ -22,6 +22,10 @@ const MAX_STEPS: usize = 24;
 /// Pushes taken; optimised builds have fewer than 100.
 const MAX_PUSHES: usize = 1 << 12;
 
+/// Opcodes of `mov %r64, m64` and `mov m64, %r64`.
+const STORE: u8 = 0x89;
+const LOAD: u8 = 0x8b;
+
 /// A block is put onto its pool's list.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Push {
@@ -40,8 +44,12 @@ pub(super) fn all(code: &Code<'_>) -> Vec<Push> {
         let Some(bytes) = code.elf().bytes_from(segment.address) else {
             continue;
         };
-        for (index, window) in bytes.array_windows::<5>().enumerate() {
-            let Some(pool) = base_of_store(*window) else {
+        for opcode in memchr::memchr_iter(STORE, bytes) {
+            let Some(index) = opcode.checked_sub(1) else {
+                continue;
+            };
+            let window = bytes.get(index..).and_then(<[u8]>::first_chunk::<5>);
+            let Some(pool) = window.and_then(|window| base(*window, STORE)) else {
                 continue;
             };
             let before = bytes
@@ -51,7 +59,7 @@ pub(super) fn all(code: &Code<'_>) -> Vec<Push> {
             let mut loads = before
                 .array_windows::<5>()
                 .enumerate()
-                .filter(|(_, window)| base_of_load(**window) == Some(pool));
+                .filter(|(_, window)| base(**window, LOAD) == Some(pool));
             // The nearest load is the one that counts.
             let Some((distance, _)) = loads.next_back() else {
                 continue;
@@ -65,16 +73,7 @@ pub(super) fn all(code: &Code<'_>) -> Vec<Push> {
     found
 }
 
-/// The base register's number of `mov %r64, 8(%base)`.
-fn base_of_store(bytes: [u8; 5]) -> Option<u8> {
-    base(bytes, 0x89)
-}
-
-/// The base register's number of `mov 8(%base), %r64`.
-fn base_of_load(bytes: [u8; 5]) -> Option<u8> {
-    base(bytes, 0x8b)
-}
-
+/// The base register's number of `mov %r64, 8(%base)` or `mov 8(%base), %r64`.
 fn base(bytes: [u8; 5], opcode: u8) -> Option<u8> {
     let [rex @ 0x48..=0x4f, found, modrm, third, fourth] = bytes else {
         return None;

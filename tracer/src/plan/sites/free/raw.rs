@@ -21,6 +21,7 @@ use crate::{
         Covered, ReferenceKind,
         sites::{code::Code, raw::FOREIGN, search::Hits},
     },
+    python::ImageFacts,
     units::VirtAddr,
 };
 
@@ -180,6 +181,14 @@ fn owner(finder: &Finder<'_, '_>, call: VirtAddr) -> Option<VirtAddr> {
     let entry = own.map(|_| finder.implementation.entry);
     let first = edges.first().map(|edge| edge.from).or(entry)?;
     only_through(finder.code, call, &edges, entry.as_slice()).then_some(first)
+}
+
+/// The stubs through which `_PyMem_RawFree` itself calls libc: most copies use them, too.
+pub(in crate::plan::sites) fn stubs(facts: &ImageFacts, code: &Code<'_>) -> Vec<u64> {
+    let [.., raw_free] = facts.functions.raw;
+    let own = raw_copy(code, raw_free, raw_free).unwrap_or_default();
+    let calls = own.calls.iter().filter_map(|call| code.at(call.get()));
+    calls.map(|call| call.near_branch_target()).collect()
 }
 
 /// All direct calls of and jumps to libc's `free`.
