@@ -17,6 +17,7 @@ use zstd::bulk::Decompressor;
 use super::{
     context::{Audit, End, Gap, ImageRecord, Meta, ProcessCounters, ProcessRecord},
     format::{Codec, EVENTS_HEAD, Frame, HEAD_BYTES, HeaderError, kind, parse_header},
+    tallies::Tallies,
 };
 
 /// Why a file is not read at all.
@@ -99,6 +100,8 @@ pub enum Block {
     Gap(Gap),
     /// What the pools of a process held.
     Audit(Audit),
+    /// A part of what was aggregated.
+    Tallies(Tallies),
     /// The end.
     End(End),
 }
@@ -288,6 +291,7 @@ fn parse_block(kind: u8, raw: Vec<u8>) -> Result<Option<Block>, Stop> {
         kind::COUNTERS => Block::Counters(json(&raw)?),
         kind::GAP => Block::Gap(json(&raw)?),
         kind::AUDIT => Block::Audit(json(&raw)?),
+        kind::TALLIES => Block::Tallies(json(&raw)?),
         kind::END => Block::End(json(&raw)?),
         kind::EVENTS => {
             let Some(head) = raw.first_chunk::<EVENTS_HEAD>() else {

@@ -20,6 +20,7 @@ use zstd::bulk::Compressor;
 use super::{
     context::{Audit, End, Gap, ImageRecord, Meta, ProcessCounters, ProcessRecord},
     format::{Codec, EVENTS_HEAD, Frame, HEAD_BYTES, MAX_RAW, header, kind},
+    tallies::Tallies,
 };
 use crate::units::ByteCount;
 
@@ -189,6 +190,11 @@ impl Writer {
     pub fn audit(&mut self, audit: &Audit) -> Result<(), WriteError> {
         self.flush()?;
         self.json(kind::AUDIT, audit)
+    }
+
+    /// A part of what was aggregated.
+    pub fn tallies(&mut self, part: &Tallies) -> Result<(), WriteError> {
+        self.json(kind::TALLIES, part)
     }
 
     /// Adds whole records of a ring, in the order in which the ring gave them.

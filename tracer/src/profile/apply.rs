@@ -46,6 +46,8 @@ pub struct Profile {
     pub(super) frames: FrameTable,
     pub(super) stacks: StackTable,
     pub(super) processes: Vec<ProcessState>,
+    /// Processes that are gone and were too many, as one, and how many they are.
+    pub(super) folded: Option<(Box<ProcessState>, u64)>,
     pub(super) all: HighWater,
     pub(super) host_losses: [u64; REASONS],
     pub(super) decode_problems: u64,
@@ -69,6 +71,7 @@ impl Profile {
             frames: FrameTable::new(settings.max_frames),
             stacks: StackTable::new(settings.max_stack_nodes),
             processes: Vec::new(),
+            folded: None,
             all: HighWater::default(),
             host_losses: [0; REASONS],
             decode_problems: 0,
@@ -107,6 +110,12 @@ impl Profile {
         if let Some(process) = self.processes.get_mut(index) {
             process.counters = Some(counters);
         }
+    }
+
+    /// Whether this process is known and was not seen to end.
+    pub fn is_running(&self, pid: Pid, start: BootNs) -> bool {
+        let newest = self.by_pid.get(&pid).and_then(|&index| self.processes.get(index));
+        newest.is_some_and(|process| process.is_running() && process.info.key.start == Some(start))
     }
 
     /// What the pools of a process held. To be given before any event that is later; it is compared with what the events
@@ -265,6 +274,18 @@ impl Profile {
         self.by_pid.insert(pid, index);
         self.last = None;
         index
+    }
+
+    /// Processes have other places now, or none.
+    pub(super) fn forget_places(&mut self, places: &FxHashMap<usize, usize>) {
+        self.last = None;
+        self.by_pid.retain(|_, index| match places.get(index) {
+            Some(place) => {
+                *index = *place;
+                true
+            }
+            None => false,
+        });
     }
 
     fn seen_at(&mut self, time: MonotonicNs) {

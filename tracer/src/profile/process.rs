@@ -3,6 +3,8 @@
 //! Apart from `apply`, which decides *which* process an event belongs to; here is what the event does to it.
 //! Invariant: a block is in the live set exactly if its tally counts it as live.
 
+mod fold;
+
 use rustc_hash::FxHashMap;
 use tracer_ebpf::record::stack_id;
 
@@ -13,6 +15,7 @@ use super::{
     live::{Block, Freed, LiveSet, Owner, TallyIndex, reallocated},
     losses::{Losses, Operations},
     mimalloc,
+    stack_ids::StackIds,
     stacks::{StackId, StackTable},
     tally::Tally,
 };
@@ -35,7 +38,7 @@ pub(super) struct ProcessState {
     stale_blocks: u64,
     live: LiveSet,
     audits: AuditLog,
-    by_id: FxHashMap<u64, TallyIndex>,
+    ids: StackIds,
     /// The id and tally of the last allocation: the next one often has the same.
     last_stack: Option<(u64, TallyIndex)>,
     threads: LastAllocations,
@@ -71,7 +74,7 @@ impl ProcessState {
             stale_blocks: 0,
             live: LiveSet::default(),
             audits: AuditLog::default(),
-            by_id: FxHashMap::default(),
+            ids: StackIds::default(),
             last_stack: None,
             threads: LastAllocations::default(),
         }
@@ -114,14 +117,13 @@ impl ProcessState {
 
     /// A stack arrived and was resolved. Blocks that named it before it came are its own from now on.
     pub(super) fn stack(&mut self, id: u64, stack: StackId) {
-        if let Some(known) = self
-            .by_id
-            .get(&id)
-            .and_then(|&index| self.tallies.get_mut(index as usize))
+        if let Some(index) = self.ids.get(id)
+            && let Some(known) = self.tallies.get_mut(index as usize)
         {
             match known.stack {
                 None => {
                     known.stack = Some(stack);
+                    self.ids.set_stack(stack, index);
                     return;
                 }
                 Some(same) if same == stack => return,
@@ -138,7 +140,7 @@ impl ProcessState {
         all.shrink(self.high_water.current());
         self.live.clear();
         self.audits.end();
-        self.by_id = FxHashMap::default();
+        self.ids = StackIds::default();
         self.last_stack = None;
         self.threads = LastAllocations::default();
         self.symbolizer.forget_code();
@@ -244,7 +246,7 @@ impl ProcessState {
         {
             return index;
         }
-        let known = self.by_id.get(&id).copied();
+        let known = self.ids.get(id);
         let index = known.unwrap_or_else(|| {
             let special = match id {
                 stack_id::NO_PYTHON => Some(FrameTable::NO_PYTHON),
@@ -259,14 +261,21 @@ impl ProcessState {
     }
 
     fn new_tally(&mut self, id: u64, stack: Option<StackId>) -> TallyIndex {
+        self.last_stack = None;
+        if let Some(index) = stack.and_then(|stack| self.ids.of_stack(stack)) {
+            self.ids.insert(id, index);
+            return index;
+        }
         // No memory holds so many; if it did, what is beyond would belong to no tally.
         let index = u32::try_from(self.tallies.len()).unwrap_or(u32::MAX);
         self.tallies.push(StackTally {
             stack,
             ..StackTally::default()
         });
-        self.by_id.insert(id, index);
-        self.last_stack = None;
+        self.ids.insert(id, index);
+        if let Some(stack) = stack {
+            self.ids.set_stack(stack, index);
+        }
         index
     }
 }

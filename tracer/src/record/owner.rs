@@ -1,6 +1,6 @@
 //! The owner of a recording: sets everything up, consumes inputs in order, ends it.
 
-use std::thread::JoinHandle;
+use std::{path::PathBuf, thread::JoinHandle};
 
 use tokio::sync::mpsc::{Receiver, Sender};
 
@@ -11,11 +11,12 @@ use super::{
     feeders::{Input, RingThread},
     judge::Judge,
     meta::unix_ns,
+    output::Output,
     watch_records::watch,
 };
 use crate::{
     bpf::{BpfError, ProgramLog, Tracer},
-    capture::{End, EndReason, Meta, ProcessCounters, WriteError, Writer},
+    capture::{End, EndReason, HOST, Meta, ProcessCounters, WriteError, replaced::Finished},
     discover::{MapEvent, Selection, UserNames, process},
     error::{Exit, UserError},
     ingest::event::Counters,
@@ -29,8 +30,10 @@ pub struct Outcome {
     pub reason: EndReason,
     /// Events that went into the capture.
     pub events: u64,
-    /// Bytes of the capture.
+    /// Bytes of the capture, of the last one if there are several.
     pub written: ByteCount,
+    /// The captures, oldest first.
+    pub files: Vec<PathBuf>,
     /// Exit code of the command, if there was one and it exited.
     pub exit_code: Option<i32>,
     /// The command still runs.
@@ -45,7 +48,7 @@ pub(super) struct Owner<'a> {
     settings: &'a Settings,
     tracer: Tracer,
     attached: Attached,
-    writer: Writer,
+    output: Output,
     users: UserNames,
     auditor: Auditor,
     judge: Judge,
@@ -65,7 +68,7 @@ impl<'a> Owner<'a> {
         settings: &'a Settings,
         tracer: Tracer,
         attached: Attached,
-        writer: Writer,
+        output: Output,
         problems: Vec<String>,
         log: Option<ProgramLog>,
     ) -> Self {
@@ -73,7 +76,7 @@ impl<'a> Owner<'a> {
             settings,
             tracer,
             attached,
-            writer,
+            output,
             users: UserNames::of_host(),
             auditor: Auditor::new(settings.audit_interval),
             judge: Judge::new(match &settings.target {
@@ -105,7 +108,7 @@ impl<'a> Owner<'a> {
         if meta.hit_cost_ns.is_none() {
             return Ok(());
         }
-        self.writer.meta(&meta)
+        self.output.meta(&meta)
     }
 
     /// Images attached so far.
@@ -149,7 +152,7 @@ impl<'a> Owner<'a> {
     pub(super) fn attach_at_start(&mut self, found: &[Found]) -> Result<(), BpfError> {
         self.attached.attach_all(&mut self.tracer, found)?;
         for image in self.attached.records() {
-            if let Err(error) = self.writer.image(image) {
+            if let Err(error) = self.output.image(image) {
                 self.problems.push(error.to_string());
             }
         }
@@ -230,12 +233,12 @@ impl<'a> Owner<'a> {
         let found = watch(records, &mut self.users, &mut self.auditor);
         self.events += found.events;
         self.undecoded += found.undecoded;
-        self.writer.events(0, records)?;
+        self.output.events(records)?;
         if !found.recovered.is_empty() {
-            self.writer.events(0, &found.recovered)?;
+            self.output.events(&found.recovered)?;
         }
         for process in &found.processes {
-            self.writer.process(process)?;
+            self.output.process(process)?;
         }
         Ok(())
     }
@@ -243,7 +246,7 @@ impl<'a> Owner<'a> {
     /// Compares nothing: puts on record what the interpreters themselves count.
     fn audit(&mut self, which: Which) -> Result<(), WriteError> {
         for audit in self.auditor.run(which, self.attached.records()) {
-            self.writer.audit(&audit)?;
+            self.output.audit(&audit)?;
         }
         Ok(())
     }
@@ -263,7 +266,7 @@ impl<'a> Owner<'a> {
                 _ => continue,
             };
             match new {
-                Ok(Some(image)) => self.writer.image(&image)?,
+                Ok(Some(image)) => self.output.image(&image)?,
                 Ok(None) => {}
                 Err(error) => self.problems.push(error.to_string()),
             }
@@ -278,8 +281,8 @@ impl<'a> Owner<'a> {
             self.note_hit_cost()?;
         }
         let counters = self.counters();
-        self.writer.counters(&counters)?;
-        self.writer.flush()?;
+        self.output.counters(&counters)?;
+        self.output.flush()?;
         self.audit(Which::Due)?;
         if let Target::Processes(pids) = &self.settings.target
             && pids.iter().all(|&pid| process(pid).is_err())
@@ -351,7 +354,9 @@ impl<'a> Owner<'a> {
             undecoded: self.undecoded + self.malformed,
             unwritten: ByteCount(0),
         };
-        let finished = self.writer.finish(&counters, end);
+        self.problems.extend(self.output.take_problems());
+        let files = self.output.files();
+        let finished = self.output.finish(&counters, end);
         if let Some(error) = failure.or_else(|| {
             finished.as_ref().err().map(|error| WriteError::Write {
                 path: self.settings.output.clone(),
@@ -363,10 +368,15 @@ impl<'a> Owner<'a> {
                 .hint("what was written so far can be read; make room, or write elsewhere with -o")
                 .exit_with(Exit::Partial));
         }
+        let Finished { written, full } = finished.unwrap_or(Finished {
+            written: ByteCount(0),
+            full: false,
+        });
         Ok(Outcome {
-            reason,
+            reason: if full { EndReason::Full } else { reason },
             events: self.events,
-            written: finished.unwrap_or(ByteCount(0)),
+            written,
+            files,
             exit_code: self.exit_code,
             still_running: self.command,
             problems: self.problems,
@@ -374,6 +384,3 @@ impl<'a> Owner<'a> {
         })
     }
 }
-
-/// No process: under this pid stands what the whole host lost.
-pub const HOST: Pid = Pid(0);
