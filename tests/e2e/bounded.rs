@@ -110,6 +110,15 @@ on_interpreters! { only_the_newest, check_only_the_newest,
     pyenv_312: Id::Pyenv(12),
 }
 
+/// Whether a file is the third one or later, and more than begun.
+fn has_events(file: &Path) -> bool {
+    let number = file
+        .extension()
+        .and_then(|number| number.to_str()?.parse::<u32>().ok());
+    number.is_some_and(|number| number >= 3)
+        && fs::metadata(file).is_ok_and(|found| found.len() > SMALL_BYTES / 16)
+}
+
 /// Of a recording that is killed: the file that was written then is cut, those before it are whole.
 fn check_only_the_newest(interpreter: &Interpreter) {
     let mut target = Target::start(interpreter);
@@ -117,9 +126,10 @@ fn check_only_the_newest(interpreter: &Interpreter) {
     let mut command = pyrobe(["record"]);
     command.args(SMALL).args(["--rotate", "2", "--pid", &pid, "-o"]);
     let recording = Recording::start(command.arg(&capture.path));
-    while files(&capture.path)
-        .iter()
-        .all(|file| !file.to_string_lossy().ends_with(".0003"))
+    // Until the third one has events, so that it is begun for good.
+    while !files(&capture.path)
+        .last()
+        .is_some_and(|newest| has_events(newest))
     {
         target.tell("make 20000 700");
         target.tell("drop");

@@ -4,10 +4,10 @@ The rare blocks are made at a stack that is used at the start and at the end of 
 """
 from _expected import Expected
 
-COUNT = 300000
+COUNT = 220000
 RARE = 10
 SIZE = 700
-kept = []
+kept = [None] * RARE
 
 
 def churn():
@@ -18,7 +18,7 @@ def churn():
 
 def rare():
     for i in range(RARE):
-        kept.append("y" * SIZE)  # at: rare
+        kept[i] = "y" * SIZE  # at: rare
 
 
 def both():
