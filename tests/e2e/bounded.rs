@@ -70,7 +70,8 @@ fn check_rotation(interpreter: &Interpreter) {
         &[],
     );
     let files = files(&recorded.capture.path);
-    assert!(files.len() >= 3, "{files:?}");
+    // The rare stacks of the last lines were sent in the first.
+    assert!(files.len() >= 2, "{files:?}");
     let mut stacks = Vec::new();
     let mut bytes = Vec::new();
     for (index, file) in files.iter().enumerate() {
