@@ -94,7 +94,7 @@ fn files(args: &Record, output: &Path) -> Result<Files, UserError> {
         return Err(UserError::new(format!(
             "--max-size {size} is too small for --rotate: each file repeats the stacks that its events name"
         ))
-        .hint(format!("--max-size {} or more", LEAST_SIZE)));
+        .hint(format!("--max-size {LEAST_SIZE} or more")));
     }
     if output == Path::new("-") {
         return Err(

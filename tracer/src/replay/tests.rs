@@ -152,8 +152,7 @@ fn aggregated(blocks: &[Block], settings: ProfileSettings, ended: Option<End>) -
         }
         None => replay.tallies(at, |part| writer.tallies(part)).unwrap(),
     }
-    let bytes = sink.0.lock().unwrap().clone();
-    bytes
+    sink.0.lock().unwrap().clone()
 }
 
 fn read(bytes: &[u8]) -> Snapshot {
