@@ -62,6 +62,22 @@ fn wrong_usage_is_exit_code_2() {
 }
 
 #[test]
+fn sizes_of_files_that_cannot_be_kept_are_an_error_with_a_hint() {
+    for options in [
+        &["--rotate", "3"][..],
+        &["--rotate", "1", "--max-size", "10M"],
+        &["--rotate", "3", "--max-size", "1000"],
+        &["--rotate", "3", "--max-size", "10M", "-o", "-"],
+    ] {
+        let run = pyrobe_says(&[&["record"], options].concat()).expect_code(2);
+        run.expect_error_with_hint().expect_stderr("--rotate");
+    }
+    check_usage_error(&["record", "--rotate", "some"]);
+    check_usage_error(&["record", "--rotate", "3", "--max-size", "10M", "--aggregate"]);
+    check_usage_error(&["record", "--save-interval", "1s"]);
+}
+
+#[test]
 fn a_target_that_means_nothing_is_an_error_with_a_hint() {
     for target in [
         ["--exe", "[ab"],

@@ -10,6 +10,7 @@
 
 mod attach;
 mod audit;
+mod bounded;
 mod census;
 mod embedding;
 mod faults;

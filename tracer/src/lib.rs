@@ -1,7 +1,8 @@
 //! pyrobe: what every Python process on a Linux host allocates, keeps and leaks, from outside.
 //!
 //! The stages, in the order in which data flows: `discover` -> `elf`, `python` -> `plan` -> `bpf` -> (kernel)
-//! -> `ingest` -> `symbolize` -> `profile` -> `report`. A stage never reaches back. `cli` wires them.
+//! -> `ingest` -> `symbolize` -> `profile` -> `report`. A stage never reaches back. `replay` takes a capture from
+//! `ingest` to `profile`; `cli` wires them.
 
 pub mod bpf;
 pub mod capture;
@@ -15,6 +16,7 @@ pub mod plan;
 pub mod profile;
 pub mod python;
 pub mod record;
+pub mod replay;
 pub mod report;
 pub mod symbolize;
 pub mod units;

@@ -43,6 +43,10 @@ pub struct Meta {
     pub hit_cost_ns: Option<f64>,
     /// Other settings, by the names they have on the command line.
     pub settings: BTreeMap<String, String>,
+    /// The number of this file, from 1, if the recording is in several one after the other.
+    pub file: Option<u32>,
+    /// Whether it holds tallies instead of events.
+    pub aggregated: bool,
 }
 
 /// An ELF file that holds a Python runtime, as it was attached to.
@@ -115,7 +119,10 @@ pub struct ProcessRecord {
     pub before_recording: bool,
 }
 
-/// What the kernel side counted for a process so far; a later one replaces an earlier one.
+/// No process: under this pid stands what the whole host lost.
+pub const HOST: Pid = Pid(0);
+
+/// What the kernel side counted for a process so far, since this file began; a later one replaces an earlier one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ProcessCounters {
@@ -239,6 +246,8 @@ pub enum EndReason {
     TargetExited,
     /// The capture reached its greatest size.
     Full,
+    /// The capture reached its greatest size, and the recording goes on in the next file.
+    Rotated,
     /// It could not go on; [`End::message`] says why.
     Failed,
     /// A reason of a newer version.

@@ -45,6 +45,8 @@ pub(super) mod kind {
     pub(crate) const HEAP_AUDIT: u8 = 9;
     /// [`super::super::Window`], JSON; since 1.2.
     pub(crate) const WINDOW: u8 = 10;
+    /// [`super::super::Tallies`], JSON; since 1.2.
+    pub(crate) const TALLIES: u8 = 11;
 }
 
 /// Bytes in front of the records of an event block.

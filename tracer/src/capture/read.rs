@@ -17,6 +17,7 @@ use zstd::bulk::Decompressor;
 use super::{
     context::{Audit, End, Gap, ImageRecord, Meta, ProcessCounters, ProcessRecord, Window},
     format::{Codec, EVENTS_HEAD, Frame, HEAD_BYTES, HeaderError, kind, parse_header},
+    tallies::Tallies,
 };
 use crate::ingest::HeapAudit;
 
@@ -104,6 +105,8 @@ pub enum Block {
     HeapAudit(HeapAudit),
     /// A time in which every allocation was looked at.
     Window(Window),
+    /// A part of what was aggregated.
+    Tallies(Tallies),
     /// The end.
     End(End),
 }
@@ -298,6 +301,7 @@ fn parse_block(kind: u8, raw: Vec<u8>) -> Result<Option<Block>, Stop> {
             HeapAudit::decode(&raw)
                 .ok_or_else(|| Stop::Corrupt("a reading of a heap does not fit its block".to_owned()))?,
         ),
+        kind::TALLIES => Block::Tallies(json(&raw)?),
         kind::END => Block::End(json(&raw)?),
         kind::EVENTS => {
             let Some(head) = raw.first_chunk::<EVENTS_HEAD>() else {

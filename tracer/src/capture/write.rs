@@ -20,6 +20,7 @@ use zstd::bulk::Compressor;
 use super::{
     context::{Audit, End, Gap, ImageRecord, Meta, ProcessCounters, ProcessRecord, Window},
     format::{Codec, EVENTS_HEAD, Frame, HEAD_BYTES, MAX_RAW, header, kind},
+    tallies::Tallies,
 };
 use crate::{ingest::HeapAudit, units::ByteCount};
 
@@ -200,6 +201,11 @@ impl Writer {
     pub fn heap_audit(&mut self, audit: &HeapAudit) -> Result<(), WriteError> {
         self.flush()?;
         self.write(kind::HEAP_AUDIT, &audit.encode())
+    }
+
+    /// A part of what was aggregated.
+    pub fn tallies(&mut self, part: &Tallies) -> Result<(), WriteError> {
+        self.json(kind::TALLIES, part)
     }
 
     /// Adds whole records of a ring, in the order in which the ring gave them.

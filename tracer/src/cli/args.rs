@@ -112,6 +112,15 @@ pub(super) struct Record {
     /// End when the capture has this size: 500M, 2G, or bytes
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(super) max_size: Option<ByteCount>,
+    /// Go on in another file when that size is reached, and keep the newest N: FILE.0001, FILE.0002, ...
+    #[arg(long, value_name = "N", conflicts_with = "aggregate")]
+    pub(super) rotate: Option<usize>,
+    /// Keep tallies only, of which the size does not grow with time
+    #[arg(long)]
+    pub(super) aggregate: bool,
+    /// How often tallies are written, so that they outlive pyrobe [default: 60s]
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "aggregate")]
+    pub(super) save_interval: Option<Duration>,
     /// How often what is seen is checked against the interpreters' own counts; 0 for never
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = interval)]
     pub(super) audit_interval: Duration,

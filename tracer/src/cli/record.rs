@@ -4,6 +4,7 @@ use std::{
     io::IsTerminal as _,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use tracer_ebpf::limits::DEFAULT_RING_BYTES;
@@ -19,7 +20,7 @@ use crate::{
     bpf::{self, Work},
     capture::{EndReason, Overwrite},
     error::{Exit, UserError},
-    record::{self, Outcome, Settings, Target},
+    record::{self, Files, LEAST_SIZE, Outcome, Settings, Target},
     report::format::{count, size},
 };
 
@@ -55,6 +56,7 @@ fn settings(args: &Record, verbose: u8) -> Result<Settings, UserError> {
         Target::Command(args.command.clone())
     };
     let output = args.output.clone().unwrap_or_else(|| default_output(&target));
+    let files = files(args, &output)?;
     Ok(Settings {
         mode: match args.mode {
             args::Mode::Heap => bpf::Mode::Heap,
@@ -69,6 +71,7 @@ fn settings(args: &Record, verbose: u8) -> Result<Settings, UserError> {
         },
         duration: args.duration,
         max_size: args.max_size,
+        files,
         audit_interval: args.audit_interval,
         max_overhead: args
             .max_overhead
@@ -82,6 +85,44 @@ fn settings(args: &Record, verbose: u8) -> Result<Settings, UserError> {
         work: if args.empty { Work::Nothing } else { Work::Record },
         log_level: program_level(verbose),
     })
+}
+
+/// How often tallies are written unless the user says otherwise.
+const SAVE_INTERVAL: Duration = Duration::from_mins(1);
+
+/// What can only be told to be wrong once everything is known.
+fn files(args: &Record, output: &Path) -> Result<Files, UserError> {
+    if args.aggregate {
+        return Ok(Files::Aggregated {
+            every: args.save_interval.unwrap_or(SAVE_INTERVAL),
+        });
+    }
+    let Some(keep) = args.rotate else {
+        return Ok(Files::One);
+    };
+    if keep < 2 {
+        return Err(UserError::new(format!(
+            "--rotate {keep} would keep nothing whenever a file begins"
+        ))
+        .hint("keep 2 files or more; without --rotate there is one"));
+    }
+    let Some(size) = args.max_size else {
+        return Err(UserError::new("--rotate needs to know how large a file may be")
+            .hint("--max-size 100M --rotate 5 keeps the last 400 to 500 MiB"));
+    };
+    if size < LEAST_SIZE {
+        return Err(UserError::new(format!(
+            "--max-size {size} is too small for --rotate: each file repeats the stacks that its events name"
+        ))
+        .hint(format!("--max-size {LEAST_SIZE} or more")));
+    }
+    if output == Path::new("-") {
+        return Err(
+            UserError::new("--rotate needs files, and standard output is none")
+                .hint("-o names the files: FILE.0001, FILE.0002, ..."),
+        );
+    }
+    Ok(Files::Rotated { size, keep })
 }
 
 /// Like memray's: named after what is traced.
@@ -126,9 +167,17 @@ fn summary(settings: &Settings, outcome: &Outcome) {
     if outcome.reason == EndReason::Full {
         say("the capture has reached its greatest size");
     }
-    let file = settings.output.display();
+    let newest = outcome.files.last().unwrap_or(&settings.output);
+    let file = newest.display();
+    let before = match outcome.files.len().saturating_sub(1) {
+        0 => String::new(),
+        before => format!(
+            ", after {before} file(s) from {}",
+            outcome.files.first().unwrap_or(newest).display()
+        ),
+    };
     say(&format!(
-        "{} events, {} in {file}",
+        "{} events, {} in {file}{before}",
         count(outcome.events),
         size(outcome.written.get())
     ));

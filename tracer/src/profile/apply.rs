@@ -49,6 +49,8 @@ pub struct Profile {
     pub(super) frames: FrameTable,
     pub(super) stacks: StackTable,
     pub(super) processes: Vec<ProcessState>,
+    /// Processes that are gone and were too many, as one, and how many they are.
+    pub(super) folded: Option<(Box<ProcessState>, u64)>,
     pub(super) all: HighWater,
     pub(super) mode: Mode,
     pub(super) host_losses: [u64; REASONS],
@@ -73,6 +75,7 @@ impl Profile {
             frames: FrameTable::new(settings.max_frames),
             stacks: StackTable::new(settings.max_stack_nodes),
             processes: Vec::new(),
+            folded: None,
             all: HighWater::default(),
             mode: Mode::default(),
             host_losses: [0; REASONS],
@@ -117,6 +120,12 @@ impl Profile {
         if let Some(process) = self.processes.get_mut(index) {
             process.counters = Some(counters);
         }
+    }
+
+    /// Whether this process is known and was not seen to end.
+    pub fn is_running(&self, pid: Pid, start: BootNs) -> bool {
+        let newest = self.by_pid.get(&pid).and_then(|&index| self.processes.get(index));
+        newest.is_some_and(|process| process.is_running() && process.info.key.start == Some(start))
     }
 
     /// What the pools of a process held. To be given before any event that is later; it is compared with what the events
@@ -311,6 +320,18 @@ impl Profile {
         self.by_pid.insert(pid, index);
         self.last = None;
         index
+    }
+
+    /// Processes have other places now, or none.
+    pub(super) fn forget_places(&mut self, places: &FxHashMap<usize, usize>) {
+        self.last = None;
+        self.by_pid.retain(|_, index| match places.get(index) {
+            Some(place) => {
+                *index = *place;
+                true
+            }
+            None => false,
+        });
     }
 
     fn seen_at(&mut self, time: MonotonicNs) {

@@ -6,6 +6,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     python::SIZE_CLASSES,
     units::{BootNs, MonotonicNs, Pid},
@@ -24,7 +26,8 @@ pub(super) fn class_of(size: u64) -> Option<usize> {
 }
 
 /// What the pools of a process held at one time.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PoolAudit {
     /// Process id.
     pub pid: Pid,
@@ -41,11 +44,13 @@ pub struct PoolAudit {
     /// Pools in use.
     pub pools: u64,
     /// Blocks in use.
+    #[serde(with = "super::stored")]
     pub used: ByClass,
 }
 
 /// What came of the audits of one process.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Audits {
     /// Audits that were compared.
     pub made: u64,
@@ -72,13 +77,16 @@ impl Audits {
 }
 
 /// One audit beside what was believed then.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Comparison {
     /// What the pools held.
     pub audit: PoolAudit,
     /// Blocks believed alive when reading began.
+    #[serde(with = "super::stored")]
     pub believed_began: ByClass,
     /// The same when it ended.
+    #[serde(with = "super::stored")]
     pub believed_ended: ByClass,
 }
 

@@ -84,6 +84,15 @@ impl Entry {
         mark.shrink(bytes);
     }
 
+    /// Adds what another one of a heap that is gone held at its end and at its mark. For entries that nothing else
+    /// changes.
+    pub(super) fn absorb(&mut self, now: Held, at_peak: Held) {
+        for (own, more) in [(&mut self.now, now), (&mut self.at_peak, at_peak)] {
+            own.bytes = own.bytes.saturating_add(more.bytes);
+            own.count = own.count.saturating_add(more.count);
+        }
+    }
+
     fn settle(&mut self, mark: &HighWater) {
         if self.generation != mark.generation {
             self.at_peak = self.now;

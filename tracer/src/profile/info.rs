@@ -3,7 +3,7 @@
 //! Apart from the snapshot, since the profile keeps it while the process runs. Invariant: a pid alone names
 //! nothing; all text is escaped on its way in.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     ingest::event,
@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// What names a process, for ever.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ProcessKey {
     /// Process id; reused by the kernel.
     pub pid: Pid,
@@ -23,10 +23,11 @@ pub struct ProcessKey {
 }
 
 /// How a process ended, as far as is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum End {
     /// It did not, while it was recorded.
+    #[default]
     Running,
     /// It exited.
     Exit,
@@ -37,7 +38,8 @@ pub enum End {
 }
 
 /// Who a process is. All text is escaped.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ProcessInfo {
     /// What names it.
     pub key: ProcessKey,

@@ -4,13 +4,13 @@
 //! not match. Invariant: `produced` comes only from the kernel side's counters and `delivered` only from
 //! events, so their difference is an independent check of the loss counters.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tracer_ebpf::reason::{REASONS, Reason};
 
 use crate::symbolize::SymbolProblems;
 
 /// Operations on blocks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operations {
     /// Allocations.
     pub allocs: u64,
@@ -23,9 +23,11 @@ pub struct Operations {
 }
 
 /// Everything that makes figures less than exact.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Losses {
     /// Counted by the kernel side, by the number of the [`Reason`].
+    #[serde(with = "super::stored")]
     pub by_reason: [u64; REASONS],
     /// Operations that happened, delivered or lost; `None` if the kernel side's counters are not known (yet).
     pub produced: Option<Operations>,

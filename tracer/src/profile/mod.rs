@@ -7,6 +7,7 @@
 pub mod apply;
 pub mod audit;
 pub mod context;
+mod fold;
 mod heap;
 mod high_water;
 pub mod info;
@@ -16,7 +17,9 @@ mod mimalloc;
 mod process;
 pub mod snapshot;
 mod snapshot_build;
+mod stack_ids;
 pub mod stacks;
+mod stored;
 pub mod tally;
 pub mod trend;
 

@@ -3,6 +3,8 @@
 //! Apart from `apply`, which decides *which* process an event belongs to; here is what the event does to it.
 //! Invariant: a block is in the live set exactly if its tally counts it as live.
 
+mod fold;
+
 use rustc_hash::FxHashMap;
 use tracer_ebpf::record::stack_id;
 
@@ -15,6 +17,7 @@ use super::{
     live::{Block, Freed, LiveSet, Owner, TallyIndex, reallocated},
     losses::{Losses, Operations},
     mimalloc,
+    stack_ids::StackIds,
     stacks::{StackId, StackTable},
     tally::Tally,
 };
@@ -43,7 +46,7 @@ pub(super) struct ProcessState {
     audits: AuditLog,
     /// In heap mode, what small blocks and untraced memory are known by.
     heap: Option<Box<HeapHolders>>,
-    by_id: FxHashMap<u64, TallyIndex>,
+    ids: StackIds,
     /// The id and tally of the last allocation: the next one often has the same.
     last_stack: Option<(u64, TallyIndex)>,
     threads: LastAllocations,
@@ -87,7 +90,7 @@ impl ProcessState {
             live: LiveSet::default(),
             audits: AuditLog::default(),
             heap: (mode == Mode::Heap).then(Box::default),
-            by_id: FxHashMap::default(),
+            ids: StackIds::default(),
             last_stack: None,
             threads: LastAllocations::default(),
         }
@@ -154,14 +157,13 @@ impl ProcessState {
 
     /// A stack arrived and was resolved. Blocks that named it before it came are its own from now on.
     pub(super) fn stack(&mut self, id: u64, stack: StackId) {
-        if let Some(known) = self
-            .by_id
-            .get(&id)
-            .and_then(|&index| self.tallies.get_mut(index as usize))
+        if let Some(index) = self.ids.get(id)
+            && let Some(known) = self.tallies.get_mut(index as usize)
         {
             match known.stack {
                 None => {
                     known.stack = Some(stack);
+                    self.ids.set_stack(stack, index);
                     return;
                 }
                 Some(same) if same == stack => return,
@@ -181,7 +183,7 @@ impl ProcessState {
         }
         self.live.clear();
         self.audits.end();
-        self.by_id = FxHashMap::default();
+        self.ids = StackIds::default();
         self.last_stack = None;
         self.threads = LastAllocations::default();
         self.symbolizer.forget_code();
@@ -338,7 +340,7 @@ impl ProcessState {
         {
             return index;
         }
-        let known = self.by_id.get(&id).copied();
+        let known = self.ids.get(id);
         let index = known.unwrap_or_else(|| {
             let special = match id {
                 stack_id::NO_PYTHON => Some(FrameTable::NO_PYTHON),
@@ -353,14 +355,21 @@ impl ProcessState {
     }
 
     fn new_tally(&mut self, id: u64, stack: Option<StackId>) -> TallyIndex {
+        self.last_stack = None;
+        if let Some(index) = stack.and_then(|stack| self.ids.of_stack(stack)) {
+            self.ids.insert(id, index);
+            return index;
+        }
         // No memory holds so many; if it did, what is beyond would belong to no tally.
         let index = u32::try_from(self.tallies.len()).unwrap_or(u32::MAX);
         self.tallies.push(StackTally {
             stack,
             ..StackTally::default()
         });
-        self.by_id.insert(id, index);
-        self.last_stack = None;
+        self.ids.insert(id, index);
+        if let Some(stack) = stack {
+            self.ids.set_stack(stack, index);
+        }
         index
     }
 }

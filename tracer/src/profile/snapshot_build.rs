@@ -23,9 +23,10 @@ impl Profile {
         let unknown = stacks
             .intern(&[FrameTable::UNKNOWN_STACK])
             .unwrap_or(stacks.overflow());
-        let processes: Vec<_> = self
-            .processes
-            .iter()
+        let folded = self.folded.as_ref().map(|(folded, _)| &**folded);
+        let processes: Vec<_> = folded
+            .into_iter()
+            .chain(&self.processes)
             .map(|process| self.summary(process, &stacks, unknown))
             .collect();
         let mut losses = Losses::default();

@@ -12,6 +12,13 @@ use crate::symbolize::{FrameId, FrameTable};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StackId(u32);
 
+impl StackId {
+    /// The place in the table.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Node {
     parent: Option<StackId>,
@@ -46,20 +53,29 @@ impl StackTable {
     pub fn intern(&mut self, frames: &[FrameId]) -> Option<StackId> {
         let mut parent = None;
         for &frame in frames {
-            let node = Node { parent, frame };
-            let id = match self.ids.get(&node) {
-                Some(&id) => id,
-                None if self.nodes.len() >= self.max => return None,
-                None => {
-                    let id = StackId(u32::try_from(self.nodes.len()).ok()?);
-                    self.nodes.push(node);
-                    self.ids.insert(node, id);
-                    id
-                }
-            };
-            parent = Some(id);
+            parent = Some(self.child(parent, frame)?);
         }
         parent
+    }
+
+    /// The handle of a frame under a caller; `None` if it does not fit.
+    pub fn child(&mut self, parent: Option<StackId>, frame: FrameId) -> Option<StackId> {
+        let node = Node { parent, frame };
+        match self.ids.get(&node) {
+            Some(&id) => Some(id),
+            None if self.nodes.len() >= self.max => None,
+            None => {
+                let id = StackId(u32::try_from(self.nodes.len()).ok()?);
+                self.nodes.push(node);
+                self.ids.insert(node, id);
+                Some(id)
+            }
+        }
+    }
+
+    /// All nodes in order of their places: the caller's, which stands before, and the frame.
+    pub fn nodes(&self) -> impl Iterator<Item = (Option<StackId>, FrameId)> + '_ {
+        self.nodes.iter().map(|node| (node.parent, node.frame))
     }
 
     /// What stands for every stack that did not fit.

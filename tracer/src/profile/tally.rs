@@ -3,10 +3,11 @@
 //! Apart because reports need it without knowing how it is counted. Invariant: `allocated = freed + live` in
 //! bytes and in blocks; a block whose free was lost counts as freed once that is known.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Bytes and blocks, by what became of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Tally {
     /// Bytes ever allocated.
     pub allocated_bytes: u64,

@@ -28,6 +28,7 @@ pub(crate) struct Story {
     pub(crate) events: Vec<Event<'static>>,
     sent: HashSet<(u32, String)>,
     clock: u64,
+    seed: u64,
 }
 
 /// Bytes that live as long as the test.
@@ -88,7 +89,7 @@ impl Story {
             "?" => return tracer_ebpf::record::stack_id::UNREADABLE,
             _ => {}
         }
-        let id = number(frames) | 1 << 32;
+        let id = (number(frames) | 1 << 32).wrapping_add(self.seed);
         if self.sent.insert((pid, frames.to_owned())) {
             let end = if frames.starts_with("... ") {
                 StackEnd::Truncated
@@ -115,6 +116,13 @@ impl Story {
             }));
         }
         id
+    }
+
+    /// Stacks and code objects of a process are sent again at their next use, the stacks with new ids.
+    pub(crate) fn forget(&mut self, pid: u32) -> &mut Self {
+        self.sent.retain(|(of, _)| *of != pid);
+        self.seed += 1 << 33;
+        self
     }
 
     /// A code object arrives whose instruction N is in line N.

@@ -118,6 +118,13 @@ impl Auditor {
         std::mem::take(&mut self.sampled)
     }
 
+    /// The next reading of each process tells of all its pools.
+    pub(super) fn tell_all_anew(&mut self) {
+        for known in self.processes.values_mut() {
+            known.pools.clear();
+        }
+    }
+
     /// What kept audits from being made, told once.
     pub(super) fn take_problem(&mut self) -> Option<String> {
         self.problem.take()

@@ -7,7 +7,7 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 
-use super::{Settings, Target, attach::now};
+use super::{Files, Settings, Target, attach::now};
 use crate::{bpf::LinkKind, capture::Meta, units::BootNs};
 
 /// Nanoseconds since the Unix epoch.
@@ -42,6 +42,28 @@ pub(super) fn meta(settings: &Settings, links: LinkKind) -> Meta {
             (command.join(" "), command)
         }
     };
+    let mut options = BTreeMap::from([
+        ("ring-bytes".to_owned(), settings.ring_bytes.to_string()),
+        ("links".to_owned(), links.to_string()),
+        (
+            "audit-interval".to_owned(),
+            format!("{:?}", settings.audit_interval),
+        ),
+    ]);
+    let bound = match settings.files {
+        Files::Rotated { size, keep } => {
+            options.insert("rotate".to_owned(), keep.to_string());
+            Some(size)
+        }
+        Files::Aggregated { every } => {
+            options.insert("save-interval".to_owned(), format!("{every:?}"));
+            settings.max_size
+        }
+        Files::One => settings.max_size,
+    };
+    if let Some(bound) = bound {
+        options.insert("max-size".to_owned(), bound.to_string());
+    }
     Meta {
         pyrobe_version: env!("CARGO_PKG_VERSION").to_owned(),
         host: system.nodename().to_string_lossy().into_owned(),
@@ -55,13 +77,8 @@ pub(super) fn meta(settings: &Settings, links: LinkKind) -> Meta {
         target,
         command,
         hit_cost_ns: None,
-        settings: BTreeMap::from([
-            ("ring-bytes".to_owned(), settings.ring_bytes.to_string()),
-            ("links".to_owned(), links.to_string()),
-            (
-                "audit-interval".to_owned(),
-                format!("{:?}", settings.audit_interval),
-            ),
-        ]),
+        settings: options,
+        file: None,
+        aggregated: false,
     }
 }

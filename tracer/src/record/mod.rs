@@ -3,6 +3,7 @@
 //! One owner (`run`) consumes one closed enum of inputs; the ring reader, the map watcher, signals and the
 //! command only send into it. Invariant: whatever ends a recording, the capture is complete up to there.
 
+mod aggregate;
 mod attach;
 mod audit;
 mod command;
@@ -10,9 +11,11 @@ mod feeders;
 mod governor;
 mod judge;
 mod meta;
+mod output;
 mod owner;
 mod pool_changes;
 mod pool_scan;
+mod rotate;
 mod start;
 mod survivors;
 mod watch_records;
@@ -21,10 +24,7 @@ mod window;
 use std::{path::PathBuf, time::Duration};
 
 pub(crate) use self::attach::placement;
-pub use self::{
-    owner::{HOST, Outcome},
-    start::run,
-};
+pub use self::{owner::Outcome, rotate::LEAST_SIZE, start::run};
 use crate::{
     bpf::{LinkKind, Mode, Work},
     capture::Overwrite,
@@ -45,6 +45,25 @@ pub enum Target {
     Command(Vec<std::ffi::OsString>),
 }
 
+/// What a recording is kept in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Files {
+    /// One capture of all events.
+    One,
+    /// Captures one after the other.
+    Rotated {
+        /// How large each may be.
+        size: ByteCount,
+        /// How many of them are kept.
+        keep: usize,
+    },
+    /// One capture of tallies.
+    Aggregated {
+        /// How often it is written.
+        every: Duration,
+    },
+}
+
 /// What the user asked for, resolved.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -58,8 +77,10 @@ pub struct Settings {
     pub overwrite: Overwrite,
     /// How long at most.
     pub duration: Option<Duration>,
-    /// How large at most.
+    /// How large at most, if there is one file.
     pub max_size: Option<ByteCount>,
+    /// How many files, and of what.
+    pub files: Files,
     /// How often the pools of a process are read at most; zero for never.
     pub audit_interval: Duration,
     /// Most percent of a process's time that probes may take; `None` for no bound.

@@ -1,6 +1,6 @@
 //! The owner of a recording: sets everything up, consumes inputs in order, ends it.
 
-use std::{thread::JoinHandle, time::Instant};
+use std::{path::PathBuf, thread::JoinHandle, time::Instant};
 
 use tokio::sync::mpsc::{Receiver, Sender};
 use tracer_ebpf::site::group;
@@ -13,12 +13,15 @@ use super::{
     governor::{Governor, Group, Verdict},
     judge::Judge,
     meta::unix_ns,
+    output::Output,
     watch_records::{announced, watch},
     window::Windows,
 };
 use crate::{
     bpf::{BpfError, ProgramLog, Tracer},
-    capture::{End, EndReason, Gap, ImageRecord, Meta, ProcessCounters, Window, WriteError, Writer},
+    capture::{
+        End, EndReason, Gap, HOST, ImageRecord, Meta, ProcessCounters, Window, WriteError, replaced::Finished,
+    },
     discover::{MapEvent, Selection, UserNames, process},
     error::{Exit, UserError},
     ingest::event::Counters,
@@ -32,8 +35,10 @@ pub struct Outcome {
     pub reason: EndReason,
     /// Events that went into the capture.
     pub events: u64,
-    /// Bytes of the capture.
+    /// Bytes of the capture, of the last one if there are several.
     pub written: ByteCount,
+    /// The captures, oldest first.
+    pub files: Vec<PathBuf>,
     /// Exit code of the command, if there was one and it exited.
     pub exit_code: Option<i32>,
     /// The command still runs.
@@ -48,7 +53,7 @@ pub(super) struct Owner<'a> {
     settings: &'a Settings,
     tracer: Tracer,
     attached: Attached,
-    writer: Writer,
+    output: Output,
     users: UserNames,
     auditor: Auditor,
     judge: Judge,
@@ -71,7 +76,7 @@ impl<'a> Owner<'a> {
         settings: &'a Settings,
         tracer: Tracer,
         attached: Attached,
-        writer: Writer,
+        output: Output,
         problems: Vec<String>,
         log: Option<ProgramLog>,
     ) -> Self {
@@ -79,7 +84,7 @@ impl<'a> Owner<'a> {
             settings,
             tracer,
             attached,
-            writer,
+            output,
             users: UserNames::of_host(),
             auditor: Auditor::new(settings.mode, settings.audit_interval),
             judge: Judge::new(match &settings.target {
@@ -117,7 +122,7 @@ impl<'a> Owner<'a> {
         if meta.hit_cost_ns.is_none() {
             return Ok(());
         }
-        self.writer.meta(&meta)
+        self.output.meta(&meta)
     }
 
     /// Images attached so far.
@@ -161,7 +166,7 @@ impl<'a> Owner<'a> {
     pub(super) fn attach_at_start(&mut self, found: &[Found]) -> Result<(), BpfError> {
         self.attached.attach_all(&mut self.tracer, found)?;
         for image in self.attached.records() {
-            if let Err(error) = self.writer.image(image) {
+            if let Err(error) = self.output.image(image) {
                 self.problems.push(error.to_string());
             }
         }
@@ -269,22 +274,25 @@ impl<'a> Owner<'a> {
         let found = watch(records, &mut self.users, &mut self.auditor);
         self.events += found.events;
         self.undecoded += found.undecoded;
-        self.writer.events(0, records)?;
+        self.output.events(records)?;
         if !found.recovered.is_empty() {
-            self.writer.events(0, &found.recovered)?;
+            self.output.events(&found.recovered)?;
         }
         for process in &found.processes {
-            self.writer.process(process)?;
+            self.output.process(process)?;
         }
         Ok(())
     }
 
     /// Compares nothing: puts on record what the interpreters themselves count.
     fn audit(&mut self, which: Which) -> Result<(), WriteError> {
+        if self.output.take_turned() {
+            self.auditor.tell_all_anew();
+        }
         for audit in self.auditor.run(which, self.attached.records()) {
             match audit {
-                Reading::Sums(audit) => self.writer.audit(&audit)?,
-                Reading::Heap(audit) => self.writer.heap_audit(&audit)?,
+                Reading::Sums(audit) => self.output.audit(&audit)?,
+                Reading::Heap(audit) => self.output.heap_audit(&audit)?,
             }
         }
         Ok(())
@@ -311,7 +319,7 @@ impl<'a> Owner<'a> {
 
     fn note_image(&mut self, new: Result<Option<ImageRecord>, BpfError>) -> Result<(), WriteError> {
         match new {
-            Ok(Some(image)) => self.writer.image(&image)?,
+            Ok(Some(image)) => self.output.image(&image)?,
             Ok(None) => {}
             Err(error) => self.problems.push(error.to_string()),
         }
@@ -321,7 +329,7 @@ impl<'a> Owner<'a> {
     /// Interpreters that ran and were never attached.
     fn note_missed(&mut self) -> Result<(), WriteError> {
         for (path, since) in self.attached.missed() {
-            self.writer.gap(&Gap {
+            self.output.gap(Gap {
                 from: since,
                 to: now(),
                 reason: format!("{} ran and was not attached in time", path.display()),
@@ -343,8 +351,8 @@ impl<'a> Owner<'a> {
             self.note_hit_cost()?;
         }
         let counters = self.counters();
-        self.writer.counters(&counters)?;
-        self.writer.flush()?;
+        self.output.counters(&counters)?;
+        self.output.flush()?;
         self.audit(Which::Due)?;
         self.open_window(to);
         if let Target::Processes(pids) = &self.settings.target
@@ -375,7 +383,7 @@ impl<'a> Owner<'a> {
         let end = now();
         self.tracer.take_off(group::BLOCKS);
         match self.windows.closed(end) {
-            Some(from) => self.writer.window(&Window { from, to: end }),
+            Some(from) => self.output.window(Window { from, to: end }),
             None => Ok(()),
         }
     }
@@ -407,8 +415,8 @@ impl<'a> Owner<'a> {
 
     /// Puts a gap on record, behind everything that came before.
     fn gap(&mut self, group: Group, from: MonotonicNs, to: MonotonicNs) -> Result<(), WriteError> {
-        self.writer.flush()?;
-        self.writer.gap(&Gap {
+        self.output.flush()?;
+        self.output.gap(Gap {
             from,
             to,
             group: Some(group.number),
@@ -483,7 +491,9 @@ impl<'a> Owner<'a> {
             undecoded: self.undecoded + self.malformed,
             unwritten: ByteCount(0),
         };
-        let finished = self.writer.finish(&counters, end);
+        self.problems.extend(self.output.take_problems());
+        let files = self.output.files();
+        let finished = self.output.finish(&counters, end);
         if let Some(error) = failure.or_else(|| {
             finished.as_ref().err().map(|error| WriteError::Write {
                 path: self.settings.output.clone(),
@@ -495,10 +505,15 @@ impl<'a> Owner<'a> {
                 .hint("what was written so far can be read; make room, or write elsewhere with -o")
                 .exit_with(Exit::Partial));
         }
+        let Finished { written, full } = finished.unwrap_or(Finished {
+            written: ByteCount(0),
+            full: false,
+        });
         Ok(Outcome {
-            reason,
+            reason: if full { EndReason::Full } else { reason },
             events: self.events,
-            written: finished.unwrap_or(ByteCount(0)),
+            written,
+            files,
             exit_code: self.exit_code,
             still_running: self.command,
             problems: self.problems,
@@ -506,6 +521,3 @@ impl<'a> Owner<'a> {
         })
     }
 }
-
-/// No process: under this pid stands what the whole host lost.
-pub const HOST: Pid = Pid(0);

@@ -14,11 +14,12 @@ use super::{
     command,
     feeders::{self, RingThread},
     meta::meta,
+    output::Output,
     owner::Owner,
 };
 use crate::{
     bpf::{self, BpfError, Executables, KernelFacts, Mode, Tracer},
-    capture::{WriteError, Writer},
+    capture::WriteError,
     discover::{ControlGroup, MapWatcher, Selection, process},
     error::{Exit, UserError},
     units::Pid,
@@ -69,10 +70,9 @@ async fn record(settings: &Settings, ready: impl FnOnce(&str)) -> Result<Outcome
         .map_err(|error| bpf_error("cannot read the ring", error))?;
     let ring = RingThread::start(ring, to.clone()).map_err(thread_error)?;
     let meta = meta(settings, tracer.links());
-    let mut writer = Writer::create(&settings.output, settings.overwrite, &meta)
-        .map_err(|error| create_error(&settings.output, error))?;
-    writer.set_limit(settings.max_size);
-    let mut owner = Owner::new(settings, tracer, attached, writer, problems, log);
+    let output = Output::create(settings, &meta).map_err(|error| create_error(&settings.output, error))?;
+    let files = output.files();
+    let mut owner = Owner::new(settings, tracer, attached, output, problems, log);
     let pids = running;
     let running = owner
         .select(&pids)
@@ -81,7 +81,7 @@ async fn record(settings: &Settings, ready: impl FnOnce(&str)) -> Result<Outcome
         .attach_at_start(&found)
         .map_err(|error| bpf_error("cannot attach", error))?;
     if owner.images() == 0 && found.iter().any(Found::can_be_traced) {
-        discard(&settings.output);
+        discard(&files);
         return Err(UserError::new("no probe can be placed on this host")
             .caused_by(owner.problems().join("; "))
             .hint("`pyrobe doctor` says what this host can do"));
@@ -109,7 +109,7 @@ async fn record(settings: &Settings, ready: impl FnOnce(&str)) -> Result<Outcome
         match command::start(command, to.clone()) {
             Ok(pid) => owner.follow(pid),
             Err(error) => {
-                discard(&settings.output);
+                discard(&files);
                 let name = command.first().map(|name| name.to_string_lossy().into_owned());
                 return Err(
                     UserError::new(format!("cannot start {}", name.unwrap_or_default()))
@@ -125,10 +125,10 @@ async fn record(settings: &Settings, ready: impl FnOnce(&str)) -> Result<Outcome
 }
 
 /// Removes a capture in which nothing was recorded: it would only be in the way.
-fn discard(output: &Path) {
-    if output != Path::new("-") {
+fn discard(files: &[PathBuf]) {
+    for file in files.iter().filter(|file| *file != Path::new("-")) {
         // What cannot be removed is empty.
-        let _ = std::fs::remove_file(output);
+        let _ = std::fs::remove_file(file);
     }
 }
 

@@ -13,6 +13,13 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StrId(u32);
 
+impl StrId {
+    /// The place in the table.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// Handle of an interned frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct FrameId(u32);
@@ -140,6 +147,11 @@ impl FrameTable {
     /// The string behind a handle of this table; empty for a handle of another.
     pub fn str(&self, id: StrId) -> &str {
         self.strings.list.get(id.0 as usize).map_or("", |text| text)
+    }
+
+    /// All strings, in order of their places.
+    pub fn strings(&self) -> impl Iterator<Item = &str> {
+        self.strings.list.iter().map(|text| &**text)
     }
 
     /// All handles, in order of their places.

@@ -5,7 +5,7 @@
 //! stack is resolved when it arrives and never again.
 
 use rustc_hash::FxHashMap;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tracer_ebpf::limits::{LINE_TABLE_CHUNK, MAX_LINE_TABLE_CHUNKS};
 
 use super::{
@@ -25,7 +25,8 @@ const MAX_TABLE: usize = LINE_TABLE_CHUNK * MAX_LINE_TABLE_CHUNKS;
 const MAX_CODES: usize = 1 << 20;
 
 /// What could not be resolved, counted for one process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SymbolProblems {
     /// Frames in stacks whose code object was not delivered; shown as `[unknown code]`.
     pub unknown_code: u64,
@@ -60,6 +61,15 @@ impl Symbolizer {
     /// What could not be resolved so far.
     pub fn problems(&self) -> SymbolProblems {
         self.problems
+    }
+
+    /// Counts what another could not resolve.
+    pub fn add_problems(&mut self, more: SymbolProblems) {
+        let own = &mut self.problems;
+        own.unknown_code = own.unknown_code.saturating_add(more.unknown_code);
+        own.incomplete_line_tables = own
+            .incomplete_line_tables
+            .saturating_add(more.incomplete_line_tables);
     }
 
     /// Forgets all code objects; what was counted stays.

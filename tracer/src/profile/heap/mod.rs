@@ -62,7 +62,8 @@ pub(super) enum Holder {
 pub(super) type Estimates = FxHashMap<Holder, Estimate>;
 
 /// What the last audit found, for the whole process. Bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct HeapSummary {
     /// Audits that were taken in.
     pub audits: u64,
