@@ -15,7 +15,11 @@ use std::{
     thread,
 };
 
-use object::{Object as _, ObjectSymbol as _, ReadCache};
+use object::{
+    LittleEndian, Object as _, ObjectSymbol as _, ReadCache,
+    elf::{FileHeader64, SHT_DYNSYM},
+    read::elf::{FileHeader as _, SectionHeader as _},
+};
 
 use crate::{
     discover::{
@@ -206,6 +210,9 @@ fn look_at(file: &File, path: &Path) -> Option<Arc<Image>> {
     }))
 }
 
+/// The symbol of a Python runtime.
+const RUNTIME: &[u8] = b"_PyRuntime";
+
 /// Whether the file's dynamic symbols define `_PyRuntime`. Reads little: most files of a host are no Python.
 fn defines_runtime(file: &File) -> bool {
     let Ok(mut file) = file.try_clone() else {
@@ -215,12 +222,28 @@ fn defines_runtime(file: &File) -> bool {
         return false;
     }
     let cache = ReadCache::new(file);
+    if names_runtime(&cache) == Some(false) {
+        return false;
+    }
     let Ok(parsed) = object::File::parse(&cache) else {
         return false;
     };
     parsed
         .dynamic_symbols()
-        .any(|symbol| symbol.is_definition() && symbol.name_bytes() == Ok(b"_PyRuntime"))
+        .any(|symbol| symbol.is_definition() && symbol.name_bytes() == Ok(RUNTIME))
+}
+
+/// Whether the name is among those of the dynamic symbols at all, in one reading: one for each name is most of the work
+/// of looking through a host. `None` if it cannot be told.
+fn names_runtime(data: &ReadCache<File>) -> Option<bool> {
+    let header = FileHeader64::<LittleEndian>::parse(data).ok()?;
+    let sections = header.section_headers(LittleEndian, data).ok()?;
+    let symbols = sections
+        .iter()
+        .find(|section| section.sh_type(LittleEndian) == SHT_DYNSYM)?;
+    let names = sections.get(usize::try_from(symbols.sh_link(LittleEndian)).ok()?)?;
+    let names = names.data(LittleEndian, data).ok()?;
+    Some(memchr::memmem::find(names, RUNTIME).is_some())
 }
 
 /// The file, with zeroes for what nobody looks at: most of some files is debugging information.
@@ -239,4 +262,44 @@ fn read_all(file: &File) -> io::Result<Vec<u8>> {
         }
     }
     Ok(data)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::python::tests::runtimes;
+
+    #[test]
+    fn what_is_left_out_of_a_file_is_not_missed() {
+        for (path, whole, facts) in runtimes() {
+            let part = read_all(&File::open(&path).unwrap()).unwrap();
+            let (elf, of_whole) = (Elf::parse(&part).unwrap(), Elf::parse(&whole).unwrap());
+            for segment in of_whole.segments() {
+                let bytes = elf.bytes_from(segment.address);
+                assert!(
+                    bytes == of_whole.bytes_from(segment.address),
+                    "{}: {segment:?} is not there",
+                    path.display()
+                );
+            }
+            // The symbol table is among what they come from.
+            let of_part = examine_elf(&elf).unwrap();
+            assert_eq!(format!("{of_part:?}"), format!("{facts:?}"), "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn files_are_examined_once_in_whatever_way_they_are_asked_for() {
+        let mut paths: Vec<PathBuf> = runtimes().into_iter().map(|(path, ..)| path).take(2).collect();
+        paths.extend(paths.clone());
+        paths.push(PathBuf::from("/proc/self/exe"));
+        paths.push(PathBuf::from("/nowhere"));
+        let mut images = Images::default();
+        let found = images.of_files(&paths);
+        assert_eq!(found.len(), paths.len() - 2, "what is no interpreter is left out");
+        for (image, path) in found.iter().zip(&paths) {
+            assert!(Arc::ptr_eq(image, &images.of_file(path).unwrap().unwrap()));
+        }
+    }
 }
