@@ -172,7 +172,7 @@ mod tests {
         let expected = "\
 | run under | mix: time | CPU time | whole run |
 |---|---|---|---|
-| `good` | 2.0x (2.0-2.0) | 2.0x (2.0-2.0) | 1.500x (1.500-1.500) |
+| `good` | 2.0x (2.0-2.0) | 2.0x (2.0-2.0) | 1.5x (1.5-1.5) |
 | `bad` | failed: a \\| b | | |
 | `attached` | 2.0x (2.0-2.0) | 2.0x (2.0-2.0) | - |
 ";
