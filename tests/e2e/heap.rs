@@ -16,7 +16,7 @@ use crate::{
     support::{
         capture::Capture,
         expected::{self, Expected},
-        interpreters::{Id, Interpreter, set_environment},
+        interpreters::{Interpreter, set_environment},
         run::{self, pyrobe},
     },
 };

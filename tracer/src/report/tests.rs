@@ -134,7 +134,7 @@ fn table_json() {
         json!([{
             "pid": 100, "process": "app.py", "function": "load", "file": "/srv/app.py", "line": 31,
             "own_bytes": 1_500_000, "total_bytes": 1_500_000, "own_count": 1, "total_count": 1,
-            "live_bytes": 0, "live_count": 0, "lossy": false,
+            "live_bytes": 0, "live_count": 0, "samples": 0, "lossy": false,
         }])
     );
     assert_eq!(
@@ -150,7 +150,7 @@ fn table_json() {
     assert_eq!(value["losses"]["by_reason"]["chunk_unreadable"], 0);
     assert_eq!(
         value["losses"]["missing"],
-        json!({"allocs": 1_000, "frees": 3, "reallocs": 0})
+        json!({"allocs": 1_000, "frees": 3, "reallocs": 0, "faults": 0})
     );
     assert_eq!(value["losses"]["unmatched_frees"], 1);
     assert_eq!(value["losses"]["processes"][0]["pid"], 200);
