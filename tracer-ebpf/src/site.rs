@@ -46,11 +46,15 @@ pub enum Role {
     LibcRealloc = 15,
     /// Behind that call: the new block is [`Site::operand`].
     ReallocResult = 16,
+    /// A copy of pymalloc's allocation that has taken the block from its pool: the jump that asks whether the pool has
+    /// another free one. The block is [`Site::operand`]; the bytes of its class are 16 times the low half of
+    /// [`Site::second`], if that is a register, plus `second`'s displacement.
+    PoolTaken = 17,
 }
 
 impl Role {
     /// All roles, in the order of their numbers.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::ObjMalloc,
         Self::ObjCalloc,
         Self::ObjRealloc,
@@ -68,6 +72,7 @@ impl Role {
         Self::LibcFree,
         Self::LibcRealloc,
         Self::ReallocResult,
+        Self::PoolTaken,
     ];
 }
 

@@ -1,7 +1,7 @@
 //! Sites within functions: the places where a copy of the allocator, inlined or not, has a block in hand.
 //!
 //! Nothing is kept between two hits, but for libc's realloc: one place tells the block, and what is not in a register
-//! is in the header of its pool or chunk. The header is that before the allocation: the site stands
+//! is in the header of its pool or chunk. Where that is asked, it is the header before the allocation: the site stands
 //! before the first store into it.
 
 use aya_ebpf::bindings::pt_regs;
@@ -49,6 +49,7 @@ fn is_behind_call(operand: Operand, regs: &pt_regs) -> bool {
 #[inline(always)]
 pub(crate) fn block(hit: &Hit, state: *mut ProcessState, regs: &pt_regs) -> Option<Block> {
     let operand = value(hit.site.operand, regs);
+    let second = value(hit.site.second, regs);
     if hit.is(Role::RawResult) || hit.is(Role::ReallocResult) {
         if !is_behind_call(hit.site.operand, regs) {
             return None;
@@ -56,15 +57,21 @@ pub(crate) fn block(hit: &Hit, state: *mut ProcessState, regs: &pt_regs) -> Opti
         return Some(Block {
             address: operand,
             class: 0,
-            requested: value(hit.site.second, regs),
+            requested: second,
         });
+    }
+    let index = second & u64::from(u32::MAX);
+    if hit.is(Role::PoolTaken) {
+        let more = i64::from(hit.site.second.displacement) as u64;
+        let class = (index * ALIGNMENT).wrapping_add(more);
+        // Of a class of no bytes this makes one that there is not.
+        return pooled(state, operand, (class / ALIGNMENT).wrapping_sub(1));
     }
     let Some(header) = read::user::<PoolHeader>(operand + POOL_FREEBLOCK) else {
         lose(state, Reason::PoolUnreadable);
         return None;
     };
     let (address, index) = if hit.is(Role::PoolInit) {
-        let index = value(hit.site.second, regs) & u64::from(u32::MAX);
         if u64::from(header.size_class) == index {
             (header.freeblock, index)
         } else {

@@ -101,7 +101,7 @@ fn sites_and_function_probes_are_never_mixed() {
     check(|path, facts, elf, _| {
         let plan = plan(facts, elf);
         let has = |role| plan.sites.iter().any(|site| site.role == role);
-        for role in [Role::PoolAlloc, Role::PoolRefill, Role::CodeDealloc] {
+        for role in [Role::PoolTaken, Role::PoolRefill, Role::CodeDealloc] {
             assert!(has(role), "{path}: no {role:?}");
         }
         for role in [Role::ObjMalloc, Role::ObjCalloc, Role::ObjRealloc] {

@@ -14,14 +14,17 @@ use super::{
     init::{self, Init},
     pool::{PoolJump, equality_edges, leads_to, prove},
     registers::{is_call, operand},
-    within,
+    taken, within,
 };
 use crate::{
     elf::Pointer,
-    plan::{Covered, Half, Reference, ReferenceKind},
+    plan::{Covered, Half, PlannedSite, Reference, ReferenceKind},
     python::ImageFacts,
     units::VirtAddr,
 };
+
+/// What stands in a copy of the allocation.
+pub(super) const COPIES: [Role; 2] = [Role::PoolAlloc, Role::PoolTaken];
 
 /// Instructions looked at before a call of the slow path.
 const BUDGET: usize = 120;
@@ -56,11 +59,12 @@ pub(super) fn find(code: &Code<'_>, own: &[(Instruction, PoolJump)], refill: Opt
         }
     }
     let mut found = finder.found;
-    if !found.has(Role::PoolAlloc) {
+    if !found.has(&COPIES) {
         return None;
     }
-    for (jump, _) in own {
-        if found.sites.iter().all(|site| site.address.get() != jump.ip()) {
+    for (jump, proven) in own {
+        let site = site_of(code, jump, proven);
+        if site.is_none_or(|own| found.sites.iter().all(|site| site.address != own.address)) {
             found.references.push(Reference {
                 address: VirtAddr(jump.ip()),
                 kind: ReferenceKind::Refill,
@@ -69,6 +73,18 @@ pub(super) fn find(code: &Code<'_>, own: &[(Instruction, PoolJump)], refill: Opt
         }
     }
     Some(found)
+}
+
+/// The site of the copy that a proven jump is in: where it has taken the block, or at the jump itself.
+fn site_of(code: &Code<'_>, jump: &Instruction, proven: &PoolJump) -> Option<PlannedSite> {
+    if let Some(taken) = taken::find(code, jump, proven.pool)
+        && let operands = [taken.block, taken.class]
+        && let Some(site) = within(code, Role::PoolTaken, &taken.jump, 0, operands)
+    {
+        return Some(site);
+    }
+    let operands = [operand(proven.pool)?, Operand::default()];
+    within(code, Role::PoolAlloc, jump, flag::IF_NOT_ZERO, operands)
 }
 
 /// The proven jumps in the allocation functions themselves, and in what they call directly.
@@ -258,17 +274,7 @@ impl Finder<'_, '_> {
     fn add(&mut self, jumps: &[(Instruction, PoolJump)]) -> Covered {
         let mut first = None;
         for (instruction, jump) in jumps {
-            let site = operand(jump.pool).and_then(|pool| {
-                let operands = [pool, Operand::default()];
-                within(
-                    self.code,
-                    Role::PoolAlloc,
-                    instruction,
-                    flag::IF_NOT_ZERO,
-                    operands,
-                )
-            });
-            let Some(site) = site else {
+            let Some(site) = site_of(self.code, instruction, jump) else {
                 return Covered::Unmatched("the jump is not in the file");
             };
             first = first.or(Some(site.address));

@@ -18,6 +18,7 @@ mod raw;
 mod registers;
 mod result;
 mod search;
+mod taken;
 mod words;
 
 use iced_x86::Instruction;
@@ -74,15 +75,15 @@ pub(super) fn find(facts: &ImageFacts, elf: &Elf<'_>) -> Option<Sites> {
 impl Sites {
     /// Whether allocations and frees of both domains are seen, so that no function needs a probe.
     pub fn is_usable(&self) -> bool {
-        let has = |roles: &[Role]| self.sites.iter().any(|site| roles.contains(&site.role));
-        has(&[Role::PoolAlloc])
+        let has = |roles: &[Role]| self.has(roles);
+        has(&alloc::COPIES)
             && has(&[Role::RawMalloc, Role::RawResult])
             && has(&[Role::ObjFree, Role::GuardedFree])
             && has(&[Role::RawFree, Role::LibcFree])
     }
 
-    fn has(&self, role: Role) -> bool {
-        self.sites.iter().any(|site| site.role == role)
+    fn has(&self, roles: &[Role]) -> bool {
+        self.sites.iter().any(|site| roles.contains(&site.role))
     }
 
     /// How many of the references that matter have a site.

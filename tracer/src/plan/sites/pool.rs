@@ -16,7 +16,7 @@ use super::{
 
 /// `offsetof(struct pool_header, freeblock)` and `nextpool`, the same since 3.4:
 /// <https://github.com/python/cpython/blob/v3.13.0/Include/internal/pycore_obmalloc.h#L268-L279>.
-const FREEBLOCK: i64 = 8;
+pub(super) const FREEBLOCK: i64 = 8;
 const NEXTPOOL: i64 = 16;
 
 /// Instructions looked at behind or before a jump, over all ways.
@@ -258,7 +258,7 @@ impl<'c, 'a> Backward<'c, 'a> {
 }
 
 /// Whether it writes `pool->freeblock`.
-fn is_freeblock_store(instruction: &Instruction, pool: Register) -> bool {
+pub(super) fn is_freeblock_store(instruction: &Instruction, pool: Register) -> bool {
     let is_there =
         word(instruction).is_some_and(|memory| memory.base == pool && memory.displacement == FREEBLOCK);
     is_there && instruction.op0_kind() == OpKind::Memory && instruction.mnemonic() != Mnemonic::Cmp

@@ -15,7 +15,11 @@ impl RegisterSet {
     pub(super) const CALLER_SAVED: Self = Self(0b0000_1111_1100_0111);
 
     pub(super) fn contains(self, register: Register) -> bool {
-        number(register).is_some_and(|number| self.0 >> number & 1 != 0)
+        number(register).is_some_and(|number| self.contains_number(number))
+    }
+
+    pub(super) fn contains_number(self, number: u8) -> bool {
+        u32::from(self.0) >> number & 1 != 0
     }
 
     pub(super) fn insert_all(&mut self, others: Self) {

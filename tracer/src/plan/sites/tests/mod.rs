@@ -5,6 +5,7 @@ mod loader;
 mod made;
 mod parts;
 mod snippets;
+mod taken;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
 use proptest::prelude::*;
@@ -91,6 +92,7 @@ fn assert_stands_right(elf: &Elf<'_>, site: &PlannedSite) {
                 .find(|one| one.mnemonic() == Mnemonic::Cmp);
             assert!(compare.is_some(), "{site:?}");
         }
+        Role::PoolTaken => assert!(is_equality, "{site:?}"),
         Role::RawMalloc | Role::RawCalloc | Role::RawRealloc => {
             assert_eq!(last.mnemonic(), Mnemonic::Jmp, "{site:?}");
         }
