@@ -1,6 +1,7 @@
 //! Probe sites: what stands at an instruction, and what its registers mean there.
 //!
-//! The attach cookie of a probe is the index of its [`Site`].
+//! The attach cookie of a probe is the index of its [`Site`]. Where the kernel has one cookie for many probes, it is an
+//! [`event`]'s, and the site is found by where the probe stands in the file.
 
 /// What happens at a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -90,6 +91,22 @@ pub mod flag {
     pub const MIMALLOC: u32 = 64;
 }
 
+/// Cookies of probe events: the number of the image, and this bit.
+pub mod event {
+    /// No index of a site has it.
+    pub const COOKIE: u64 = 1 << 63;
+}
+
+/// Key of the table that leads from a probe of an event to the index of its [`Site`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct PointKey {
+    /// An [`event`]'s cookie.
+    pub cookie: u64,
+    /// Offset in the file.
+    pub offset: u64,
+}
+
 /// Values of [`Operand::kind`].
 pub mod operand {
     /// There is none.
@@ -159,4 +176,5 @@ pub struct Site {
 }
 
 const _: () = assert!(size_of::<Operand>() == 8);
+const _: () = assert!(size_of::<PointKey>() == 16);
 const _: () = assert!(size_of::<Site>() == 40);

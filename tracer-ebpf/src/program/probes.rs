@@ -37,12 +37,6 @@ fn hit<'a>(ctx: *mut c_void) -> Option<(Hit, &'a pt_regs)> {
     Some((Hit::new(cookie)?, regs))
 }
 
-/// Does nothing: what a hit costs without us.
-#[uprobe]
-fn on_nothing(_ctx: ProbeContext) -> u32 {
-    0
-}
-
 /// Frees, code deaths, and the calls of libc's realloc.
 #[uprobe]
 fn on_entry(ctx: ProbeContext) -> u32 {

@@ -12,13 +12,13 @@ use tracer_ebpf::{
     limits::{MAX_IMAGES, MAX_SITES},
     process::ProcessState,
     reason::{REASONS, Reason},
-    site::{Role, Site},
+    site::{PointKey, Role, Site},
 };
 
 use super::{
     BpfError, KernelFacts, LinkKind, RingReader, kernel,
-    links::{self, Link, Point, Probe, Programs},
-    object::{self, RING},
+    links::{Link, Point, Probe, Programs, event_cookie},
+    object::{self, POINTS, RING},
     rules::Rules,
 };
 use crate::{
@@ -92,12 +92,15 @@ unsafe impl Pod for Plain<ImageLayout> {}
 unsafe impl Pod for Plain<Site> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<ProcessState> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<PointKey> {}
 
 /// Loaded programs and what they are attached to. Dropping it takes every probe down.
 pub struct Tracer {
     ebpf: Ebpf,
     programs: Programs,
     links: Vec<Link>,
+    config: Config,
     images: usize,
     sites: usize,
 }
@@ -115,7 +118,12 @@ impl Tracer {
     }
 
     fn load_all(kernel: &KernelFacts, settings: &Settings) -> Result<Self, BpfError> {
-        let mut ebpf = object::load_maps(settings.ring_bytes, settings.log_level)?;
+        let kind = settings.links.unwrap_or_else(|| LinkKind::best(kernel));
+        let points = match kind {
+            LinkKind::PerPoint => number(MAX_SITES),
+            _ => 1,
+        };
+        let mut ebpf = object::load_maps(settings.ring_bytes, points, settings.log_level)?;
         let (filter, (rules, keys)) = match &settings.target {
             Target::WholeHost => (filter::ALL, (0, Vec::new())),
             Target::Processes(_) => (filter::LISTED, (0, Vec::new())),
@@ -130,15 +138,15 @@ impl Tracer {
             ..kernel.offsets
         };
         array::<Config>(&mut ebpf, "CONFIG", 0, config)?;
-        let programs = match settings.links {
-            _ if settings.work == Work::Nothing => Programs::empty(&ebpf, kernel)?,
-            Some(kind) => Programs::load(&mut ebpf, kernel, kind)?,
-            None => Programs::best(&mut ebpf, kernel)?,
+        let programs = match settings.work {
+            Work::Record => Programs::load(&ebpf, kernel, kind)?,
+            Work::Nothing => Programs::empty()?,
         };
         let mut tracer = Self {
             ebpf,
             programs,
             links: Vec::new(),
+            config,
             images: 0,
             sites: 0,
         };
@@ -218,16 +226,27 @@ impl Tracer {
                 limit: MAX_SITES,
             });
         }
-        let image = number(self.images);
-        array(&mut self.ebpf, "IMAGES", image, *layout)?;
+        let image = ImageId(number(self.images));
+        array(&mut self.ebpf, "IMAGES", image.get(), *layout)?;
         let mut points = Vec::with_capacity(sites.len());
         for (index, planned) in (self.sites..).zip(sites) {
             array(
                 &mut self.ebpf,
                 "SITES",
                 number(index),
-                planned.site(ImageId(image)),
+                planned.site(image),
             )?;
+            if self.links() == LinkKind::PerPoint {
+                let key = PointKey {
+                    cookie: event_cookie(image),
+                    offset: planned.offset.get(),
+                };
+                hash(
+                    &mut self.ebpf,
+                    POINTS,
+                    |map: &mut HashMap<_, Plain<PointKey>, u32>| map.insert(Plain(key), number(index), 0),
+                )?;
+            }
             points.push(Point {
                 offset: planned.offset.get(),
                 cookie: index as u64,
@@ -237,9 +256,8 @@ impl Tracer {
         // The numbers are used up even if the links fail: a part of them may have been hit.
         self.images += 1;
         self.sites += sites.len();
-        self.links
-            .extend(self.programs.attach(&mut self.ebpf, path, &points)?);
-        Ok(ImageId(image))
+        self.links.extend(self.programs.attach(path, image, &points)?);
+        Ok(image)
     }
 
     /// The ring; can be taken once.
@@ -304,8 +322,15 @@ impl Tracer {
     }
 
     /// Takes every probe down. The counters and the ring can still be read.
+    ///
+    /// From one moment on none has an effect, whichever is taken down first: an end without its beginning, or a block
+    /// without its free, would be wrong figures.
     pub fn detach(&mut self) {
-        links::close(std::mem::take(&mut self.links));
+        self.config.stopped = 1;
+        if let Err(error) = array::<Config>(&mut self.ebpf, "CONFIG", 0, self.config) {
+            tracing::debug!("the probes go one by one: {error}");
+        }
+        self.links.clear();
     }
 
     fn follow(&mut self, name: &'static str, tracepoint: &str) -> Result<(), BpfError> {
