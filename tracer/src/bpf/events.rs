@@ -186,11 +186,7 @@ p:pyrobe_mine/p0 /bin/sh:0x0000000000001000
 p:uprobes/p0 /bin/a b:0x0000000000001000 arg1=%ax
 ";
         let gone = "1_2_30_400";
-        check(
-            list,
-            &[gone],
-            &["pyrobe_1_2_30_400/p0", "pyrobe_1_2_30_400/r1"],
-        );
+        check(list, &[gone], &["pyrobe_1_2_30_400/p0", "pyrobe_1_2_30_400/r1"]);
         check(list, &[], &[]);
         check("", &[gone], &[]);
     }

@@ -247,7 +247,12 @@ pub(super) fn event_link(program: BorrowedFd<'_>, event: u64, cookie: u64) -> io
 /// Loads a program that does nothing.
 pub(super) fn load_nothing(attach: Attach) -> Result<OwnedFd, (io::Error, String)> {
     // `r0 = 0`, `exit`
-    load("on_nothing", &[instruction(0xb7), instruction(0x95)], c"GPL", attach)
+    load(
+        "on_nothing",
+        &[instruction(0xb7), instruction(0x95)],
+        c"GPL",
+        attach,
+    )
 }
 
 /// An instruction without operands other than register 0 and 0.

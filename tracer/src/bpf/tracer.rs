@@ -1,5 +1,7 @@
 //! A tracer: the loaded programs, the images they are attached to, the tables and counters.
 
+use std::time::Instant;
+
 use aya::{
     Ebpf, Pod,
     maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
@@ -230,12 +232,7 @@ impl Tracer {
         array(&mut self.ebpf, "IMAGES", image.get(), *layout)?;
         let mut points = Vec::with_capacity(sites.len());
         for (index, planned) in (self.sites..).zip(sites) {
-            array(
-                &mut self.ebpf,
-                "SITES",
-                number(index),
-                planned.site(image),
-            )?;
+            array(&mut self.ebpf, "SITES", number(index), planned.site(image))?;
             if self.links() == LinkKind::PerPoint {
                 let key = PointKey {
                     cookie: event_cookie(image),
@@ -330,7 +327,9 @@ impl Tracer {
         if let Err(error) = array::<Config>(&mut self.ebpf, "CONFIG", 0, self.config) {
             tracing::debug!("the probes go one by one: {error}");
         }
+        let start = Instant::now();
         self.links.clear();
+        tracing::debug!("probes taken down in {:?}", start.elapsed());
     }
 
     fn follow(&mut self, name: &'static str, tracepoint: &str) -> Result<(), BpfError> {

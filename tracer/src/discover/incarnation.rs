@@ -28,9 +28,8 @@ impl Incarnation {
     pub fn own() -> io::Result<Self> {
         let pid = Pid(std::process::id());
         // A kernel without such namespaces has one of each.
-        let namespace = |kind: &str| {
-            fs::metadata(format!("/proc/self/ns/{kind}")).map_or(0, |namespace| namespace.ino())
-        };
+        let namespace =
+            |kind: &str| fs::metadata(format!("/proc/self/ns/{kind}")).map_or(0, |namespace| namespace.ino());
         Ok(Self {
             pid_namespace: namespace("pid"),
             time_namespace: namespace("time"),

@@ -16,10 +16,10 @@ use crate::workspace;
 
 const PROCESSES: usize = 20;
 const GOAL_MS: f64 = 300.0;
-/// Per-point links are slow to take down one by one.
 const GOAL_DETACH_MS: f64 = 1000.0;
-/// Kinds of links, and rounds: one of per-point links takes half a minute on new kernels.
-const KINDS: [(&str, usize); 3] = [("session", 11), ("multi", 11), ("per-point", 3)];
+/// Kinds of links.
+const KINDS: [&str; 3] = ["session", "multi", "per-point"];
+const ROUNDS: usize = 11;
 
 pub(super) fn run() -> Result<()> {
     let (pyrobe, python) = (pyrobe()?, python()?);
@@ -34,9 +34,9 @@ pub(super) fn run() -> Result<()> {
         targets.len()
     );
     println!("links      rounds   start to attached                 Ctrl-C to end");
-    for (kind, rounds) in KINDS {
+    for kind in KINDS {
         let (mut starts, mut ends) = (Vec::new(), Vec::new());
-        for _ in 0..rounds {
+        for _ in 0..ROUNDS {
             let (start, end) = round(&pyrobe, &capture, kind)?;
             starts.push(start);
             ends.push(end);
@@ -44,7 +44,7 @@ pub(super) fn run() -> Result<()> {
         let starts = spread(starts).context("no round was made")?;
         let ends = spread(ends).context("no round was made")?;
         println!(
-            "{kind:<10} {rounds:>6}   {}   {}",
+            "{kind:<10} {ROUNDS:>6}   {}   {}",
             shown(&starts, GOAL_MS),
             shown(&ends, GOAL_DETACH_MS)
         );
