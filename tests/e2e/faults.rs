@@ -12,7 +12,11 @@ use std::{
 };
 
 use rustix::{
-    mount::{MountFlags, UnmountFlags, mount, unmount},
+    fs::{Mode, OFlags, openat},
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, UnmountFlags, fsconfig_create, fsmount,
+        fsopen, mount, unmount,
+    },
     process::Signal,
 };
 use tempfile::TempDir;
@@ -28,8 +32,13 @@ use crate::support::{
 };
 
 fn record_pid(target: &Target, file: &Path) -> Recording {
+    record_pid_with(target, file, &[])
+}
+
+fn record_pid_with(target: &Target, file: &Path, options: &[&str]) -> Recording {
     let pid = target.pid().to_string();
-    Recording::start(pyrobe(["record", "--mode", "allocs", "--pid", &pid, "-o"]).arg(file))
+    let mut command = pyrobe(["record", "--mode", "allocs", "--pid", &pid]);
+    Recording::start(command.args(options).arg("-o").arg(file))
 }
 
 /// Bytes of a process's mapped Python code that differ from the file: the probes that stand in it.
@@ -67,12 +76,18 @@ fn changed_code_bytes(pid: u32) -> usize {
 
 #[test]
 fn pyrobe_killed_leaves_targets_whole_and_a_capture_that_can_be_read() {
+    for links in ["session", "multi", "per-point"] {
+        kill_and_look(links);
+    }
+}
+
+fn kill_and_look(links: &str) {
     let Some(interpreter) = find(Id::Pyenv(10)) else {
         return;
     };
     let mut target = Target::start(&interpreter);
     let capture = Capture::new();
-    let recording = record_pid(&target, &capture.path);
+    let recording = record_pid_with(&target, &capture.path, &["--links", links]);
     assert!(
         changed_code_bytes(target.pid()) > 0,
         "no probe stands in the target while it is recorded"
@@ -91,6 +106,57 @@ fn pyrobe_killed_leaves_targets_whole_and_a_capture_that_can_be_read() {
         stats.json()["truncated"].is_string(),
         "the report says that the capture is cut\n{stats}"
     );
+    target.finish();
+}
+
+/// The events of tracefs that a process has defined, from a mount of our own.
+fn definitions_of(pid: u32) -> Vec<String> {
+    let context = fsopen("tracefs", FsOpenFlags::FSOPEN_CLOEXEC).expect("root can mount");
+    fsconfig_create(&context).expect("the kernel has tracefs");
+    let tracefs = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+        .expect("tracefs can be mounted");
+    let file = openat(
+        &tracefs,
+        "uprobe_events",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .expect("tracefs has the list");
+    let mut list = String::new();
+    fs::File::from(file)
+        .read_to_string(&mut list)
+        .expect("root can read the list");
+    let its = format!("_{pid}_");
+    let of_it = list
+        .lines()
+        .filter(|line| line.contains(":pyrobe_") && line.contains(&its));
+    of_it.map(str::to_owned).collect()
+}
+
+#[test]
+fn what_a_killed_pyrobe_leaves_in_tracefs_the_next_removes() {
+    let Some(interpreter) = find(Id::Pyenv(10)) else {
+        return;
+    };
+    let mut target = Target::start(&interpreter);
+    let per_point = ["--links", "per-point"];
+    let (killed, ended) = (Capture::new(), Capture::new());
+    let recording = record_pid_with(&target, &killed.path, &per_point);
+    let pid = recording.pid();
+    assert_ne!(definitions_of(pid), [""; 0], "a recording defines events");
+    recording.signal(Signal::KILL);
+    assert_eq!(recording.wait().code(), 128 + 9);
+    let recording = record_pid_with(&target, &ended.path, &per_point);
+    assert_eq!(
+        definitions_of(pid),
+        [""; 0],
+        "the definitions of one that was killed are gone"
+    );
+    let pid = recording.pid();
+    assert_ne!(definitions_of(pid), [""; 0], "those of the one that runs are not");
+    target.tell("make 100 100");
+    recording.stop().expect_code(0);
+    assert_eq!(definitions_of(pid), [""; 0], "one that ends leaves none");
     target.finish();
 }
 
@@ -275,14 +341,14 @@ fn without_btf_the_error_names_it() {
 }
 
 #[test]
-fn without_uprobes_the_error_names_them() {
+fn without_tracefs_the_error_names_it() {
     let Some(interpreter) = find(Id::Debian311) else {
         return;
     };
     let target = Target::start(&interpreter);
     let capture = Capture::new();
-    // Per-point links go through the kernel's uprobe event source.
-    let script = "mount -t tmpfs none /sys/bus/event_source/devices && exec \"$@\"";
+    // Per-point links are events of tracefs; who may mount it needs nobody to have done so.
+    let script = "mount -t tmpfs none /sys/kernel/tracing && exec setpriv --bounding-set -sys_admin \"$@\"";
     let mut command = Command::new("unshare");
     command
         .args(["--mount", "sh", "-c", script, "sh"])
@@ -299,8 +365,8 @@ fn without_uprobes_the_error_names_them() {
         .arg(&capture.path);
     let run = run(&mut command).expect_code(2).expect_error_with_hint();
     assert!(
-        run.stderr.contains("cannot be probed"),
-        "the error says what cannot be done\n{run}"
+        run.stderr.contains("tracefs"),
+        "the error names what is missing\n{run}"
     );
     target.finish();
 }

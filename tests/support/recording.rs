@@ -53,6 +53,14 @@ impl Recording {
         }
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child
+            .as_ref()
+            .expect("a recording runs until it is stopped")
+            .id()
+    }
+
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().expect("a recording runs until it is stopped");

@@ -83,7 +83,15 @@ pub struct Config {
     pub rules: u32,
     /// Frees of a process after which one looks whether userspace is to be woken, less one; a power of two, less one.
     pub wake_mask: u32,
+    /// Not 0 once the recording has ended: probes that still stand do nothing.
+    pub stopped: u32,
+    /// `task_struct.utask`. This and the next two are for per-point links only.
+    pub task_utask: u32,
+    /// `uprobe_task.vaddr`: during a hit of a probe event, where its `uprobe_dispatch_data` is.
+    pub utask_vaddr: u32,
+    /// `trace_uprobe.offset`: where in the file the probe stands.
+    pub probe_offset: u32,
 }
 
-const _: () = assert!(size_of::<Config>() == 80);
+const _: () = assert!(size_of::<Config>() == 96);
 const _: () = assert!(size_of::<RuleKey>() == 16);

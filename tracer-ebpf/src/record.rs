@@ -51,6 +51,8 @@ pub mod block {
     pub const ANY: u8 = 2;
     /// A block of the bundled mimalloc. The size is what was asked for: what that occupies follows from it.
     pub const MIMALLOC: u8 = 3;
+    /// Memory that an extension tells of; the size is what it says.
+    pub const DOMAIN: u8 = 4;
 }
 
 /// Values of [`StackHead::end`]: how the walk ended.

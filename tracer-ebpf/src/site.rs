@@ -1,6 +1,7 @@
 //! Probe sites: what stands at an instruction, and what its registers mean there.
 //!
-//! The attach cookie of a probe is the index of its [`Site`].
+//! The attach cookie of a probe is the index of its [`Site`]. Where the kernel has one cookie for many probes, it is an
+//! [`event`]'s, and the site is found by where the probe stands in the file.
 
 /// What happens at a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,7 +29,8 @@ pub enum Role {
     /// [`Site::operand`]; where the jump does not lead to the slow path, the block is `pool->freeblock` and its size
     /// class `pool->szidx`.
     PoolAlloc = 9,
-    /// The return of `allocate_from_new_pool`, the slow path of those copies: the result is the block.
+    /// The return of `allocate_from_new_pool`, the slow path of those copies: the result is the block. With an operand, a
+    /// place behind a call of it, where the result is that.
     PoolRefill = 10,
     /// Where a compiler has inlined that function: the jump behind `cmp class, pool->szidx`. The pool is
     /// [`Site::operand`], the index of the class [`Site::second`]; the block is `pool->freeblock` if they are equal (the
@@ -50,11 +52,16 @@ pub enum Role {
     /// another free one. The block is [`Site::operand`]; the bytes of its class are 16 times the low half of
     /// [`Site::second`], if that is a register, plus `second`'s displacement.
     PoolTaken = 17,
+    /// `PyTraceMalloc_Track(domain, pointer, size)`: an extension tells of memory of its own. The pointer is
+    /// [`Site::operand`], the size [`Site::second`].
+    Track = 18,
+    /// `PyTraceMalloc_Untrack(domain, pointer)`: it has given that back. The pointer is [`Site::operand`].
+    Untrack = 19,
 }
 
 impl Role {
     /// All roles, in the order of their numbers.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::ObjMalloc,
         Self::ObjCalloc,
         Self::ObjRealloc,
@@ -73,6 +80,8 @@ impl Role {
         Self::LibcRealloc,
         Self::ReallocResult,
         Self::PoolTaken,
+        Self::Track,
+        Self::Untrack,
     ];
 }
 
@@ -93,6 +102,8 @@ pub mod flag {
     pub const POOL_ONLY: u32 = 32;
     /// The function is the bundled mimalloc's, which serves requests of any size by itself (builds without the GIL).
     pub const MIMALLOC: u32 = 64;
+    /// It is about memory that an extension tells of, not the interpreter's allocator.
+    pub const DOMAIN: u32 = 128;
 }
 
 /// Values of [`Site::group`]: what hits are counted under, and what is taken off as one to bound the cost.
@@ -109,6 +120,22 @@ pub mod group {
     pub const FAULTS: u32 = 4;
     /// Room for groups: a power of two, so that a mask keeps an index within bounds.
     pub const GROUPS: usize = 8;
+}
+
+/// Cookies of probe events: the number of the image, and this bit.
+pub mod event {
+    /// No index of a site has it.
+    pub const COOKIE: u64 = 1 << 63;
+}
+
+/// Key of the table that leads from a probe of an event to the index of its [`Site`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct PointKey {
+    /// An [`event`]'s cookie.
+    pub cookie: u64,
+    /// Offset in the file.
+    pub offset: u64,
 }
 
 /// Values of [`Operand::kind`].
@@ -180,4 +207,5 @@ pub struct Site {
 }
 
 const _: () = assert!(size_of::<Operand>() == 8);
+const _: () = assert!(size_of::<PointKey>() == 16);
 const _: () = assert!(size_of::<Site>() == 40);

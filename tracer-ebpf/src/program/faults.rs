@@ -55,8 +55,11 @@ fn fault<L: Loops>(ctx: &RawTracePointContext) -> Option<()> {
         return None;
     }
     let now = clock::now();
-    let weight = weight(state, now)?;
     let config = config()?;
+    if config.stopped != 0 {
+        return None;
+    }
+    let weight = weight(state, now)?;
     // SAFETY: a map value.
     let image = unsafe { (*state).images[0].id_plus_one }.wrapping_sub(1);
     // SAFETY: a map value.

@@ -8,13 +8,13 @@ use tracer_ebpf::{
     process::ProcessState,
     reason::Reason,
     record::{Head, block, stack_id::UNREADABLE},
-    site::{Operand, Role, Site, flag, operand},
+    site::{Operand, PointKey, Role, Site, event, flag, operand},
 };
 
 use crate::{
     emit::{lose, lose_unattributed},
     loops::Loops,
-    maps::{IMAGES, SITES, config},
+    maps::{IMAGES, POINTS, SITES, config},
     memory::{self, Memory},
     process, read,
     walk::{self, Walker},
@@ -36,17 +36,23 @@ pub(crate) struct Hit {
 }
 
 impl Hit {
+    /// What a cookie stands for. `None` if the recording has ended.
     #[inline(always)]
     pub(crate) fn new(cookie: u64) -> Option<Self> {
         let thread = bpf_get_current_pid_tgid();
-        let (Some(config), Some(site)) = (config(), SITES.get(cookie as u32)) else {
+        let config = config()?;
+        if config.stopped != 0 {
+            return None;
+        }
+        let index = site_index(config, cookie);
+        let Some(site) = SITES.get(index) else {
             lose_unattributed(Reason::SiteUnknown);
             return None;
         };
         Some(Self {
             config,
             site,
-            index: cookie,
+            index: u64::from(index),
             thread,
             pid: (thread >> 32) as u32,
         })
@@ -66,6 +72,7 @@ impl Hit {
     #[inline(always)]
     pub(crate) fn pool_kind(&self) -> u8 {
         (self.site.flags / flag::MIMALLOC & 1) as u8 * block::MIMALLOC
+            + (self.site.flags / flag::DOMAIN & 1) as u8 * block::DOMAIN
     }
 
     /// Whether the compare before the jump came out as the site wants it.
@@ -119,6 +126,31 @@ pub(crate) fn stack_of<L: Loops>(
     // SAFETY: it was taken above, and nothing uses it from here on.
     unsafe { Memory::give_back(memory) };
     id
+}
+
+/// Index of the site that is hit; one that no site has, if it cannot be told.
+#[inline(always)]
+fn site_index(config: &Config, cookie: u64) -> u32 {
+    if cookie & event::COOKIE == 0 {
+        return cookie as u32;
+    }
+    let found = probe_offset(config).and_then(|offset| {
+        // SAFETY: a lookup; the value is copied at once.
+        unsafe { POINTS.get(PointKey { cookie, offset }) }.copied()
+    });
+    found.unwrap_or(u32::MAX)
+}
+
+/// Where in the file the probe of an event stands. Neither the instruction pointer (in the second half of a call it is where
+/// the call returns to) nor a helper of the kernels that this is for says so, but the event's own handler has left it for
+/// what it calls: `current->utask->vaddr` leads to a `struct uprobe_dispatch_data`, which begins with the probe.
+/// <https://github.com/torvalds/linux/blob/v6.1/kernel/trace/trace_uprobe.c>
+#[inline(always)]
+fn probe_offset(config: &Config) -> Option<u64> {
+    let utask: u64 = read::kernel(read::task() + u64::from(config.task_utask))?;
+    let data: u64 = read::kernel(utask + u64::from(config.utask_vaddr))?;
+    let probe: u64 = read::kernel(data)?;
+    read::kernel(probe + u64::from(config.probe_offset))
 }
 
 /// The value that an operand names; 0 if there is none or its memory cannot be read.

@@ -1,4 +1,5 @@
-//! All maps. Userspace sizes the rings and fills `CONFIG`, `IMAGES`, `SITES`, `TARGETS` and `RULES`.
+//! All maps. Userspace sizes the rings and fills `CONFIG`, `IMAGES`, `SITES`, `POINTS`, `TARGETS` and
+//! `RULES`.
 
 use aya_ebpf::{
     macros::map,
@@ -10,7 +11,7 @@ use tracer_ebpf::{
     limits::{DEFAULT_RING_BYTES, MAX_IMAGES, MAX_PROCESSES, MAX_RULES, MAX_SITES, WORKPLACES},
     process::ProcessState,
     reason::REASONS,
-    site::Site,
+    site::{PointKey, Site},
 };
 
 use crate::{clock::Tick, memory::Memory};
@@ -55,6 +56,10 @@ pub(crate) static IMAGES: Array<ImageLayout> = Array::with_max_entries(MAX_IMAGE
 
 #[map]
 pub(crate) static SITES: Array<Site> = Array::with_max_entries(MAX_SITES as u32, 0);
+
+/// Probes of events to indices of sites. Userspace makes room for them where it attaches so.
+#[map]
+pub(crate) static POINTS: HashMap<PointKey, u32> = HashMap::with_max_entries(1, 0);
 
 /// Process id to state; made at the first hit.
 #[map]

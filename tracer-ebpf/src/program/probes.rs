@@ -37,12 +37,6 @@ fn hit<'a>(ctx: *mut c_void) -> Option<(Hit, &'a pt_regs)> {
     Some((Hit::new(cookie)?, regs))
 }
 
-/// Does nothing: what a hit costs without us.
-#[uprobe]
-fn on_nothing(_ctx: ProbeContext) -> u32 {
-    0
-}
-
 /// Frees, code deaths, and the calls of libc's realloc.
 #[uprobe]
 fn on_entry(ctx: ProbeContext) -> u32 {
@@ -70,7 +64,7 @@ fn entry<L: Loops>(hit: &Hit, regs: &pt_regs) -> Option<()> {
         crate::code::forget(state, hit.pid, regs.rdi);
     } else if hit.is(Role::LibcRealloc) {
         sites::realloc(hit, state, regs);
-    } else if hit.is(Role::GuardedFree) || hit.is(Role::LibcFree) {
+    } else if hit.is(Role::GuardedFree) || hit.is(Role::LibcFree) || hit.is(Role::Untrack) {
         if hit.counts(regs) {
             sites::free(hit, state, regs);
         }

@@ -60,6 +60,19 @@ pub(crate) fn block(hit: &Hit, state: *mut ProcessState, regs: &pt_regs) -> Opti
             requested: second,
         });
     }
+    if hit.is(Role::PoolRefill) {
+        if !is_behind_call(hit.site.operand, regs) {
+            return None;
+        }
+        return refilled(hit, state, operand);
+    }
+    if hit.is(Role::Track) {
+        return Some(Block {
+            address: operand,
+            class: second.max(1),
+            requested: second,
+        });
+    }
     let index = second & u64::from(u32::MAX);
     if hit.is(Role::PoolTaken) {
         let more = i64::from(hit.site.second.displacement) as u64;
@@ -117,7 +130,9 @@ pub(crate) fn free(hit: &Hit, state: *mut ProcessState, regs: &pt_regs) {
     let (address, flags) = if hit.is(Role::LibcFree) {
         (regs.rdi, block::RAW)
     } else {
-        let kind = if hit.has(flag::POOL_ONLY) {
+        let kind = if hit.has(flag::DOMAIN) {
+            block::DOMAIN
+        } else if hit.has(flag::POOL_ONLY) {
             block::POOL
         } else {
             block::ANY

@@ -5,8 +5,6 @@
 
 use std::{arch::global_asm, os::fd::AsFd as _, time::Instant};
 
-use aya_obj::generated::bpf_insn;
-
 use super::{
     BpfError,
     raw::{self, Attach},
@@ -36,14 +34,11 @@ const CALLS: u32 = 500;
 /// Nanoseconds that a probe hit costs on this host, with an empty program on an emulated instruction. Needs kernel
 /// 6.6; takes some 50 ms, most of it the waiting of [`raw::link`]'s undoing.
 pub fn hit_cost() -> Result<f64, BpfError> {
-    let name = "on_nothing";
-    let program = raw::load(name, &[set_result_to_0(), exit()], c"GPL", Attach::Multi).map_err(
-        |(source, verdict)| BpfError::Refused {
-            program: name,
-            verdict,
-            source,
-        },
-    )?;
+    let program = raw::load_nothing(Attach::Multi).map_err(|(source, verdict)| BpfError::Refused {
+        program: "on_nothing",
+        verdict,
+        source,
+    })?;
     let path = "/proc/self/exe";
     let attach_error = |source: Box<dyn std::error::Error + Send + Sync>| BpfError::Attach {
         path: path.to_owned(),
@@ -65,27 +60,6 @@ pub fn hit_cost() -> Result<f64, BpfError> {
     let probed = time();
     drop(link);
     Ok((probed - bare).max(0.0))
-}
-
-/// `r0 = 0`
-fn set_result_to_0() -> bpf_insn {
-    instruction(0xb7)
-}
-
-/// `exit`
-fn exit() -> bpf_insn {
-    instruction(0x95)
-}
-
-/// An instruction without operands other than register 0 and 0.
-fn instruction(code: u8) -> bpf_insn {
-    bpf_insn {
-        code,
-        _bitfield_align_1: [],
-        _bitfield_1: bpf_insn::new_bitfield_1(0, 0),
-        off: 0,
-        imm: 0,
-    }
 }
 
 /// Nanoseconds of a call, the fastest of some rounds: what disturbs a round only makes it longer.

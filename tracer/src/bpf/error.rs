@@ -64,6 +64,13 @@ pub enum BpfError {
         #[source]
         source: aya::maps::MapError,
     },
+    /// No events can be defined in tracefs.
+    #[error("probes cannot be defined in tracefs, which this kernel needs for many at once")]
+    NoTracefs {
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// A program could not be attached.
     #[error("cannot attach {points} probe(s) to {path}")]
     Attach {
@@ -98,6 +105,9 @@ impl BpfError {
             Self::TooOld { .. } => "run a newer kernel; `pyrobe doctor` says what this host has",
             Self::Missing { .. } => "rebuild the object with `cargo xtask ebpf`",
             Self::Map { .. } => "another process may have used up memory or file descriptors",
+            Self::NoTracefs { .. } => {
+                "run as root with CAP_SYS_ADMIN, or with a /sys/kernel/tracing that you may write to; from kernel 6.6 on it is not needed"
+            }
             Self::Attach { .. } => {
                 "the kernel needs CONFIG_UPROBES and CONFIG_UPROBE_EVENTS; see `pyrobe doctor`"
             }

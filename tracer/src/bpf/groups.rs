@@ -3,18 +3,19 @@
 //! Apart from `tracer`, which knows tables and counters. Invariant: a group stands in all images or in none; an image
 //! that is attached later gets what stands then.
 
-use aya::Ebpf;
 use tracer_ebpf::site::group::GROUPS;
 
 use super::{
     BpfError,
-    links::{self, Link, Point, Programs},
+    links::{Link, Point, Programs},
 };
+use crate::units::ImageId;
 
 /// The probes of one image.
 struct Image {
     /// A path that leads to its file for as long as the tracer lives.
     path: String,
+    id: ImageId,
     /// Each with its group.
     points: Vec<(usize, Point)>,
     links: [Vec<Link>; GROUPS],
@@ -45,13 +46,14 @@ impl Groups {
     /// Adds an image, and attaches those of its points whose group stands.
     pub(super) fn add(
         &mut self,
-        ebpf: &mut Ebpf,
         programs: &Programs,
         path: &str,
+        id: ImageId,
         points: Vec<(u32, Point)>,
     ) -> Result<(), BpfError> {
         let mut image = Image {
             path: path.to_owned(),
+            id,
             points: points
                 .into_iter()
                 .map(|(group, point)| (place(group), point))
@@ -60,7 +62,7 @@ impl Groups {
         };
         for (group, stands) in self.stand.iter().enumerate() {
             if *stands {
-                image.attach(ebpf, programs, group)?;
+                image.attach(programs, group)?;
             }
         }
         self.images.push(image);
@@ -69,19 +71,14 @@ impl Groups {
 
     /// Puts a group in place in all images. One image that fails does not keep it from the others; the first error is
     /// returned.
-    pub(super) fn put_on(
-        &mut self,
-        ebpf: &mut Ebpf,
-        programs: &Programs,
-        group: u32,
-    ) -> Result<(), BpfError> {
+    pub(super) fn put_on(&mut self, programs: &Programs, group: u32) -> Result<(), BpfError> {
         let group = place(group);
         if let Some(stand) = self.stand.get_mut(group) {
             *stand = true;
         }
         let mut first = Ok(());
         for image in &mut self.images {
-            let done = image.attach(ebpf, programs, group);
+            let done = image.attach(programs, group);
             first = first.and(done);
         }
         first
@@ -93,35 +90,28 @@ impl Groups {
         if let Some(stand) = self.stand.get_mut(group) {
             *stand = false;
         }
-        let links = self
-            .images
-            .iter_mut()
-            .filter_map(|image| image.links.get_mut(group));
-        links::close(links.flat_map(std::mem::take).collect());
+        for image in &mut self.images {
+            if let Some(links) = image.links.get_mut(group) {
+                links.clear();
+            }
+        }
     }
 
     /// Takes everything off.
     pub(super) fn clear(&mut self) {
-        let images = std::mem::take(&mut self.images);
-        links::close(
-            images
-                .into_iter()
-                .flat_map(|image| image.links)
-                .flatten()
-                .collect(),
-        );
+        self.images.clear();
     }
 }
 
 impl Image {
-    fn attach(&mut self, ebpf: &mut Ebpf, programs: &Programs, group: usize) -> Result<(), BpfError> {
+    fn attach(&mut self, programs: &Programs, group: usize) -> Result<(), BpfError> {
         let of_group = self.points.iter().filter(|(of, _)| *of == group);
         let points: Vec<Point> = of_group.map(|(_, point)| *point).collect();
         let Some(links) = self.links.get_mut(group) else {
             return Ok(());
         };
         if links.is_empty() && !points.is_empty() {
-            *links = programs.attach(ebpf, &self.path, &points)?;
+            *links = programs.attach(&self.path, self.id, &points)?;
         }
         Ok(())
     }

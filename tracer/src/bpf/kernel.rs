@@ -9,6 +9,8 @@ use super::BpfError;
 
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
+const PROBE_OFFSET: &str = "trace_uprobe.offset";
+
 /// The oldest kernel: attach cookies.
 pub const OLDEST: (u32, u32) = (5, 15);
 
@@ -31,7 +33,8 @@ fn version(release: &str) -> (u32, u32) {
 /// Offsets of kernel structures, and the ids of kernel functions.
 #[derive(Clone, Debug)]
 pub struct KernelFacts {
-    /// The offsets, in the form the programs take; filter and marks are not filled in.
+    /// The offsets, in the form the programs take; filter and marks are not filled in. Those for probe events are 0 on a
+    /// kernel that has no such structures.
     pub offsets: Config,
     /// BTF id of each of `tracer_ebpf::kfunc::ALL`, where the kernel has it.
     pub kfuncs: Vec<(u32, Option<u32>)>,
@@ -61,6 +64,9 @@ impl KernelFacts {
             cred_euid: member(&btf, "cred", "euid", "cred.euid")?,
             signal_live: member(&btf, "signal_struct", "live", "signal_struct.live")?,
             mm_arg_start: member(&btf, "mm_struct", "arg_start", "mm_struct.arg_start")?,
+            task_utask: task("utask", "task_struct.utask").unwrap_or(0),
+            utask_vaddr: member(&btf, "uprobe_task", "vaddr", "uprobe_task.vaddr").unwrap_or(0),
+            probe_offset: member(&btf, "trace_uprobe", "offset", PROBE_OFFSET).unwrap_or(0),
             ..Config::default()
         };
         let kfuncs = kfunc::ALL
@@ -68,6 +74,21 @@ impl KernelFacts {
             .map(|&(number, name)| (number, function(&btf, name)))
             .collect();
         Ok(Self { offsets, kfuncs })
+    }
+
+    /// Whether a probe of an event can be told from the others.
+    pub fn check_events(&self) -> Result<(), BpfError> {
+        let Config {
+            task_utask,
+            utask_vaddr,
+            probe_offset,
+            ..
+        } = self.offsets;
+        // None of them is the first of its structure.
+        if [task_utask, utask_vaddr, probe_offset].contains(&0) {
+            return Err(BpfError::NoField { field: PROBE_OFFSET });
+        }
+        Ok(())
     }
 
     /// Whether session programs can be loaded: the kernel has all that they call.

@@ -1,29 +1,24 @@
-//! One image's probes, in as few links as the kernel allows, and the way down again.
+//! One image's probes, in as few links as the kernel allows.
 //!
-//! Closing a multi link costs one grace period for all its points. Closing per-point links costs two each. The program's
-//! is waited for by each closer for itself, so those are closed on many threads at once; the event's is waited for under
-//! a mutex of the kernel, one after the other, and nothing here helps against that: 460 points take some 20 s instead
-//! of 35.
+//! Closing a link costs a grace period or two for all its points. So there is one for each program, whatever the kernel
+//! offers to make it of.
 
 use std::{
-    fmt,
+    fmt, io,
     os::fd::{AsFd as _, OwnedFd},
-    thread,
 };
 
-use aya::{
-    Ebpf,
-    programs::{
-        Program, UProbe,
-        uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope},
-    },
-};
+use aya::Ebpf;
 use serde::Serialize;
+use tracer_ebpf::site::event;
 
 use super::{
-    BpfError, KernelFacts, object,
+    BpfError, KernelFacts,
+    events::{Definition, Events},
+    object,
     raw::{self, Attach},
 };
+use crate::units::ImageId;
 
 /// One probe: where in the file, and the cookie that names its site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,26 +41,28 @@ pub(super) enum Probe {
     Return,
 }
 
-/// Something that holds probes in place until it is dropped.
-pub(super) enum Link {
-    Multi { _fd: OwnedFd },
-    Point { _link: UProbeLink },
+/// Holds probes in place until it is dropped.
+pub(super) struct Link {
+    // In this order: see `events`.
+    _fd: OwnedFd,
+    _definition: Option<Definition>,
 }
 
-/// The probe programs, loaded in the best way that this kernel has.
+/// The probe programs, loaded for one kind of links.
 pub(super) enum Programs {
     Session {
         entry: OwnedFd,
         within: OwnedFd,
         session: OwnedFd,
     },
-    Multi {
+    Halves {
         entry: OwnedFd,
         within: OwnedFd,
         call: OwnedFd,
         back: OwnedFd,
+        /// For per-point links; the others are multi links.
+        events: Option<Events>,
     },
-    PerPoint,
 }
 
 /// How probes are attached, best first.
@@ -76,7 +73,7 @@ pub enum LinkKind {
     Session,
     /// One link for many points (kernel 6.6).
     Multi,
-    /// One link for each point.
+    /// One event of the kernel's tracing for many points, and a link to that.
     PerPoint,
 }
 
@@ -90,193 +87,162 @@ impl fmt::Display for LinkKind {
     }
 }
 
+impl LinkKind {
+    /// The best kind that this kernel has, found by trying and not by its version.
+    pub(super) fn best(kernel: &KernelFacts) -> Self {
+        if kernel.has_session_functions() && raw::offers(Attach::Session) {
+            return Self::Session;
+        }
+        tracing::debug!("the kernel has no session links");
+        if raw::offers(Attach::Multi) {
+            return Self::Multi;
+        }
+        tracing::debug!("the kernel has no multi links");
+        Self::PerPoint
+    }
+}
+
 impl Programs {
     /// Programs that do nothing, for measuring what a hit costs without us. Never as a session: one that does not
     /// refuse the second half would have the kernel take the word on top of the stack for a return address, which
     /// within a function it is not.
-    pub(super) fn empty(ebpf: &Ebpf, kernel: &KernelFacts) -> Result<Self, BpfError> {
-        let nothing = || object::load_program(ebpf, kernel, "on_nothing", Attach::Multi);
-        Ok(Self::Multi {
+    pub(super) fn empty() -> Result<Self, BpfError> {
+        let nothing = || {
+            raw::load_nothing(Attach::Multi).map_err(|(source, verdict)| BpfError::Refused {
+                program: "on_nothing",
+                verdict,
+                source,
+            })
+        };
+        Ok(Self::Halves {
             entry: nothing()?,
             within: nothing()?,
             call: nothing()?,
             back: nothing()?,
+            events: None,
         })
     }
 
-    /// Loads the programs in the best way that this kernel has, found by trying and not by its version.
-    pub(super) fn best(ebpf: &mut Ebpf, kernel: &KernelFacts) -> Result<Self, BpfError> {
-        for (kind, attach) in [
-            (LinkKind::Session, Attach::Session),
-            (LinkKind::Multi, Attach::Multi),
-        ] {
-            if Self::offered(ebpf, kernel, attach) {
-                return Self::load(ebpf, kernel, kind);
+    /// Loads the programs for `kind`.
+    pub(super) fn load(ebpf: &Ebpf, kernel: &KernelFacts, kind: LinkKind) -> Result<Self, BpfError> {
+        let (attach, events) = match kind {
+            LinkKind::Session => {
+                return Ok(Self::Session {
+                    entry: object::load_program(ebpf, kernel, "on_entry", Attach::Multi)?,
+                    within: object::load_program(ebpf, kernel, "on_place", Attach::Multi)?,
+                    session: object::load_program(ebpf, kernel, "on_session", Attach::Session)?,
+                });
             }
-            tracing::debug!("the kernel has no {kind} links");
-        }
-        Self::load(ebpf, kernel, LinkKind::PerPoint)
-    }
-
-    /// Whether the kernel has links of this kind, and what programs for them call.
-    fn offered(ebpf: &Ebpf, kernel: &KernelFacts, attach: Attach) -> bool {
-        if attach == Attach::Session && !kernel.has_session_functions() {
-            return false;
-        }
-        // A program that does nothing is refused for one reason only.
-        object::load_program(ebpf, kernel, "on_nothing", attach)
-            .is_ok_and(|program| raw::offers(program.as_fd(), attach))
+            LinkKind::Multi => (Attach::Multi, None),
+            LinkKind::PerPoint => {
+                kernel.check_events()?;
+                (Attach::Event, Some(Events::open()?))
+            }
+        };
+        Ok(Self::Halves {
+            entry: object::load_program(ebpf, kernel, "on_entry_old", attach)?,
+            within: object::load_program(ebpf, kernel, "on_place_old", attach)?,
+            call: object::load_program(ebpf, kernel, "on_call", attach)?,
+            back: object::load_program(ebpf, kernel, "on_return", attach)?,
+            events,
+        })
     }
 
     /// How they are attached.
     pub(super) fn kind(&self) -> LinkKind {
         match self {
             Self::Session { .. } => LinkKind::Session,
-            Self::Multi { .. } => LinkKind::Multi,
-            Self::PerPoint => LinkKind::PerPoint,
-        }
-    }
-
-    /// Loads the programs for `kind`.
-    pub(super) fn load(ebpf: &mut Ebpf, kernel: &KernelFacts, kind: LinkKind) -> Result<Self, BpfError> {
-        match kind {
-            LinkKind::Session => Ok(Self::Session {
-                entry: object::load_program(ebpf, kernel, "on_entry", Attach::Multi)?,
-                within: object::load_program(ebpf, kernel, "on_place", Attach::Multi)?,
-                session: object::load_program(ebpf, kernel, "on_session", Attach::Session)?,
-            }),
-            LinkKind::Multi => Ok(Self::Multi {
-                entry: object::load_program(ebpf, kernel, "on_entry_old", Attach::Multi)?,
-                within: object::load_program(ebpf, kernel, "on_place_old", Attach::Multi)?,
-                call: object::load_program(ebpf, kernel, "on_call", Attach::Multi)?,
-                back: object::load_program(ebpf, kernel, "on_return", Attach::Multi)?,
-            }),
-            LinkKind::PerPoint => {
-                for name in ["on_entry_old", "on_call", "on_return", "on_place_old"] {
-                    uprobe(ebpf, name)?
-                        .load()
-                        .map_err(|error| BpfError::Object { source: error.into() })?;
-                }
-                Ok(Self::PerPoint)
-            }
+            Self::Halves { events: None, .. } => LinkKind::Multi,
+            Self::Halves { events: Some(_), .. } => LinkKind::PerPoint,
         }
     }
 
     /// Attaches `points` of the file that `path` leads to, in every process.
-    pub(super) fn attach(
-        &self,
-        ebpf: &mut Ebpf,
-        path: &str,
-        points: &[Point],
-    ) -> Result<Vec<Link>, BpfError> {
+    pub(super) fn attach(&self, path: &str, image: ImageId, points: &[Point]) -> Result<Vec<Link>, BpfError> {
         let of = |wanted: &[Probe]| -> Vec<Point> {
             let chosen = points.iter().filter(|point| wanted.contains(&point.probe));
             chosen.copied().collect()
         };
         let entries = of(&[Probe::Entry]);
-        let within = of(&[Probe::Within]);
+        let places = of(&[Probe::Within]);
         let calls = of(&[Probe::Call]);
         let returns = of(&[Probe::Call, Probe::Return]);
-        let mut links = Vec::new();
-        match self {
+        let (multi, session) = (Way::Multi(Attach::Multi), Way::Multi(Attach::Session));
+        let parts = match self {
             Self::Session {
                 entry,
-                within: places,
-                session,
-            } => {
-                links.extend(multi(entry, Attach::Multi, raw::Return::No, path, &entries)?);
-                links.extend(multi(places, Attach::Multi, raw::Return::No, path, &within)?);
-                links.extend(multi(session, Attach::Session, raw::Return::No, path, &returns)?);
-            }
-            Self::Multi {
+                within,
+                session: both,
+            } => vec![
+                (entry, multi, raw::Return::No, entries),
+                (within, multi, raw::Return::No, places),
+                (both, session, raw::Return::No, returns),
+            ],
+            Self::Halves {
                 entry,
-                within: places,
+                within,
                 call,
                 back,
+                events,
             } => {
-                links.extend(multi(entry, Attach::Multi, raw::Return::No, path, &entries)?);
-                links.extend(multi(places, Attach::Multi, raw::Return::No, path, &within)?);
-                // The second halves first: a call whose first half is seen has its second half seen too.
-                links.extend(multi(back, Attach::Multi, raw::Return::Yes, path, &returns)?);
-                links.extend(multi(call, Attach::Multi, raw::Return::No, path, &calls)?);
+                let way = events.as_ref().map_or(multi, Way::Event);
+                vec![
+                    (entry, way, raw::Return::No, entries),
+                    (within, way, raw::Return::No, places),
+                    // The second halves first: a call whose first half is seen has its second half seen too.
+                    (back, way, raw::Return::Yes, returns),
+                    (call, way, raw::Return::No, calls),
+                ]
             }
-            Self::PerPoint => {
-                let all = [
-                    ("on_entry_old", &entries),
-                    ("on_place_old", &within),
-                    ("on_return", &returns),
-                    ("on_call", &calls),
-                ];
-                for (name, points) in all {
-                    for point in points {
-                        links.push(single(ebpf, name, path, *point)?);
-                    }
-                }
-            }
-        }
-        Ok(links)
+        };
+        parts
+            .into_iter()
+            .filter(|(_, _, _, points)| !points.is_empty())
+            .map(|(program, way, half, points)| {
+                link(program, way, half, path, image, &points).map_err(|error| BpfError::Attach {
+                    path: path.to_owned(),
+                    points: points.len(),
+                    source: error.into(),
+                })
+            })
+            .collect()
     }
 }
 
-fn multi(
+/// What a link is made of.
+#[derive(Clone, Copy)]
+enum Way<'a> {
+    Multi(Attach),
+    Event(&'a Events),
+}
+
+fn link(
     program: &OwnedFd,
-    attach: Attach,
+    way: Way<'_>,
     half: raw::Return,
     path: &str,
+    image: ImageId,
     points: &[Point],
-) -> Result<Option<Link>, BpfError> {
-    if points.is_empty() {
-        return Ok(None);
-    }
-    let offsets: Vec<u64> = points.iter().map(|point| point.offset).collect();
-    let cookies: Vec<u64> = points.iter().map(|point| point.cookie).collect();
-    raw::link(program.as_fd(), attach, half, path, &offsets, &cookies)
-        .map(|fd| Some(Link::Multi { _fd: fd }))
-        .map_err(|error| BpfError::Attach {
-            path: path.to_owned(),
-            points: points.len(),
-            source: error.into(),
-        })
-}
-
-fn uprobe<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut UProbe, BpfError> {
-    match ebpf.program_mut(name) {
-        Some(Program::UProbe(program)) => Ok(program),
-        _ => Err(BpfError::Missing {
-            what: "program",
-            name,
-        }),
-    }
-}
-
-fn single(ebpf: &mut Ebpf, name: &'static str, path: &str, point: Point) -> Result<Link, BpfError> {
-    let program = uprobe(ebpf, name)?;
-    let at = UProbeAttachPoint {
-        location: UProbeAttachLocation::AbsoluteOffset(point.offset),
-        cookie: Some(point.cookie),
-    };
-    program
-        .attach(at, path, UProbeScope::AllProcesses)
-        .and_then(|id| program.take_link(id))
-        .map(|link| Link::Point { _link: link })
-        .map_err(|error| BpfError::Attach {
-            path: path.to_owned(),
-            points: 1,
-            source: error.into(),
-        })
-}
-
-/// Most threads that close links at the same time: the grace periods of the programs overlap, so more threads mean less
-/// waiting.
-const CLOSERS: usize = 64;
-
-/// Takes the probes of `links` down and returns when all are.
-pub(super) fn close(mut links: Vec<Link>) {
-    let share = links.len().div_ceil(CLOSERS).max(1);
-    thread::scope(|scope| {
-        while !links.is_empty() {
-            let part = links.split_off(links.len().saturating_sub(share));
-            scope.spawn(move || drop(part));
+) -> io::Result<Link> {
+    match way {
+        Way::Multi(attach) => {
+            let offsets: Vec<u64> = points.iter().map(|point| point.offset).collect();
+            let cookies: Vec<u64> = points.iter().map(|point| point.cookie).collect();
+            raw::link(program.as_fd(), attach, half, path, &offsets, &cookies).map(|fd| Link {
+                _fd: fd,
+                _definition: None,
+            })
         }
-    });
+        Way::Event(events) => events
+            .attach(program.as_fd(), half, path, points, event_cookie(image))
+            .map(|(fd, definition)| Link {
+                _fd: fd,
+                _definition: Some(definition),
+            }),
+    }
+}
+
+/// Cookie of all probes of an image that are of events.
+pub(super) fn event_cookie(image: ImageId) -> u64 {
+    event::COOKIE | u64::from(image.get())
 }

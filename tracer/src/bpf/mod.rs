@@ -1,11 +1,12 @@
 //! Loads, attaches and detaches the eBPF programs; the only module that names aya.
 //!
-//! aya owns the maps, the tracepoint programs and the per-point links. What it cannot do yet (multi and
-//! session links) is in `raw`. Invariant: a probe stands only while its [`Tracer`] lives; the kernel takes
-//! everything down if the process dies in any way.
+//! aya owns the maps and the tracepoint programs. What it cannot do yet (multi and session links, links to events of
+//! tracefs) is in `raw`. Invariant: a probe stands only while its [`Tracer`] lives; the kernel takes every one down if the
+//! process dies in any way. Of events their definitions are left then, which the next start removes.
 
 mod cost;
 mod error;
+mod events;
 mod groups;
 mod kernel;
 mod links;

@@ -1,4 +1,4 @@
-//! The embedded eBPF object: maps and tracepoints through aya, multi and session programs through `raw`.
+//! The embedded eBPF object: maps and tracepoints through aya, probe programs through `raw`.
 
 use std::{
     collections::HashSet,
@@ -19,6 +19,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../tracer-ebpf/object/
 /// Name of the ring's map.
 pub(super) const RING: &str = "RING";
 
+/// Name of the map from probes of events to sites.
+pub(super) const POINTS: &str = "POINTS";
+
 /// Number of an opcode's `call`.
 const CALL: u8 = 0x85;
 /// `src_reg` of a call to a kernel function.
@@ -29,13 +32,14 @@ pub fn object_checksum() -> u32 {
     crc32fast::hash(OBJECT)
 }
 
-/// Creates the maps and parses the programs that aya is to load.
-pub(super) fn load_maps(ring_bytes: u32, log_level: u8) -> Result<Ebpf, BpfError> {
+/// Creates the maps, one of them with room for so many probes of events, and parses the programs that aya is to load.
+pub(super) fn load_maps(ring_bytes: u32, points: u32, log_level: u8) -> Result<Ebpf, BpfError> {
     let mut loader = EbpfLoader::new();
     // No BTF: the programs have none, and parsing the kernel's would cost twice.
     loader.btf(None);
     loader.override_global("AYA_LOG_LEVEL", &log_level, false);
     loader.map_max_entries(RING, ring_bytes);
+    loader.map_max_entries(POINTS, points);
     loader
         .load(OBJECT)
         .map_err(|error| BpfError::Object { source: error.into() })

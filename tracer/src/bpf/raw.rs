@@ -1,10 +1,10 @@
-//! bpf(2) for what aya 0.14 does not offer: programs and links of the kinds `uprobe_multi` (kernel 6.6) and
-//! `uprobe_session` (6.13). To be deleted when an aya that has both builds here.
+//! bpf(2) and perf_event_open(2) for what aya 0.14 does not offer: programs and links of the kinds `uprobe_multi` (kernel
+//! 6.6) and `uprobe_session` (6.13), and links to events of tracefs. To be deleted when an aya that has them builds here.
 
 use std::{
     ffi::{CStr, CString},
     io,
-    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
 use aya_obj::generated::bpf_insn;
@@ -12,9 +12,12 @@ use aya_obj::generated::bpf_insn;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_PROG_TYPE_KPROBE: u32 = 2;
+const BPF_PERF_EVENT: u32 = 41;
 const BPF_TRACE_UPROBE_MULTI: u32 = 48;
 const BPF_TRACE_UPROBE_SESSION: u32 = 57;
 const BPF_F_UPROBE_MULTI_RETURN: u32 = 1;
+const PERF_TYPE_TRACEPOINT: u32 = 2;
+const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
 
 /// Room for the verifier's log of a refused program.
 const LOG_BYTES: usize = 1 << 26;
@@ -22,6 +25,8 @@ const LOG_BYTES: usize = 1 << 26;
 /// How a program can be attached; fixed when it is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Attach {
+    /// An event of tracefs.
+    Event,
     /// Many points, first halves.
     Multi,
     /// Many points, both halves.
@@ -31,13 +36,15 @@ pub(super) enum Attach {
 impl Attach {
     const fn number(self) -> u32 {
         match self {
+            // Programs for perf events have no attach type.
+            Self::Event => 0,
             Self::Multi => BPF_TRACE_UPROBE_MULTI,
             Self::Session => BPF_TRACE_UPROBE_SESSION,
         }
     }
 }
 
-/// Whether a multi link's program runs when the function returns instead of when it is called.
+/// Whether a program runs when the function returns instead of when it is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Return {
     /// At the call.
@@ -83,16 +90,52 @@ struct LinkCreate {
     reserved: u32,
 }
 
+/// The head of `union bpf_attr` for `BPF_LINK_CREATE` with `perf_event`.
+#[repr(C)]
+struct EventLinkCreate {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+    cookie: u64,
+}
+
+/// The first published form of `struct perf_event_attr`; the kernel takes what is behind as zero.
+/// <https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/perf_event.h>
+#[repr(C)]
+#[derive(Default)]
+struct EventAttr {
+    kind: u32,
+    size: u32,
+    config: u64,
+    sample_period: u64,
+    sample_type: u64,
+    read_format: u64,
+    flags: u64,
+    wakeup_events: u32,
+    bp_type: u32,
+    config1: u64,
+}
+
 /// The system call; `attr` is read and not kept.
 fn bpf<T>(command: libc::c_long, attr: &T) -> io::Result<OwnedFd> {
     // SAFETY: `attr` is a live `#[repr(C)]` prefix of `union bpf_attr` and its size is given; what its
     // pointers point to outlives the call, by the callers below.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
-    if fd < 0 {
+    // SAFETY: the kernel has just given us this descriptor.
+    unsafe { descriptor(fd) }
+}
+
+/// What a system call has returned that makes a descriptor.
+///
+/// # Safety
+/// It must be the descriptor's only owner.
+unsafe fn descriptor(returned: libc::c_long) -> io::Result<OwnedFd> {
+    if returned < 0 {
         return Err(io::Error::last_os_error());
     }
-    let fd = i32::try_from(fd).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just given us this descriptor.
+    let fd = i32::try_from(returned).map_err(io::Error::other)?;
+    // SAFETY: the caller's promise.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -167,12 +210,72 @@ pub(super) fn link(
     bpf(BPF_LINK_CREATE, &attr)
 }
 
-/// Whether the kernel has this kind of links: a program for them loads on some kernels that have not.
+/// Attaches a program to an event of tracefs, in all processes and on all processors. Hits have the cookie.
+pub(super) fn event_link(program: BorrowedFd<'_>, event: u64, cookie: u64) -> io::Result<OwnedFd> {
+    let attr = EventAttr {
+        kind: PERF_TYPE_TRACEPOINT,
+        size: u32::try_from(size_of::<EventAttr>()).map_err(io::Error::other)?,
+        config: event,
+        ..EventAttr::default()
+    };
+    // The program runs wherever the event happens; the processor only says where it would be counted.
+    let (all, first, no_group) = (-1, 0, -1);
+    // SAFETY: `attr` is a live `perf_event_attr` of the size that it names, read and not kept.
+    let event = unsafe {
+        descriptor(libc::syscall(
+            libc::SYS_perf_event_open,
+            &raw const attr,
+            all,
+            first,
+            no_group,
+            PERF_FLAG_FD_CLOEXEC,
+        ))
+    }?;
+    // The link holds the event.
+    bpf(
+        BPF_LINK_CREATE,
+        &EventLinkCreate {
+            prog_fd: program.as_raw_fd().unsigned_abs(),
+            target_fd: event.as_raw_fd().unsigned_abs(),
+            attach_type: BPF_PERF_EVENT,
+            flags: 0,
+            cookie,
+        },
+    )
+}
+
+/// Loads a program that does nothing.
+pub(super) fn load_nothing(attach: Attach) -> Result<OwnedFd, (io::Error, String)> {
+    // `r0 = 0`, `exit`
+    load(
+        "on_nothing",
+        &[instruction(0xb7), instruction(0x95)],
+        c"GPL",
+        attach,
+    )
+}
+
+/// An instruction without operands other than register 0 and 0.
+fn instruction(code: u8) -> bpf_insn {
+    bpf_insn {
+        code,
+        _bitfield_align_1: [],
+        _bitfield_1: bpf_insn::new_bitfield_1(0, 0),
+        off: 0,
+        imm: 0,
+    }
+}
+
+/// Whether the kernel has this kind of multi links: a program for them loads on some kernels that have not.
 ///
-/// `program` is one that was loaded for it. A directory cannot be probed, and a kernel that gets as far as to say so
-/// knows the kind; one that does not refuses the call as a whole.
-pub(super) fn offers(program: BorrowedFd<'_>, attach: Attach) -> bool {
-    match link(program, attach, Return::No, "/", &[0], &[0]) {
+/// A directory cannot be probed, and a kernel that gets as far as to say so knows the kind; one that does not refuses the
+/// call as a whole.
+pub(super) fn offers(attach: Attach) -> bool {
+    // A program that does nothing is refused for one reason only.
+    let Ok(program) = load_nothing(attach) else {
+        return false;
+    };
+    match link(program.as_fd(), attach, Return::No, "/", &[0], &[0]) {
         Ok(_) => true,
         Err(error) => error.raw_os_error() == Some(libc::EBADF),
     }

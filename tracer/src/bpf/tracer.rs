@@ -1,5 +1,7 @@
 //! A tracer: the loaded programs, the images they are attached to, the tables and counters.
 
+use std::time::Instant;
+
 use aya::{
     Ebpf, Pod,
     maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
@@ -12,15 +14,15 @@ use tracer_ebpf::{
     limits::{MAX_IMAGES, MAX_SITES},
     process::ProcessState,
     reason::{REASONS, Reason},
-    site::{Role, Site, group},
+    site::{PointKey, Role, Site, group},
 };
 
 use super::{
     BpfError, KernelFacts, LinkKind, RingReader,
     groups::Groups,
     kernel,
-    links::{Point, Probe, Programs},
-    object::{self, RING},
+    links::{Point, Probe, Programs, event_cookie},
+    object::{self, POINTS, RING},
     rules::Rules,
 };
 use crate::{
@@ -124,12 +126,15 @@ unsafe impl Pod for Plain<ImageLayout> {}
 unsafe impl Pod for Plain<Site> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<ProcessState> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<PointKey> {}
 
 /// Loaded programs and what they are attached to. Dropping it takes every probe down.
 pub struct Tracer {
     ebpf: Ebpf,
     programs: Programs,
     groups: Groups,
+    config: Config,
     images: usize,
     sites: usize,
 }
@@ -147,7 +152,12 @@ impl Tracer {
     }
 
     fn load_all(kernel: &KernelFacts, settings: &Settings) -> Result<Self, BpfError> {
-        let mut ebpf = object::load_maps(settings.ring_bytes, settings.log_level)?;
+        let kind = settings.links.unwrap_or_else(|| LinkKind::best(kernel));
+        let points = match kind {
+            LinkKind::PerPoint => number(MAX_SITES),
+            _ => 1,
+        };
+        let mut ebpf = object::load_maps(settings.ring_bytes, points, settings.log_level)?;
         let (filter, (rules, keys)) = match &settings.target {
             Target::WholeHost => (filter::ALL, (0, Vec::new())),
             Target::Processes(_) => (filter::LISTED, (0, Vec::new())),
@@ -162,15 +172,15 @@ impl Tracer {
             ..kernel.offsets
         };
         array::<Config>(&mut ebpf, "CONFIG", 0, config)?;
-        let programs = match settings.links {
-            _ if settings.work == Work::Nothing => Programs::empty(&ebpf, kernel)?,
-            Some(kind) => Programs::load(&mut ebpf, kernel, kind)?,
-            None => Programs::best(&mut ebpf, kernel)?,
+        let programs = match settings.work {
+            Work::Record => Programs::load(&ebpf, kernel, kind)?,
+            Work::Nothing => Programs::empty()?,
         };
         let mut tracer = Self {
             ebpf,
             programs,
             groups: Groups::without(settings.mode.waiting()),
+            config,
             images: 0,
             sites: 0,
         };
@@ -257,16 +267,22 @@ impl Tracer {
                 limit: MAX_SITES,
             });
         }
-        let image = number(self.images);
-        array(&mut self.ebpf, "IMAGES", image, *layout)?;
+        let image = ImageId(number(self.images));
+        array(&mut self.ebpf, "IMAGES", image.get(), *layout)?;
         let mut points = Vec::with_capacity(sites.len());
         for (index, planned) in (self.sites..).zip(sites) {
-            array(
-                &mut self.ebpf,
-                "SITES",
-                number(index),
-                planned.site(ImageId(image)),
-            )?;
+            array(&mut self.ebpf, "SITES", number(index), planned.site(image))?;
+            if self.links() == LinkKind::PerPoint {
+                let key = PointKey {
+                    cookie: event_cookie(image),
+                    offset: planned.offset.get(),
+                };
+                hash(
+                    &mut self.ebpf,
+                    POINTS,
+                    |map: &mut HashMap<_, Plain<PointKey>, u32>| map.insert(Plain(key), number(index), 0),
+                )?;
+            }
             let point = Point {
                 offset: planned.offset.get(),
                 cookie: index as u64,
@@ -277,13 +293,13 @@ impl Tracer {
         // The numbers are used up even if the links fail: a part of them may have been hit.
         self.images += 1;
         self.sites += sites.len();
-        self.groups.add(&mut self.ebpf, &self.programs, path, points)?;
-        Ok(ImageId(image))
+        self.groups.add(&self.programs, path, image, points)?;
+        Ok(image)
     }
 
     /// Puts a group of sites in place, in all images.
     pub fn put_on(&mut self, group: u32) -> Result<(), BpfError> {
-        self.groups.put_on(&mut self.ebpf, &self.programs, group)
+        self.groups.put_on(&self.programs, group)
     }
 
     /// Takes a group of sites off, in all images.
@@ -354,7 +370,14 @@ impl Tracer {
     }
 
     /// Takes every probe down. The counters and the ring can still be read.
+    ///
+    /// From one moment on none has an effect, whichever is taken down first: an end without its beginning, or a block
+    /// without its free, would be wrong figures.
     pub fn detach(&mut self) {
+        self.config.stopped = 1;
+        if let Err(error) = array::<Config>(&mut self.ebpf, "CONFIG", 0, self.config) {
+            tracing::debug!("the probes go one by one: {error}");
+        }
         self.groups.clear();
     }
 
@@ -395,6 +418,7 @@ fn probe(site: &PlannedSite) -> Probe {
             | Role::GuardedFree
             | Role::LibcFree
             | Role::LibcRealloc
+            | Role::Untrack
     );
     match site.half {
         _ if needs_no_stack => Probe::Entry,

@@ -69,7 +69,7 @@ pub(super) fn run(args: &Listing) -> CommandResult {
                         bpf::LinkKind::Session => None,
                         bpf::LinkKind::Multi => Some("from kernel 6.13 on, calls cost less".to_owned()),
                         bpf::LinkKind::PerPoint => {
-                            Some("from kernel 6.6 on, probes go in and out in an instant".to_owned())
+                            Some("from kernel 6.6 on, hits cost less and tracefs is not needed".to_owned())
                         }
                     };
                     checks.push(Check {

@@ -172,6 +172,7 @@ fn block_kind(flags: u8) -> Result<BlockKind, RecordError> {
         block::RAW => Ok(BlockKind::Raw),
         block::ANY => Ok(BlockKind::Any),
         block::MIMALLOC => Ok(BlockKind::Mimalloc),
+        block::DOMAIN => Ok(BlockKind::Domain),
         _ => Err(RecordError::Malformed),
     }
 }
@@ -202,9 +203,10 @@ fn alloc_site(role: u32) -> AllocSite {
     const REFILL: u32 = Role::PoolRefill as u32;
     const INIT: u32 = Role::PoolInit as u32;
     const COPY: u32 = Role::PoolAlloc as u32;
+    const TAKEN: u32 = Role::PoolTaken as u32;
     match role {
         REFILL | INIT => AllocSite::Refill,
-        COPY => AllocSite::Copy,
+        COPY | TAKEN => AllocSite::Copy,
         _ => AllocSite::Other,
     }
 }
@@ -227,7 +229,7 @@ fn realloc(record: &[u8], pid: Pid, flags: u8) -> Result<Realloc, RecordError> {
     type R = record::Realloc;
     let bytes = fixed::<{ size_of::<R>() }>(record)?;
     let kind = match block_kind(flags)? {
-        BlockKind::Pool => return Err(RecordError::Malformed),
+        BlockKind::Pool | BlockKind::Domain => return Err(RecordError::Malformed),
         kind => kind,
     };
     let old: u64 = get!(bytes, R, old);

@@ -208,6 +208,8 @@ pub enum BlockKind {
     Any,
     /// The bundled mimalloc.
     Mimalloc,
+    /// An extension's own memory.
+    Domain,
 }
 
 /// What an allocation's site says beside the block itself.

@@ -4,9 +4,10 @@
 //! pymalloc's allocation and its frees, the dear part: whether a small block is still there is read from its pool, not
 //! traced. Invariant: of a block of libc's both its allocation and its free have a site, or neither.
 
-use tracer_ebpf::site::{Role, group};
+use tracer_ebpf::site::{Operand, Role, flag, group};
 
-use super::{Coverage, Covered, Plan, PlannedSite, ReferenceKind};
+use super::{Coverage, Covered, Half, Plan, PlannedSite, ReferenceKind};
+use crate::elf::Elf;
 
 /// What heap mode probes in an image, and with what right.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,6 +32,7 @@ impl Plan {
             .iter()
             .filter(|site| is_of_heap(site.role))
             .chain(&self.large_frees)
+            .chain(&self.domains)
             .copied()
             .collect();
         sites.sort_by_key(|site| (site.role, site.address));
@@ -46,7 +48,7 @@ impl Plan {
             windows: self
                 .sites
                 .iter()
-                .filter(|site| site.role == Role::PoolAlloc)
+                .filter(|site| matches!(site.role, Role::PoolAlloc | Role::PoolTaken))
                 .copied()
                 .collect(),
             coverage: Coverage {
@@ -55,6 +57,30 @@ impl Plan {
             },
         })
     }
+}
+
+/// Where extensions (numpy is one) tell of memory of their own, whether tracemalloc runs or not. A build without the
+/// functions has none.
+pub(super) fn domains(elf: &Elf<'_>) -> Vec<PlannedSite> {
+    /// Numbers of the registers that the arguments behind the first are in, and where a compiler moves them.
+    const RDX: u8 = 2;
+    const RSI: u8 = 6;
+    const RDI: u8 = 7;
+    [("PyTraceMalloc_Track", Role::Track), ("PyTraceMalloc_Untrack", Role::Untrack)]
+        .into_iter()
+        .filter_map(|(name, role)| {
+            let function = elf.exported(name)?.address;
+            let mut site = PlannedSite::on_function(elf, role, function, Half::EntryOnly, flag::DOMAIN).ok()?;
+            let moved = |bit: u32, to: u8, from: u8| Operand::register(if site.flags & bit != 0 { to } else { from });
+            let (pointer, size) = (moved(flag::FIRST_IN_RDI, RDI, RSI), moved(flag::SECOND_IN_RSI, RSI, RDX));
+            site.operand = pointer;
+            if role == Role::Track {
+                site.second = size;
+            }
+            site.half = Half::Within;
+            Some(site)
+        })
+        .collect()
 }
 
 fn is_of_heap(role: Role) -> bool {
@@ -69,12 +95,15 @@ fn is_of_heap(role: Role) -> bool {
         | Role::LibcFree
         | Role::LibcRealloc
         | Role::ReallocResult
+        | Role::Track
+        | Role::Untrack
         | Role::CodeDealloc => true,
         Role::ObjMalloc
         | Role::ObjCalloc
         | Role::ObjRealloc
         | Role::ObjFree
         | Role::PoolAlloc
+        | Role::PoolTaken
         | Role::GuardedFree => false,
     }
 }
@@ -96,6 +125,8 @@ pub const fn group_of(role: Role) -> u32 {
         | Role::ObjRealloc
         | Role::ObjFree
         | Role::PoolAlloc
+        | Role::PoolTaken
         | Role::GuardedFree => group::BLOCKS,
+        Role::Track | Role::Untrack => group::DOMAINS,
     }
 }

@@ -117,6 +117,8 @@ pub struct Plan {
     pub sites: Vec<PlannedSite>,
     /// Frees of large blocks that heap mode needs a site for and that other sites stand for otherwise.
     pub large_frees: Vec<PlannedSite>,
+    /// Where extensions tell of memory of their own; for heap mode.
+    pub domains: Vec<PlannedSite>,
     /// How much of pymalloc's code the sites stand for; `None` if it could not be told.
     pub coverage: Option<Coverage>,
     /// The proof of coverage, by address; empty for function probes.
@@ -135,6 +137,7 @@ pub fn plan(facts: &ImageFacts, elf: &Elf<'_>) -> Plan {
                 coverage: Some(found.coverage()),
                 sites: found.sites,
                 large_frees: found.large_frees,
+                domains: heap::domains(elf),
                 references: found.references,
                 notes: found.notes,
             };
@@ -160,6 +163,7 @@ pub fn function_sites(facts: &ImageFacts, elf: &Elf<'_>) -> Plan {
     let mut plan = Plan {
         sites: Vec::new(),
         large_frees: Vec::new(),
+        domains: Vec::new(),
         coverage: match facts.gil {
             Gil::Held => coverage::of(facts, elf),
             Gil::Disabled => mimalloc::coverage(facts, elf),

@@ -11,6 +11,7 @@ use super::{
     audit::PoolAudit,
     context::{Context, Mode},
     high_water::HighWater,
+    live::Owner,
     info::{End, ProcessInfo, ProcessKey},
     process::ProcessState,
     stacks::StackTable,
@@ -153,9 +154,14 @@ impl Profile {
 
     /// A group of sites is off, or was up to now: what is known of its blocks may not be true any more.
     pub fn gap(&mut self, group: u32) {
-        if self.mode == Mode::Heap && group == group::LARGE {
+        let owner = match group {
+            group::LARGE => Owner::Raw,
+            group::DOMAINS => Owner::Domain,
+            _ => return,
+        };
+        if self.mode == Mode::Heap {
             for process in &mut self.processes {
-                process.forget_large(&mut self.all);
+                process.forget_large(owner, &mut self.all);
             }
         }
     }

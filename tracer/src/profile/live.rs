@@ -21,6 +21,7 @@ pub(super) enum Owner {
     Pool,
     Raw,
     Mimalloc,
+    Domain,
 }
 
 impl Owner {
@@ -29,6 +30,7 @@ impl Owner {
             Self::Pool => 0,
             Self::Raw => 1,
             Self::Mimalloc => 2,
+            Self::Domain => 3,
         }
     }
 }
@@ -78,7 +80,8 @@ impl Block {
         match self.size_and_owner & 3 {
             0 => Owner::Pool,
             1 => Owner::Raw,
-            _ => Owner::Mimalloc,
+            2 => Owner::Mimalloc,
+            _ => Owner::Domain,
         }
     }
 }
@@ -103,9 +106,9 @@ impl LiveSet {
         raw.map(|(&addr, block)| (addr, block.size()))
     }
 
-    /// Takes all blocks of libc's malloc out.
-    pub(super) fn take_raw(&mut self) -> Vec<Block> {
-        let raw = self.blocks.extract_if(|_, block| block.owner() == Owner::Raw);
+    /// Takes all blocks of an owner out.
+    pub(super) fn take_all(&mut self, owner: Owner) -> Vec<Block> {
+        let raw = self.blocks.extract_if(|_, block| block.owner() == owner);
         raw.map(|(_, block)| block).collect()
     }
 
@@ -132,12 +135,16 @@ impl LiveSet {
             (BlockKind::Any, _)
             | (BlockKind::Pool, Owner::Pool)
             | (BlockKind::Raw, Owner::Raw)
-            | (BlockKind::Mimalloc, Owner::Mimalloc) => Freed::Block(block),
+            | (BlockKind::Mimalloc, Owner::Mimalloc)
+            | (BlockKind::Domain, Owner::Domain) => Freed::Block(block),
             // mimalloc and malloc never free each other's blocks.
             (BlockKind::Raw, Owner::Pool | Owner::Mimalloc)
             | (BlockKind::Mimalloc, Owner::Pool | Owner::Raw)
-            | (BlockKind::Pool, Owner::Mimalloc) => Freed::Stale(block),
-            (BlockKind::Pool, Owner::Raw) => {
+            | (BlockKind::Pool, Owner::Mimalloc)
+            // What an extension told of is the allocator's again: it has not told of the end.
+            | (BlockKind::Raw | BlockKind::Pool | BlockKind::Mimalloc, Owner::Domain) => Freed::Stale(block),
+            // An extension takes memory of the allocator's own: it gives it back to that.
+            (BlockKind::Pool, Owner::Raw) | (BlockKind::Domain, _) => {
                 self.blocks.insert(addr, block);
                 return Freed::PassedOn;
             }

@@ -106,6 +106,7 @@ impl ProcessState {
         // `Any` cannot be: the decoder does not let it through. As a pool block, every kind of free finds it.
         let (owner, size) = match event.kind {
             BlockKind::Raw => (Owner::Raw, event.size.0),
+            BlockKind::Domain => (Owner::Domain, event.size.0),
             BlockKind::Mimalloc => (Owner::Mimalloc, mimalloc::occupied(event.size.0)),
             BlockKind::Pool | BlockKind::Any => (Owner::Pool, event.size.0),
         };
@@ -125,7 +126,10 @@ impl ProcessState {
             }
             return;
         }
-        self.add(event.tid.0, event.addr.0, Block::new(size, owner, tally), all);
+        // An extension can tell of memory that it has from the allocator: that is known.
+        if owner != Owner::Domain || !self.live.is_allocated(event.addr.0) {
+            self.add(event.tid.0, event.addr.0, Block::new(size, owner, tally), all);
+        }
     }
 
     /// A page was touched.
@@ -211,9 +215,9 @@ impl ProcessState {
 
     /// Large blocks were not traced for a while: those that were live may be gone. Who touched their memory first
     /// stands for them from here on.
-    pub(super) fn forget_large(&mut self, all: &mut HighWater) {
+    pub(super) fn forget_large(&mut self, owner: Owner, all: &mut HighWater) {
         self.is_partial |= self.is_running();
-        for block in self.live.take_raw() {
+        for block in self.live.take_all(owner) {
             self.release(block, Temporary::No, all);
         }
     }

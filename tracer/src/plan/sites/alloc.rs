@@ -43,10 +43,8 @@ pub(super) fn find(code: &Code<'_>, own: &[(Instruction, PoolJump)], refill: Opt
         found: Sites::default(),
     };
     if let Some(refill) = refill.map(VirtAddr) {
-        finder
-            .found
-            .add_function(code.elf(), Role::PoolRefill, refill, Half::ReturnOnly, 0);
         let hits = code.references(&[refill]);
+        finder.refills(refill, hits.of(refill));
         for instruction in hits.of(refill) {
             let covered = finder.call(instruction, refill.get());
             finder.reference(instruction, covered);
@@ -175,6 +173,39 @@ impl Finder<'_, '_> {
             kind: ReferenceKind::Refill,
             covered,
         });
+    }
+
+    /// The acquisitions of pools: the return of the slow path. Where no instruction at its beginning is emulated, a probe on
+    /// its return would be dear; then its callers look at the result, if all of them can.
+    fn refills<'h>(&mut self, refill: VirtAddr, callers: impl Iterator<Item = &'h Instruction>) {
+        let function = PlannedSite::on_function(self.code.elf(), Role::PoolRefill, refill, Half::ReturnOnly, 0);
+        let is_dear = |site: &PlannedSite| site.placement == Placement::SingleStep;
+        if function.as_ref().is_ok_and(is_dear)
+            && let Some(sites) = self.behind_calls(callers)
+        {
+            sites.into_iter().for_each(|site| self.found.add(site));
+            return;
+        }
+        match function {
+            Ok(site) => self.found.add(site),
+            Err(note) => self.found.notes.push(note),
+        }
+    }
+
+    /// A place behind each call where its result is looked at; `None` if one has no cheap place of its own.
+    fn behind_calls<'h>(&self, callers: impl Iterator<Item = &'h Instruction>) -> Option<Vec<PlannedSite>> {
+        let mut sites: Vec<PlannedSite> = Vec::new();
+        for call in callers {
+            let place = result::place(self.code, call).ok().filter(|_| is_call(call))?;
+            let operands = [place.operand, Operand::default()];
+            let site = within(self.code, Role::PoolRefill, &place.instruction, 0, operands)?;
+            let is_taken = sites.iter().any(|known| known.address == site.address);
+            if is_taken || site.placement == Placement::SingleStep {
+                return None;
+            }
+            sites.push(site);
+        }
+        Some(sites)
     }
 
     /// One call of the slow path: every way that leads to it must come through a proven jump.

@@ -83,7 +83,7 @@ impl Holders {
         stacks: &mut StackTable,
         all: &mut HighWater,
     ) -> bool {
-        let Some(estimates) = self.heap.take(time, live.raw_blocks()) else {
+        let Some(estimates) = self.heap.take(time, live.large_blocks()) else {
             return false;
         };
         for tally in &mut *tallies {
