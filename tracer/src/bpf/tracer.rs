@@ -1,7 +1,5 @@
 //! A tracer: the loaded programs, the images they are attached to, the tables and counters.
 
-use std::time::Instant;
-
 use aya::{
     Ebpf, Pod,
     maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},

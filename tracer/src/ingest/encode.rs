@@ -86,6 +86,7 @@ fn flags(kind: BlockKind) -> u8 {
         BlockKind::Raw => block::RAW,
         BlockKind::Any => block::ANY,
         BlockKind::Mimalloc => block::MIMALLOC,
+        BlockKind::Domain => block::DOMAIN,
     }
 }
 

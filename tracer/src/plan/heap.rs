@@ -66,21 +66,28 @@ pub(super) fn domains(elf: &Elf<'_>) -> Vec<PlannedSite> {
     const RDX: u8 = 2;
     const RSI: u8 = 6;
     const RDI: u8 = 7;
-    [("PyTraceMalloc_Track", Role::Track), ("PyTraceMalloc_Untrack", Role::Untrack)]
-        .into_iter()
-        .filter_map(|(name, role)| {
-            let function = elf.exported(name)?.address;
-            let mut site = PlannedSite::on_function(elf, role, function, Half::EntryOnly, flag::DOMAIN).ok()?;
-            let moved = |bit: u32, to: u8, from: u8| Operand::register(if site.flags & bit != 0 { to } else { from });
-            let (pointer, size) = (moved(flag::FIRST_IN_RDI, RDI, RSI), moved(flag::SECOND_IN_RSI, RSI, RDX));
-            site.operand = pointer;
-            if role == Role::Track {
-                site.second = size;
-            }
-            site.half = Half::Within;
-            Some(site)
-        })
-        .collect()
+    [
+        ("PyTraceMalloc_Track", Role::Track),
+        ("PyTraceMalloc_Untrack", Role::Untrack),
+    ]
+    .into_iter()
+    .filter_map(|(name, role)| {
+        let function = elf.exported(name)?.address;
+        let mut site = PlannedSite::on_function(elf, role, function, Half::EntryOnly, flag::DOMAIN).ok()?;
+        let moved =
+            |bit: u32, to: u8, from: u8| Operand::register(if site.flags & bit != 0 { to } else { from });
+        let (pointer, size) = (
+            moved(flag::FIRST_IN_RDI, RDI, RSI),
+            moved(flag::SECOND_IN_RSI, RSI, RDX),
+        );
+        site.operand = pointer;
+        if role == Role::Track {
+            site.second = size;
+        }
+        site.half = Half::Within;
+        Some(site)
+    })
+    .collect()
 }
 
 fn is_of_heap(role: Role) -> bool {

@@ -11,8 +11,8 @@ use super::{
     audit::PoolAudit,
     context::{Context, Mode},
     high_water::HighWater,
-    live::Owner,
     info::{End, ProcessInfo, ProcessKey},
+    live::Owner,
     process::ProcessState,
     stacks::StackTable,
 };

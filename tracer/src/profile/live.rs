@@ -97,13 +97,18 @@ impl LiveSet {
         stale
     }
 
-    /// Blocks of libc's malloc: address and bytes.
-    pub(super) fn raw_blocks(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        let raw = self
-            .blocks
-            .iter()
-            .filter(|(_, block)| block.owner() == Owner::Raw);
-        raw.map(|(&addr, block)| (addr, block.size()))
+    /// Whether a block of the interpreter's allocator stands at an address.
+    pub(super) fn is_allocated(&self, addr: u64) -> bool {
+        self.blocks
+            .get(&addr)
+            .is_some_and(|block| block.owner() != Owner::Domain)
+    }
+
+    /// Blocks of libc's malloc, and what extensions told of: address and bytes.
+    pub(super) fn large_blocks(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let is_large = |block: &Block| matches!(block.owner(), Owner::Raw | Owner::Domain);
+        let large = self.blocks.iter().filter(move |(_, block)| is_large(block));
+        large.map(|(&addr, block)| (addr, block.size()))
     }
 
     /// Takes all blocks of an owner out.

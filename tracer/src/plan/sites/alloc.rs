@@ -14,11 +14,11 @@ use super::{
     init::{self, Init},
     pool::{PoolJump, equality_edges, leads_to, prove},
     registers::{is_call, operand},
-    taken, within,
+    result, taken, within,
 };
 use crate::{
     elf::Pointer,
-    plan::{Covered, Half, PlannedSite, Reference, ReferenceKind},
+    plan::{Covered, Half, Placement, PlannedSite, Reference, ReferenceKind},
     python::ImageFacts,
     units::VirtAddr,
 };
@@ -178,7 +178,8 @@ impl Finder<'_, '_> {
     /// The acquisitions of pools: the return of the slow path. Where no instruction at its beginning is emulated, a probe on
     /// its return would be dear; then its callers look at the result, if all of them can.
     fn refills<'h>(&mut self, refill: VirtAddr, callers: impl Iterator<Item = &'h Instruction>) {
-        let function = PlannedSite::on_function(self.code.elf(), Role::PoolRefill, refill, Half::ReturnOnly, 0);
+        let function =
+            PlannedSite::on_function(self.code.elf(), Role::PoolRefill, refill, Half::ReturnOnly, 0);
         let is_dear = |site: &PlannedSite| site.placement == Placement::SingleStep;
         if function.as_ref().is_ok_and(is_dear)
             && let Some(sites) = self.behind_calls(callers)
