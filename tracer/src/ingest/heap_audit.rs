@@ -50,6 +50,8 @@ pub struct PoolState {
     pub used: u16,
     /// Blocks that were ever handed out since it has this class.
     pub carved: u16,
+    /// Index of its arena among those of its interpreter; 24 bits are kept.
+    pub arena: u32,
 }
 
 /// A part of the address space that the process alone writes to.
@@ -88,7 +90,8 @@ impl HeapAudit {
             out.extend(pool.address.to_le_bytes());
             out.extend(pool.used.to_le_bytes());
             out.extend(pool.carved.to_le_bytes());
-            out.extend([pool.class, 0, 0, 0]);
+            let [a0, a1, a2, _] = pool.arena.to_le_bytes();
+            out.extend([pool.class, a0, a1, a2]);
         }
         for region in &self.regions {
             for word in [region.start, region.end, region.anonymous] {
@@ -137,12 +140,13 @@ impl HeapAudit {
 }
 
 fn pool(bytes: &[u8; POOL]) -> PoolState {
-    let [a0, a1, a2, a3, a4, a5, a6, a7, u0, u1, c0, c1, class, _, _, _] = *bytes;
+    let [a0, a1, a2, a3, a4, a5, a6, a7, u0, u1, c0, c1, class, i0, i1, i2] = *bytes;
     PoolState {
         address: u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
         class,
         used: u16::from_le_bytes([u0, u1]),
         carved: u16::from_le_bytes([c0, c1]),
+        arena: u32::from_le_bytes([i0, i1, i2, 0]),
     }
 }
 
@@ -168,7 +172,7 @@ mod tests {
             numbers in any::<[u64; 3]>(),
             pid in any::<u32>(),
             flags in any::<[bool; 2]>(),
-            pools in prop::collection::vec(any::<(u64, u8, u16, u16)>(), 0..5),
+            pools in prop::collection::vec((any::<(u64, u8, u16, u16)>(), 0_u32..1 << 24), 0..5),
             regions in prop::collection::vec(any::<[u64; 3]>(), 0..5),
             alive in prop::collection::vec(any::<u64>(), 0..5),
         ) {
@@ -184,7 +188,7 @@ mod tests {
                 pool_bytes: pid,
                 changed: pools
                     .into_iter()
-                    .map(|(address, class, used, carved)| PoolState { address, class, used, carved })
+                    .map(|((address, class, used, carved), arena)| PoolState { address, class, used, carved, arena })
                     .collect(),
                 regions: regions
                     .into_iter()

@@ -161,7 +161,7 @@ impl Profile {
         };
         if self.mode == Mode::Heap {
             for process in &mut self.processes {
-                process.forget_large(owner, &mut self.all);
+                process.forget_young(owner, &mut self.all);
             }
         }
     }

@@ -10,7 +10,7 @@ use super::{
     audit::{ByClass, class_of},
     mimalloc,
 };
-use crate::ingest::event::BlockKind;
+use crate::{ingest::event::BlockKind, units::MonotonicNs};
 
 /// Index of a tally in its process.
 pub(super) type TallyIndex = u32;
@@ -41,7 +41,12 @@ pub(super) struct Block {
     /// Lowest two bits: [`Owner`]; the rest: bytes.
     size_and_owner: u64,
     pub(super) tally: TallyIndex,
+    /// When it was allocated, in units of [`AGE_UNIT_NS`], wrapping.
+    born: u32,
 }
+
+/// Unit of a block's time of birth, nanoseconds.
+const AGE_UNIT_NS: u64 = 1 << 24;
 
 /// What a free did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +74,16 @@ impl Block {
         Self {
             size_and_owner: size << 2 | owner.number(),
             tally,
+            born: 0,
+        }
+    }
+
+    /// The same, allocated at a time.
+    #[must_use]
+    pub(super) fn born(self, time: MonotonicNs) -> Self {
+        Self {
+            born: units_of(time),
+            ..self
         }
     }
 
@@ -111,9 +126,12 @@ impl LiveSet {
         large.map(|(&addr, block)| (addr, block.size()))
     }
 
-    /// Takes all blocks of an owner out.
-    pub(super) fn take_all(&mut self, owner: Owner) -> Vec<Block> {
-        let raw = self.blocks.extract_if(|_, block| block.owner() == owner);
+    /// Takes those blocks of an owner out that are younger than `age`, in nanoseconds.
+    pub(super) fn take_young(&mut self, owner: Owner, now: MonotonicNs, age: u64) -> Vec<Block> {
+        let is_young = |block: &Block| u64::from(units_of(now).wrapping_sub(block.born)) * AGE_UNIT_NS < age;
+        let raw = self
+            .blocks
+            .extract_if(|_, block| block.owner() == owner && is_young(block));
         raw.map(|(_, block)| block).collect()
     }
 
@@ -167,6 +185,11 @@ impl LiveSet {
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
+}
+
+/// A time in units of [`AGE_UNIT_NS`], wrapping after 800 days.
+fn units_of(time: MonotonicNs) -> u32 {
+    u32::try_from(time.0 / AGE_UNIT_NS % (1 << 32)).unwrap_or(0)
 }
 
 /// Largest request that pymalloc serves, bytes.

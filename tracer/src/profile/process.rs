@@ -52,6 +52,9 @@ pub(super) struct ProcessState {
     threads: LastAllocations,
 }
 
+/// Most blocks live shorter than this, or for long; nanoseconds.
+const YOUNG_NS: u64 = 1_000_000_000;
+
 /// What one stack id stands for, and what it did.
 #[derive(Debug, Default)]
 pub(super) struct StackTally {
@@ -128,7 +131,8 @@ impl ProcessState {
         }
         // An extension can tell of memory that it has from the allocator: that is known.
         if owner != Owner::Domain || !self.live.is_allocated(event.addr.0) {
-            self.add(event.tid.0, event.addr.0, Block::new(size, owner, tally), all);
+            let block = Block::new(size, owner, tally).born(event.time);
+            self.add(event.tid.0, event.addr.0, block, all);
         }
     }
 
@@ -156,7 +160,7 @@ impl ProcessState {
             .and_then(|old| self.take(event.tid.0, old.0, event.kind, all));
         let moved = event.old != Some(event.addr);
         let block = reallocated(event.kind, old, moved, event.requested.0, event.raw_size.0, tally);
-        self.add(event.tid.0, event.addr.0, block, all);
+        self.add(event.tid.0, event.addr.0, block.born(event.time), all);
     }
 
     /// A stack arrived and was resolved. Blocks that named it before it came are its own from now on.
@@ -213,11 +217,12 @@ impl ProcessState {
         }
     }
 
-    /// Large blocks were not traced for a while: those that were live may be gone. Who touched their memory first
-    /// stands for them from here on.
-    pub(super) fn forget_large(&mut self, owner: Owner, all: &mut HighWater) {
+    /// Blocks of an owner are not traced for a while. The young ones will be freed unseen, most of them: who touched their
+    /// memory first stands for them from here on. The others are what somebody holds.
+    pub(super) fn forget_young(&mut self, owner: Owner, all: &mut HighWater) {
         self.is_partial |= self.is_running();
-        for block in self.live.take_all(owner) {
+        let now = self.info.last_seen.unwrap_or_default();
+        for block in self.live.take_young(owner, now, YOUNG_NS) {
             self.release(block, Temporary::No, all);
         }
     }

@@ -27,6 +27,8 @@ pub struct Pool {
     pub used: u32,
     /// Blocks that were handed out at least once since the pool has this class; two are made at once at the start.
     pub carved: u32,
+    /// Index of its arena among those of its interpreter.
+    pub arena: u32,
 }
 
 /// The pool at `address`, if the bytes there are the header of one with blocks in use. `pool_bytes` is the size of
@@ -42,7 +44,7 @@ pub fn pool_in_use(header: &[u8; POOL_HEADER_BYTES], address: ProcAddr, pool_byt
         _,
         _,
         _,
-        _arena,
+        arena,
         class,
         next,
         last,
@@ -72,6 +74,7 @@ pub fn pool_in_use(header: &[u8; POOL_HEADER_BYTES], address: ProcAddr, pool_byt
         class: index,
         used: count,
         carved: carved / size,
+        arena: u32::from_le_bytes(arena),
     })
 }
 
@@ -174,7 +177,7 @@ mod tests {
             let most = (pool_bytes - 48) / size;
             let used = 1 + used % most;
             let header = header(used, 0, class, 48 + used * size, pool_bytes - size);
-            let expected = Pool { class: class as usize, used, carved: used };
+            let expected = Pool { class: class as usize, used, carved: used, arena: 3 };
             prop_assert_eq!(pool_in_use(&header, ADDRESS, pool_bytes), Some(expected));
         }
     }

@@ -17,9 +17,9 @@ use crate::{
 /// Cost of a hit until it is known, nanoseconds.
 const UNKNOWN_COST: f64 = 1000.0;
 /// For how long a process's budget can be saved up, seconds.
-const RESERVE: f64 = 10.0;
+const RESERVE: f64 = 20.0;
 /// What must have been saved up before a group is put back, as a part of that.
-const ENOUGH: f64 = 0.5;
+const ENOUGH: f64 = 0.25;
 
 /// A group of sites that can be taken off: its number, what it is called, and how many times an empty program its hits
 /// cost. The factors are those of `cargo xtask bench hit` (an allocation 1.9, a free 1.2), of faults without the trap.

@@ -24,6 +24,7 @@ pub(super) fn pool_changes(known: &mut Vec<PoolState>, found: Vec<(ProcAddr, Poo
             class: u8::try_from(pool.class).unwrap_or(u8::MAX),
             used: number(pool.used),
             carved: number(pool.carved),
+            arena: pool.arena & 0xff_ffff,
         })
         .collect();
     now.sort_unstable_by_key(|pool| pool.address);
@@ -71,7 +72,7 @@ mod tests {
                 let found = reading
                     .iter()
                     .rev()
-                    .map(|(&at, &used)| (ProcAddr(at), Pool { class: 3, used, carved: 9 }))
+                    .map(|(&at, &used)| (ProcAddr(at), Pool { class: 3, used, carved: 9, arena: 0 }))
                     .collect();
                 for change in pool_changes(&mut known, found).pools {
                     let before = applied.remove(&change.address);

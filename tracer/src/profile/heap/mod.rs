@@ -158,6 +158,7 @@ impl Heap {
         for Use {
             address,
             class,
+            arena,
             holder,
             blocks,
             bytes,
@@ -165,7 +166,7 @@ impl Heap {
         } in self.pools.uses()
         {
             pool_blocks += blocks;
-            shares.pool(address, bytes, u64::from(audit.pool_bytes));
+            shares.pool(address, arena, bytes, u64::from(audit.pool_bytes));
             if holder != Holder::Special(Special::Refilled) {
                 add(&mut estimates, holder, bytes, blocks, samples);
             } else if let Some(sum) = refilled.get_mut(class) {

@@ -24,6 +24,7 @@ struct Pool {
     /// Blocks in use that were filled again.
     refilled: u16,
     carved: u16,
+    arena: u32,
     owner: Option<TallyIndex>,
     /// When it was acquired; 0 if that was not seen.
     acquired: u64,
@@ -50,6 +51,7 @@ pub(super) struct Pools {
 pub(super) struct Use {
     pub(super) address: u64,
     pub(super) class: usize,
+    pub(super) arena: u32,
     pub(super) holder: Holder,
     pub(super) blocks: u64,
     pub(super) bytes: u64,
@@ -105,6 +107,7 @@ impl Pools {
             own: state.used,
             refilled: 0,
             carved: state.carved,
+            arena: state.arena,
             owner: None,
             acquired: 0,
         };
@@ -142,6 +145,7 @@ impl Pools {
             let of = |blocks: u16, holder: Holder, samples: u64| Use {
                 address,
                 class: usize::from(pool.class),
+                arena: pool.arena,
                 holder,
                 blocks: u64::from(blocks),
                 bytes: u64::from(blocks) * size,
@@ -183,6 +187,7 @@ mod tests {
                             class: 3,
                             used,
                             carved,
+                            arena: 0,
                         })
                         .collect(),
                     ..HeapAudit::default()
