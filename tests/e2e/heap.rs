@@ -32,7 +32,7 @@ pub(crate) struct Holding {
 /// What a line holds, by the program's own account.
 struct Line {
     mark: String,
-    line: u64,
+    number: u64,
     bytes: u64,
 }
 
@@ -104,7 +104,7 @@ impl Holding {
             .iter()
             .map(|line| Line {
                 mark: line["mark"].as_str().unwrap_or_default().to_owned(),
-                line: number(line, "line"),
+                number: number(line, "line"),
                 bytes: number(line, "bytes"),
             })
             .collect()
@@ -185,7 +185,7 @@ pub(crate) fn check_shares(interpreter: &Interpreter) {
         .iter()
         .filter(|line| line.bytes * 20 > all)
         .filter_map(|line| {
-            let seen = holding.seen(&table, line.line);
+            let seen = holding.seen(&table, line.number);
             (!within(seen, line.bytes, all, 3))
                 .then(|| format!("{}: {} held, {seen} seen", line.mark, line.bytes))
         })
@@ -233,7 +233,7 @@ pub(crate) fn check_refilled(interpreter: &Interpreter) {
     let holding = holding(interpreter, "heap_refill.py", &[], &arguments);
     let table = holding.capture.report("table", &["--view", "in-use"]);
     let (a, b) = (holding.line("a"), holding.line("b"));
-    let (seen_a, seen_b) = (holding.seen(&table, a.line), holding.seen(&table, b.line));
+    let (seen_a, seen_b) = (holding.seen(&table, a.number), holding.seen(&table, b.number));
     let refilled = special(&table, "[refilled pools]");
     assert!(
         (seen_b + refilled) * 10 >= b.bytes * 8,
@@ -267,7 +267,7 @@ pub(crate) fn check_leak_of(holding: &Holding) {
         (&first["file"], &first["line"]),
         (
             &Value::from(holding.expected.file.as_str()),
-            &Value::from(leak.line)
+            &Value::from(leak.number)
         ),
         "{leaks:#}"
     );
@@ -290,7 +290,7 @@ pub(crate) fn check_native(interpreter: &Interpreter) {
     let all = number(&heap, "anonymous");
     let of = |mark: &str| {
         let line = holding.line(mark);
-        (holding.seen(&table, line.line), line.bytes)
+        (holding.seen(&table, line.number), line.bytes)
     };
     let (mapped, held) = of("touched");
     assert!(

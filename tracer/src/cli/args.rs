@@ -370,6 +370,14 @@ fn ring_bytes(text: &str) -> Result<u32, String> {
         .ok_or_else(|| "a power of two of at least 4096 is expected".to_owned())
 }
 
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text);
+    match number.parse::<f64>() {
+        Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(percent),
+        _ => Err("give a number from 0 to 100, percent".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -395,13 +403,5 @@ mod tests {
         assert!(size("0").is_err() && size("G").is_err() && size("1e400").is_err());
         assert_eq!(ring_bytes("4096"), Ok(4096));
         assert!(ring_bytes("5000").is_err() && ring_bytes("2048").is_err());
-    }
-}
-
-fn percent(text: &str) -> Result<f64, String> {
-    let number = text.strip_suffix('%').unwrap_or(text);
-    match number.parse::<f64>() {
-        Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(percent),
-        _ => Err("give a number from 0 to 100, percent".to_owned()),
     }
 }

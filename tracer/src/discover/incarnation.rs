@@ -80,6 +80,8 @@ impl FromStr for Incarnation {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
     use std::process::Command;
 
     use super::*;

@@ -35,7 +35,7 @@ impl Step {
 /// The ranges of the file that are needed at a step: within `data`, not empty, without overlap.
 pub fn needed(data: &[u8], step: Step) -> Vec<Range<u64>> {
     let named = match (step, FileHeader64::<Le>::parse(data)) {
-        (Step::Head, _) => vec![0..HEAD],
+        (Step::Head, _) => std::iter::once(0..HEAD).collect(),
         (Step::Programs, Ok(header)) => vec![range(
             header.e_phoff(Le),
             u64::from(header.e_phnum(Le)) * size_of::<ProgramHeader64<Le>>() as u64,
@@ -119,7 +119,10 @@ mod tests {
     #[test]
     fn what_is_no_elf_file_needs_its_head_only() {
         let data = vec![1; 10_000];
-        assert_eq!(needed(&data, Step::Head), [0..HEAD]);
+        assert_eq!(
+            needed(&data, Step::Head),
+            Vec::from_iter(std::iter::once(0..HEAD))
+        );
         assert_eq!(needed(&data, Step::Loaded), []);
         assert_eq!(needed(&data, Step::Symbols), []);
     }

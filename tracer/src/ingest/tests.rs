@@ -59,6 +59,7 @@ fn text(bytes: &[u8], small: u8) -> Text<'_> {
 
 impl Material {
     #[expect(clippy::many_single_char_names, reason = "numbers without a meaning")]
+    #[expect(clippy::too_many_lines, reason = "a case for each kind of event")]
     fn event(&self) -> Event<'_> {
         let [a, b, c, d, e, f, g, h] = self.numbers;
         let pid = Pid(low(a));

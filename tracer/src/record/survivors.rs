@@ -158,10 +158,10 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(survivors: &mut Survivors, bytes: Option<Vec<u8>>, began: u64, expected: &[u64]) {
+    fn check(survivors: &mut Survivors, bytes: Option<&[u8]>, began: u64, expected: &[u64]) {
         let alive = survivors.check(MonotonicNs(began), 4096, |at| {
             assert_eq!(at, ProcAddr(POOL));
-            bytes.clone()
+            bytes.map(<[u8]>::to_vec)
         });
         let blocks: Vec<u64> = alive.iter().map(|addr| (addr - POOL - 48) / 64).collect();
         assert_eq!(blocks, expected);
@@ -170,19 +170,19 @@ mod tests {
     #[test]
     fn a_block_that_is_free_or_was_never_handed_out_is_not_in_use() {
         let mut survivors = survivors(&[1, 2, 3, 12]);
-        check(&mut survivors, Some(pool(&[7, 2])), 10, &[1, 3]);
-        check(&mut survivors, Some(pool(&[1, 7, 2])), 20, &[3]);
+        check(&mut survivors, Some(&pool(&[7, 2])), 10, &[1, 3]);
+        check(&mut survivors, Some(&pool(&[1, 7, 2])), 20, &[3]);
         check(&mut survivors, None, 30, &[]);
-        check(&mut survivors, Some(pool(&[])), 40, &[]);
+        check(&mut survivors, Some(&pool(&[])), 40, &[]);
     }
 
     #[test]
     fn a_block_that_is_another_object_now_is_not_the_same() {
         let mut survivors = survivors(&[1, 2]);
-        check(&mut survivors, Some(pool(&[])), 10, &[1, 2]);
+        check(&mut survivors, Some(&pool(&[])), 10, &[1, 2]);
         let mut bytes = pool(&[]);
         bytes[48 + 64 + TYPES[0]] = 1;
-        check(&mut survivors, Some(bytes), 20, &[2]);
+        check(&mut survivors, Some(&bytes), 20, &[2]);
     }
 
     #[test]
@@ -190,7 +190,7 @@ mod tests {
         let mut survivors = survivors(&[1]);
         let alive = survivors.check(MonotonicNs(5), 4096, |_| panic!("nothing is old enough"));
         assert_eq!(alive, [0; 0]);
-        check(&mut survivors, Some(pool(&[])), 6, &[1]);
+        check(&mut survivors, Some(&pool(&[])), 6, &[1]);
     }
 
     proptest! {

@@ -184,7 +184,9 @@ impl Finder<'_, '_> {
         if function.as_ref().is_ok_and(is_dear)
             && let Some(sites) = self.behind_calls(callers)
         {
-            sites.into_iter().for_each(|site| self.found.add(site));
+            for site in sites {
+                self.found.add(site);
+            }
             return;
         }
         match function {
