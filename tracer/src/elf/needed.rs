@@ -121,7 +121,7 @@ mod tests {
         let data = vec![1; 10_000];
         assert_eq!(
             needed(&data, Step::Head),
-            Vec::from_iter(std::iter::once(0..HEAD))
+            std::iter::once(0..HEAD).collect::<Vec<_>>()
         );
         assert_eq!(needed(&data, Step::Loaded), []);
         assert_eq!(needed(&data, Step::Symbols), []);
