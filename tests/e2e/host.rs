@@ -8,7 +8,7 @@ use crate::{
     matrix::on_every_interpreter,
     support::{
         capture::list_processes,
-        interpreters::{Id, Interpreter, find, workloads},
+        interpreters::{Built, Id, Interpreter, find, workloads},
         run::{pyrobe, run},
         skip,
         target::Target,
@@ -38,7 +38,17 @@ pub(crate) fn check_row(interpreter: &Interpreter) {
     for key in ["exe", "image", "build_id"] {
         assert!(row[key].is_string(), "{key} of {row}");
     }
-    assert!(row.get("modes").is_some(), "{row}");
+    let modes: Vec<&str> = row["modes"]
+        .as_array()
+        .expect("modes are a list")
+        .iter()
+        .filter_map(|mode| mode["mode"].as_str())
+        .collect();
+    let expected: &[&str] = match interpreter.id {
+        Id::Built(Built::FreeThreaded) => &["allocs"],
+        _ => &["heap", "allocs"],
+    };
+    assert_eq!(modes, expected, "{row}");
     target.finish();
 }
 

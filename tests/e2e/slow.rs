@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use crate::{
-    audit, census, host,
+    audit, census,
+    heap::{self, check_leak_of, holding},
+    host,
     matrix::{
         on_built_interpreters, on_free_threaded_interpreters, on_gil_built_interpreters, on_interpreters,
     },
@@ -127,4 +129,17 @@ fn check_exchange(interpreter: &Interpreter) {
         let live = of_line(mark, "live_count");
         assert_eq!(live, 0, "blocks of `{mark}` are live that were freed\n{stats}");
     }
+}
+
+on_gil_built_interpreters!(heap_shares, heap::check_shares);
+on_gil_built_interpreters!(refilled_pools, heap::check_refilled);
+
+on_interpreters! { a_slow_leak, check_a_slow_leak,
+    #[ignore = "slow tier"] debian_311: Id::Debian311,
+}
+
+/// A megabyte a minute beside a hundred a second that come and go: after three minutes it comes first.
+fn check_a_slow_leak(interpreter: &Interpreter) {
+    let arguments = ["--rate", "1", "--churn", "100", "--seconds", "180"];
+    check_leak_of(&holding(interpreter, "heap_leak.py", &[], &arguments));
 }

@@ -12,6 +12,7 @@ pub mod elf;
 pub mod error;
 pub mod images;
 pub mod ingest;
+pub mod mode;
 pub mod plan;
 pub mod profile;
 pub mod python;

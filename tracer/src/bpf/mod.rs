@@ -23,4 +23,4 @@ pub use links::LinkKind;
 pub use object::object_checksum;
 pub use ring::RingReader;
 pub use rules::{Executables, Rules};
-pub use tracer::{LiveCounters, Mode, ProgramLog, Settings, Target, Tracer, Work};
+pub use tracer::{LiveCounters, ProgramLog, Settings, Target, Tracer, Work};

@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     ingest::event::Counters,
+    mode::Mode,
     plan::{Half, PlannedSite, group_of},
     units::{BootNs, ImageId, Pid},
 };
@@ -53,31 +54,11 @@ pub enum Work {
     Nothing,
 }
 
-/// What is looked at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// Who holds the heap: acquisitions of pools, large blocks, page faults.
-    #[default]
-    Heap,
-    /// Every allocation and every free.
-    Allocs,
-}
-
-impl Mode {
-    /// Groups of sites that do not stand from the start.
-    const fn waiting(self) -> &'static [u32] {
-        match self {
-            Self::Heap => &[group::BLOCKS],
-            Self::Allocs => &[],
-        }
-    }
-
-    /// The name that users type.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Heap => "heap",
-            Self::Allocs => "allocs",
-        }
+/// Groups of sites that do not stand from the start.
+const fn waiting(mode: Mode) -> &'static [u32] {
+    match mode {
+        Mode::Heap => &[group::BLOCKS],
+        Mode::Allocs => &[],
     }
 }
 
@@ -177,7 +158,7 @@ impl Tracer {
         let mut tracer = Self {
             ebpf,
             programs,
-            groups: Groups::without(settings.mode.waiting()),
+            groups: Groups::without(waiting(settings.mode)),
             config,
             images: 0,
             sites: 0,

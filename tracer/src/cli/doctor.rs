@@ -54,7 +54,7 @@ pub(super) fn run(args: &Listing) -> CommandResult {
         Ok(kernel) => {
             checks.push(good("kernel type information (BTF)", "readable".to_owned()));
             let settings = bpf::Settings {
-                mode: bpf::Mode::Heap,
+                mode: crate::mode::Mode::Heap,
                 target: bpf::Target::Processes(Vec::new()),
                 ring_bytes: 1 << 16,
                 log_level: 0,

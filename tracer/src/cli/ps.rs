@@ -10,6 +10,8 @@ use crate::{
     discover::{MappedFile, ProcessInfo, processes},
     error::{Exit, UserError},
     images::{Image, Images},
+    mode::Mode,
+    plan::{Coverage, Plan},
     python::Allocator,
     symbolize::escape,
     units::Pid,
@@ -105,22 +107,14 @@ pub(super) fn run(args: &Ps) -> CommandResult {
 }
 
 fn row(process: &ProcessInfo, image: &Arc<Image>, mapped: &MappedFile) -> Row {
-    let (python, build_id, coverage, why_not) = match &image.runtime {
+    let (python, build_id, modes, why_not) = match &image.runtime {
         Ok(runtime) => (
             Some(runtime.facts.version.to_string()),
             runtime.facts.build_id.clone(),
-            runtime.plan.coverage.map(crate::plan::Coverage::percent),
+            modes(&runtime.plan),
             None,
         ),
-        Err(why) => (None, None, None, Some(why.to_string())),
-    };
-    let modes = if why_not.is_none() {
-        vec![ModeRow {
-            mode: "allocs",
-            coverage,
-        }]
-    } else {
-        Vec::new()
+        Err(why) => (None, None, Vec::new(), Some(why.to_string())),
     };
     let words: Vec<String> = process
         .command_line
@@ -141,6 +135,31 @@ fn row(process: &ProcessInfo, image: &Arc<Image>, mapped: &MappedFile) -> Row {
     }
 }
 
+/// The modes that a process of this image can be recorded in.
+fn modes(plan: &Plan) -> Vec<ModeRow> {
+    let heap = plan.heap().ok().map(|heap| ModeRow {
+        mode: Mode::Heap.name(),
+        coverage: Some(heap.coverage.percent()),
+    });
+    let allocs = ModeRow {
+        mode: Mode::Allocs.name(),
+        coverage: plan.coverage.map(Coverage::percent),
+    };
+    heap.into_iter().chain([allocs]).collect()
+}
+
+/// What a mode sees, for people.
+fn seen(row: &Row, mode: Mode) -> String {
+    let of_mode = row.modes.iter().find(|known| known.mode == mode.name());
+    match (&row.why_not, of_mode) {
+        (Some(why), _) => format!("no: {why}"),
+        (None, None) => "no".to_owned(),
+        (None, Some(mode)) => mode
+            .coverage
+            .map_or_else(|| "?".to_owned(), |percent| format!("{}%", percent.floor())),
+    }
+}
+
 fn table(rows: &[Row]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
@@ -148,6 +167,7 @@ fn table(rows: &[Row]) -> Table {
         "PID",
         "PYTHON",
         "ALLOCATOR",
+        "HEAP",
         "ALLOCS",
         "CONTAINER",
         "IMAGE",
@@ -159,17 +179,6 @@ fn table(rows: &[Row]) -> Table {
             .set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
     }
     for row in rows {
-        let coverage = match (&row.why_not, row.modes.first()) {
-            (Some(why), _) => format!("no: {why}"),
-            (
-                None,
-                Some(ModeRow {
-                    coverage: Some(percent),
-                    ..
-                }),
-            ) => format!("{}%", percent.floor()),
-            _ => "?".to_owned(),
-        };
         let container = row
             .container
             .as_deref()
@@ -178,7 +187,10 @@ fn table(rows: &[Row]) -> Table {
             row.pid.to_string(),
             row.python.clone().unwrap_or_else(|| "?".to_owned()),
             row.allocator.unwrap_or("?").to_owned(),
-            coverage,
+            seen(row, Mode::Heap),
+            row.why_not
+                .as_ref()
+                .map_or_else(|| seen(row, Mode::Allocs), |_| "no".to_owned()),
             container.to_owned(),
             row.image.clone(),
             row.command.chars().take(60).collect(),

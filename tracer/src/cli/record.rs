@@ -17,9 +17,10 @@ use super::{
     target,
 };
 use crate::{
-    bpf::{self, Work},
+    bpf::Work,
     capture::{EndReason, Overwrite},
     error::{Exit, UserError},
+    mode::Mode,
     record::{self, Files, LEAST_SIZE, Outcome, Settings, Target},
     report::format::{count, size},
 };
@@ -59,8 +60,8 @@ fn settings(args: &Record, verbose: u8) -> Result<Settings, UserError> {
     let files = files(args, &output)?;
     Ok(Settings {
         mode: match args.mode {
-            args::Mode::Heap => bpf::Mode::Heap,
-            args::Mode::Allocs => bpf::Mode::Allocs,
+            args::Mode::Heap => Mode::Heap,
+            args::Mode::Allocs => Mode::Allocs,
         },
         target,
         output,

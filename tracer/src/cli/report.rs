@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{
     error::{Exit, UserError},
-    profile::{Mode, Snapshot, View},
+    mode::Mode,
+    profile::{Snapshot, View},
     report::{
         collapsed::{self, CollapsedOptions},
         flamegraph::{self, FlamegraphOptions, Orientation},

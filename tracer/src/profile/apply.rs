@@ -9,7 +9,7 @@ use tracer_ebpf::{reason::REASONS, site::group};
 
 use super::{
     audit::PoolAudit,
-    context::{Context, Mode},
+    context::Context,
     high_water::HighWater,
     info::{End, ProcessInfo, ProcessKey},
     live::Owner,
@@ -21,6 +21,7 @@ use crate::{
         HeapAudit,
         event::{self, Counters, Event, Gone, GoneReason},
     },
+    mode::Mode,
     symbolize::{FrameId, FrameTable, Memory},
     units::{BootNs, MonotonicNs, Pid},
 };
@@ -78,7 +79,7 @@ impl Profile {
             processes: Vec::new(),
             folded: None,
             all: HighWater::default(),
-            mode: Mode::default(),
+            mode: Mode::Allocs,
             host_losses: [0; REASONS],
             decode_problems: 0,
             truncated: None,

@@ -5,25 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What was looked at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// Who holds the heap: estimates, as of the last audit.
-    Heap,
-    /// Every allocation and every free.
-    #[default]
-    Allocs,
-}
-
-impl Mode {
-    /// The name in a context and on the command line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Heap => "heap",
-            Self::Allocs => "allocs",
-        }
-    }
-}
+use crate::mode::Mode;
 
 /// Everything about a recording that is no event.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -30,7 +30,7 @@ mod tests;
 
 pub use apply::{Profile, ProfileSettings};
 pub use audit::{Audits, PoolAudit};
-pub use context::{Context, Coverage, ImageInfo, Mode};
+pub use context::{Context, Coverage, ImageInfo};
 pub use heap::HeapSummary;
 pub use info::{End, ProcessInfo, ProcessKey};
 pub use losses::{Losses, Operations};

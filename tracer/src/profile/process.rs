@@ -10,7 +10,6 @@ use tracer_ebpf::record::stack_id;
 
 use super::{
     audit::{AuditLog, Audits, PoolAudit},
-    context::Mode,
     heap::{Estimate, Growth, HeapSummary, Holders as HeapHolders},
     high_water::{Entry, Held, HighWater},
     info::{End, ProcessInfo},
@@ -26,6 +25,7 @@ use crate::{
         HeapAudit,
         event::{Alloc, AllocSite, BlockKind, Counters, Fault, Free, Realloc},
     },
+    mode::Mode,
     symbolize::{FrameTable, Symbolizer},
     units::MonotonicNs,
 };

@@ -14,7 +14,7 @@ use super::{
     stacks::{StackId, StackTable},
     tally::Tally,
 };
-use crate::symbolize::FrameTable;
+use crate::{mode::Mode, symbolize::FrameTable};
 
 impl Profile {
     /// The state as it is now.
@@ -134,6 +134,12 @@ impl Profile {
             count(|process| process.audits.is_far_off()),
             "process(es) whose live blocks are more than 1% apart from what the interpreter counts: `report stats` says more",
         );
+        if self.mode == Mode::Heap {
+            note(
+                count(|process| process.heap.is_none() && process.losses.delivered.sum() > 0),
+                "process(es) ended before their heap was read: `record --mode allocs` shows those that live for a moment",
+            );
+        }
         if self.frames.is_full() || self.stacks.is_full() {
             notes.push(format!(
                 "a table was full ({} frames, {} stack nodes): what did not fit is shown as [too many frames]",

@@ -13,11 +13,12 @@ use rustix::time::{ClockId, clock_gettime};
 use tracer_ebpf::site::Role;
 
 use crate::{
-    bpf::{BpfError, Mode, Tracer},
+    bpf::{BpfError, Tracer},
     capture::ImageRecord,
     discover::{FileIdentity, Mapping, Search, processes, resolve_command, well_known_images},
     elf::ImageKind,
     images::{Image, Images},
+    mode::Mode,
     plan::{Placement, Plan, PlannedSite},
     units::{ImageId, MonotonicNs, Pid},
 };

@@ -16,13 +16,13 @@ use super::{
     survivors::Survivors,
 };
 use crate::{
-    bpf::Mode,
     capture::{Audit, ImageRecord},
     discover::{anonymous_regions, process, read_each, read_memory},
     ingest::{
         HeapAudit, PoolState,
         event::{AllocSite, BlockKind, Event, same_start},
     },
+    mode::Mode,
     units::{BootNs, ImageId, MonotonicNs, Pid, ProcAddr},
 };
 
@@ -42,6 +42,8 @@ const SMALL_REQUEST_THRESHOLD: u64 = 512;
 /// Age of a process at its first audit. The time between two doubles from there to the interval, so that short lives
 /// are audited too.
 const FIRST: Duration = Duration::from_secs(1);
+/// The same in heap mode, where an unread heap is an unknown one.
+const FIRST_OF_HEAP: Duration = Duration::from_millis(200);
 /// Heap mode reads more often than that, as its figures are from these readings: after so many parts of an age.
 const AGES: u32 = 8;
 /// ... but rests at least so many times as long as a reading takes.
@@ -125,6 +127,13 @@ impl Auditor {
         }
     }
 
+    fn first(&self) -> Duration {
+        match self.mode {
+            Mode::Allocs => FIRST,
+            Mode::Heap => FIRST_OF_HEAP,
+        }
+    }
+
     /// What kept audits from being made, told once.
     pub(super) fn take_problem(&mut self) -> Option<String> {
         self.problem.take()
@@ -161,7 +170,7 @@ impl Auditor {
                     start: process.start,
                     image: process.image,
                     first_seen: process.time,
-                    due: later(process.time, FIRST.min(self.interval)),
+                    due: later(process.time, self.first().min(self.interval)),
                     parts: FxHashSet::default(),
                     since_start: None,
                     pools: Vec::new(),
@@ -225,7 +234,10 @@ impl Auditor {
             let age = Duration::from_nanos(turn.get().saturating_sub(known.first_seen.get()));
             let wait = match self.mode {
                 Mode::Allocs => self.interval.min(age.max(FIRST)),
-                Mode::Heap => self.interval.min((age / AGES).max(FIRST)).max(took * REST),
+                Mode::Heap => self
+                    .interval
+                    .min((age / AGES).max(FIRST_OF_HEAP * 2))
+                    .max(took * REST),
             };
             known.due = later(turn, wait);
             match made {

@@ -10,7 +10,8 @@ use rustc_hash::FxHashMap;
 use tracer_ebpf::site::group;
 
 use crate::{
-    bpf::{LiveCounters, Mode},
+    bpf::LiveCounters,
+    mode::Mode,
     units::{BootNs, MonotonicNs, Pid},
 };
 

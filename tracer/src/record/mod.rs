@@ -26,9 +26,10 @@ use std::{path::PathBuf, time::Duration};
 pub(crate) use self::attach::placement;
 pub use self::{owner::Outcome, rotate::LEAST_SIZE, start::run};
 use crate::{
-    bpf::{LinkKind, Mode, Work},
+    bpf::{LinkKind, Work},
     capture::Overwrite,
     discover::Selection,
+    mode::Mode,
     units::{ByteCount, Pid},
 };
 

@@ -25,6 +25,7 @@ use crate::{
     discover::{MapEvent, Selection, UserNames, process},
     error::{Exit, UserError},
     ingest::event::Counters,
+    mode::Mode,
     units::{BootNs, ByteCount, MonotonicNs, Pid},
 };
 
@@ -343,6 +344,9 @@ impl<'a> Owner<'a> {
         self.govern()?;
         self.ticks += 1;
         if !self.ticks.is_multiple_of(TICKS_PER_SECOND) {
+            if self.settings.mode == Mode::Heap {
+                self.audit(Which::Due)?;
+            }
             return Ok(None);
         }
         self.attached.begin_scan();

@@ -18,10 +18,11 @@ use super::{
     owner::Owner,
 };
 use crate::{
-    bpf::{self, BpfError, Executables, KernelFacts, Mode, Tracer},
+    bpf::{self, BpfError, Executables, KernelFacts, Tracer},
     capture::WriteError,
     discover::{ControlGroup, MapWatcher, Selection, process},
     error::{Exit, UserError},
+    mode::Mode,
     units::Pid,
 };
 

@@ -13,9 +13,8 @@ mod tests;
 use crate::{
     capture::{Audit, Block, End, EndReason, Ended, HOST, ImageRecord, Meta, ProcessCounters, Tallies},
     ingest::Decoder,
-    profile::{
-        Context, Coverage, ImageInfo, Mode, PoolAudit, Profile, ProfileSettings, Snapshot, audit::ByClass,
-    },
+    mode::Mode,
+    profile::{Context, Coverage, ImageInfo, PoolAudit, Profile, ProfileSettings, Snapshot, audit::ByClass},
     units::MonotonicNs,
 };
 use gaps::Gaps;

@@ -52,6 +52,13 @@ pub(super) fn text(snapshot: &Snapshot) -> String {
                 let _ = writeln!(out, "    {:>9} {share:>5.1}%  {name}", size(bytes));
             }
         }
+        if heap.untouched > 0 {
+            let _ = writeln!(
+                out,
+                "    {:>9}         allocated in large blocks and not resident: in their rows, and not in the sum above",
+                size(heap.untouched)
+            );
+        }
     }
     if all.len() > MAX_PROCESSES {
         let _ = writeln!(

@@ -17,7 +17,8 @@ use super::{
     rows::{By, Row, Sort, rows},
 };
 use crate::{
-    profile::{End, HeapSummary, Mode, Operations, ProcessSummary, Snapshot, View},
+    mode::Mode,
+    profile::{End, HeapSummary, Operations, ProcessSummary, Snapshot, View},
     symbolize::escape,
     units::{BootNs, Pid},
 };

@@ -79,6 +79,8 @@ pub struct HeapSummary {
     pub pools_free: u64,
     /// Blocks of libc's malloc that are resident.
     pub large: u64,
+    /// Of large blocks, what is allocated and not resident: never touched, or given back. Beside `anonymous`, not in it.
+    pub untouched: u64,
     /// Other resident memory whose first touch was seen.
     pub touched: u64,
     /// From before tracing began.
@@ -202,6 +204,7 @@ impl Heap {
             pools_in_use: shares.pools_in_use(),
             pools_free: of(Special::Free),
             large: shares.large_resident(),
+            untouched: shares.untouched(),
             touched: shares.touched(),
             before: of(Special::Before),
             before_in_pools,

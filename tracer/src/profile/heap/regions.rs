@@ -54,6 +54,8 @@ pub(super) struct Shares {
     regions: Vec<Share>,
     pools_in_use: u64,
     large: u64,
+    /// Of all large blocks, wherever they are.
+    large_allocated: u64,
     touched: u64,
     /// The last pool that was counted, as one can come twice.
     last_pool: Option<u64>,
@@ -76,6 +78,7 @@ impl Shares {
             regions,
             pools_in_use: 0,
             large: 0,
+            large_allocated: 0,
             touched: 0,
             last_pool: None,
             arenas: FxHashMap::default(),
@@ -107,6 +110,7 @@ impl Shares {
 
     /// A large block is live.
     pub(super) fn large(&mut self, address: u64, bytes: u64) {
+        self.large_allocated = self.large_allocated.saturating_add(bytes);
         if let Some(share) = self.at(address) {
             share.large = share.large.saturating_add(bytes);
         }
@@ -191,6 +195,10 @@ impl Shares {
 
     pub(super) fn large_resident(&self) -> u64 {
         self.large
+    }
+
+    pub(super) fn untouched(&self) -> u64 {
+        self.large_allocated.saturating_sub(self.large)
     }
 
     pub(super) fn touched(&self) -> u64 {

@@ -6,7 +6,8 @@
 use super::{Held, ProcessState, StackTally};
 use crate::{
     ingest::event::Counters,
-    profile::{End, Mode, ProcessInfo, StackId},
+    mode::Mode,
+    profile::{End, ProcessInfo, StackId},
     units::Pid,
 };
 
