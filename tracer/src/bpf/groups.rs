@@ -7,9 +7,18 @@ use tracer_ebpf::site::group::GROUPS;
 
 use super::{
     BpfError,
-    links::{Link, Point, Programs},
+    links::{self, Link, Point, Programs},
 };
 use crate::units::ImageId;
+
+/// Whether groups can be taken off on their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grouping {
+    /// Each can; that takes more links.
+    Apart,
+    /// All stand and fall together.
+    Together,
+}
 
 /// The probes of one image.
 struct Image {
@@ -26,11 +35,12 @@ pub(super) struct Groups {
     images: Vec<Image>,
     /// Which of them stand.
     stand: [bool; GROUPS],
+    grouping: Grouping,
 }
 
 impl Groups {
     /// No image yet; all groups stand but these.
-    pub(super) fn without(off: &[u32]) -> Self {
+    pub(super) fn without(off: &[u32], grouping: Grouping) -> Self {
         let mut stand = [true; GROUPS];
         for &group in off {
             if let Some(stand) = stand.get_mut(place(group)) {
@@ -40,6 +50,7 @@ impl Groups {
         Self {
             images: Vec::new(),
             stand,
+            grouping,
         }
     }
 
@@ -56,7 +67,10 @@ impl Groups {
             id,
             points: points
                 .into_iter()
-                .map(|(group, point)| (place(group), point))
+                .map(|(group, point)| match self.grouping {
+                    Grouping::Apart => (place(group), point),
+                    Grouping::Together => (0, point),
+                })
                 .collect(),
             links: Default::default(),
         };
@@ -90,16 +104,23 @@ impl Groups {
         if let Some(stand) = self.stand.get_mut(group) {
             *stand = false;
         }
-        for image in &mut self.images {
-            if let Some(links) = image.links.get_mut(group) {
-                links.clear();
-            }
-        }
+        let of_group = self
+            .images
+            .iter_mut()
+            .filter_map(|image| image.links.get_mut(group));
+        links::close(of_group.flat_map(std::mem::take).collect());
     }
 
     /// Takes everything off.
     pub(super) fn clear(&mut self) {
-        self.images.clear();
+        let images = std::mem::take(&mut self.images);
+        links::close(
+            images
+                .into_iter()
+                .flat_map(|image| image.links)
+                .flatten()
+                .collect(),
+        );
     }
 }
 

@@ -6,6 +6,7 @@
 use std::{
     fmt, io,
     os::fd::{AsFd as _, OwnedFd},
+    thread,
 };
 
 use aya::Ebpf;
@@ -245,4 +246,19 @@ fn link(
 /// Cookie of all probes of an image that are of events.
 pub(super) fn event_cookie(image: ImageId) -> u64 {
     event::COOKIE | u64::from(image.get())
+}
+
+/// Most threads that close links at the same time.
+const CLOSERS: usize = 64;
+
+/// Takes the probes of `links` down and returns when all are. Closing one waits for a grace period of the kernel; those of
+/// several overlap.
+pub(super) fn close(mut links: Vec<Link>) {
+    let share = links.len().div_ceil(CLOSERS).max(1);
+    thread::scope(|scope| {
+        while !links.is_empty() {
+            let part = links.split_off(links.len().saturating_sub(share));
+            scope.spawn(move || drop(part));
+        }
+    });
 }

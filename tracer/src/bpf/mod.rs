@@ -18,6 +18,7 @@ mod tracer;
 
 pub use cost::hit_cost;
 pub use error::BpfError;
+pub use groups::Grouping;
 pub use kernel::{KernelFacts, OLDEST, release};
 pub use links::LinkKind;
 pub use object::object_checksum;

@@ -17,7 +17,7 @@ use tracer_ebpf::{
 
 use super::{
     BpfError, KernelFacts, LinkKind, RingReader,
-    groups::Groups,
+    groups::{Grouping, Groups},
     kernel,
     links::{Point, Probe, Programs, event_cookie},
     object::{self, POINTS, RING},
@@ -67,6 +67,8 @@ const fn waiting(mode: Mode) -> &'static [u32] {
 pub struct Settings {
     /// What is looked at.
     pub mode: Mode,
+    /// Whether groups of sites are to be taken off on their own.
+    pub grouping: Grouping,
     /// Who is traced.
     pub target: Target,
     /// Bytes of the ring; a power of two, at least a page.
@@ -158,7 +160,7 @@ impl Tracer {
         let mut tracer = Self {
             ebpf,
             programs,
-            groups: Groups::without(waiting(settings.mode)),
+            groups: Groups::without(waiting(settings.mode), settings.grouping),
             config,
             images: 0,
             sites: 0,

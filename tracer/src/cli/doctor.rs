@@ -55,6 +55,7 @@ pub(super) fn run(args: &Listing) -> CommandResult {
             checks.push(good("kernel type information (BTF)", "readable".to_owned()));
             let settings = bpf::Settings {
                 mode: crate::mode::Mode::Heap,
+                grouping: bpf::Grouping::Together,
                 target: bpf::Target::Processes(Vec::new()),
                 ring_bytes: 1 << 16,
                 log_level: 0,

@@ -18,7 +18,7 @@ use super::{
     owner::Owner,
 };
 use crate::{
-    bpf::{self, BpfError, Executables, KernelFacts, Tracer},
+    bpf::{self, BpfError, Executables, Grouping, KernelFacts, Tracer},
     capture::WriteError,
     discover::{ControlGroup, MapWatcher, Selection, process},
     error::{Exit, UserError},
@@ -145,6 +145,10 @@ fn load(settings: &Settings) -> Result<Tracer, UserError> {
     };
     let loading = bpf::Settings {
         mode: settings.mode,
+        grouping: match (settings.mode, settings.max_overhead) {
+            (Mode::Allocs, None) => Grouping::Together,
+            _ => Grouping::Apart,
+        },
         target,
         ring_bytes: settings.ring_bytes,
         log_level: settings.log_level,
