@@ -45,16 +45,23 @@ impl Code<'_> {
     /// One pass over code and data.
     pub(super) fn find_entries(&self) -> Entries {
         let ranges = self.functions().ranges();
-        let Some(mut found) = Marks::over(ranges) else {
+        let (Some(mut found), Some(mut starts)) = (Marks::over(ranges), Marks::over(ranges)) else {
             return Entries(None);
         };
-        // Starts of ranges only: whatever else is marked is not asked for ([`Code::begins`]).
+        // Starts of ranges only: whatever else is marked is not asked for ([`Code::begins`]). Most words of code lead
+        // elsewhere, and a bit tells that sooner than the bytes before them.
+        for (start, _) in ranges {
+            starts.add(*start);
+        }
         for segment in self.elf().segments() {
             let Some(bytes) = self.elf().bytes_from(segment.address) else {
                 continue;
             };
             if segment.executable {
                 words::within(bytes, segment.address, &found.span(), |index, word| {
+                    if !starts.contains(word.address) {
+                        return;
+                    }
                     let before = bytes.get(index.saturating_sub(2)..index).unwrap_or_default();
                     if !matches!(before, [.., 0xe9] | [0x0f, 0x80..=0x8f]) {
                         found.add(word.address);
