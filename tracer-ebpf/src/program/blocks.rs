@@ -87,7 +87,7 @@ fn written<T: 'static>(
 #[inline(always)]
 pub(crate) fn send_alloc(hit: &Hit, state: *mut ProcessState, new: Block, stack: u64) {
     // SAFETY: a map value.
-    let number = count(unsafe { &raw mut (*state).allocs });
+    add(unsafe { &raw mut (*state).allocs }, 1);
     let (flags, size) = if new.class != 0 {
         (hit.pool_kind(), new.class)
     } else {
@@ -103,7 +103,7 @@ pub(crate) fn send_alloc(hit: &Hit, state: *mut ProcessState, new: Block, stack:
         stack,
     });
     if let Some(entry) = entry {
-        submit_one_of(entry, hit.config, number);
+        submit(entry);
     }
 }
 
