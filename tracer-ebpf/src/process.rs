@@ -34,6 +34,8 @@ pub struct ProcessState {
     pub reallocs: u64,
     /// Reallocations that have not returned: while it is not 0, nested calls are looked for.
     pub reallocs_open: u64,
+    /// Not 0 while its own record has not been delivered: then nothing else of it is, but all is counted.
+    pub unannounced: u64,
     /// Page faults that were reported or lost, not those that were left out.
     pub faults: u64,
     /// Page faults in the current [`crate::limits::FAULT_WINDOW_BITS`] window of time: the number of that window above
@@ -46,4 +48,4 @@ pub struct ProcessState {
 }
 
 const _: () = assert!(size_of::<Mapped>() == 16);
-const _: () = assert!(size_of::<ProcessState>() == 8 + 32 + 8 * 7 + 8 * GROUPS + 8 * REASONS);
+const _: () = assert!(size_of::<ProcessState>() == 8 + 32 + 8 * 8 + 8 * GROUPS + 8 * REASONS);

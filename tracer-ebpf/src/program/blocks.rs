@@ -76,6 +76,11 @@ fn written<T: 'static>(
     full: Reason,
     record: impl FnOnce() -> T,
 ) -> Option<RingBufEntry<T>> {
+    // SAFETY: a map value.
+    if unsafe { (*state).unannounced } != 0 {
+        lose(state, full);
+        return None;
+    }
     let Some(mut entry) = reserve::<T>() else {
         lose(state, full);
         return None;

@@ -68,6 +68,11 @@ fn fault<L: Loops>(ctx: &RawTracePointContext) -> Option<()> {
         add(&raw mut (*state).hits[group::FAULTS as usize], 1);
     }
     let stack = stack_of::<L>(config, state, image, thread);
+    // SAFETY: a map value.
+    if unsafe { (*state).unannounced } != 0 {
+        lose(state, Reason::RingFullFault);
+        return None;
+    }
     let Some(mut entry) = reserve::<Fault>() else {
         lose(state, Reason::RingFullFault);
         return None;

@@ -33,6 +33,11 @@ pub(crate) fn at_site<L: Loops>(pid: u32, site: &Site, ip: u64) -> Option<*mut P
         Some(state) => state,
         None => create::<L>(pid, site.image, bias)?,
     };
+    // SAFETY: a map value.
+    if unsafe { (*state).unannounced } != 0 && announce_again::<L>(pid, site.image, bias) {
+        // SAFETY: a map value.
+        unsafe { (*state).unannounced = 0 };
+    }
     count_hit(state, site);
     // SAFETY: a map value.
     let first = unsafe { (*state).images[0] };
@@ -181,7 +186,7 @@ fn start_ns(config: &Config) -> Option<u64> {
 /// kernels before 6.13 count those of the probe program in.
 #[inline(always)]
 fn create<L: Loops>(pid: u32, image: u32, bias: u64) -> Option<*mut ProcessState> {
-    let start = admit::<L>(pid, image, bias);
+    let start = admit::<L>(pid);
     if start == 0 {
         return None;
     }
@@ -189,25 +194,29 @@ fn create<L: Loops>(pid: u32, image: u32, bias: u64) -> Option<*mut ProcessState
     PROCESSES.get_ptr_mut(pid)
 }
 
-/// Start time of the current process, which has been announced; 0 if it is not traced.
+/// Sends the record of the current process, as often as it takes: no event of the process precedes it. Two threads may
+/// both send one: they are equal.
 #[inline(never)]
-fn admit<L: Loops>(pid: u32, image: u32, bias: u64) -> u64 {
+fn announce_again<L: Loops>(pid: u32, image: u32, bias: u64) -> bool {
+    let Some(config) = config() else {
+        return false;
+    };
+    let (Some(chosen), Some(start)) = (wanted::<L>(config, pid), start_ns(config)) else {
+        return false;
+    };
+    announce(config, pid, image, bias, start, chosen)
+}
+
+/// Start time of the current process; 0 if it is not traced.
+#[inline(never)]
+fn admit<L: Loops>(pid: u32) -> u64 {
     let Some(config) = config() else {
         return 0;
     };
-    let Some(chosen) = wanted::<L>(config, pid) else {
-        return 0;
-    };
-    let Some(start) = start_ns(config) else {
-        return 0;
-    };
-    // The record goes first, so that no event of the process can precede it. Two threads may both send one:
-    // they are equal.
-    if !announce(config, pid, image, bias, start, chosen) {
-        lose_unattributed(Reason::RingFullLifecycle);
+    if wanted::<L>(config, pid).is_none() {
         return 0;
     }
-    start
+    start_ns(config).unwrap_or(0)
 }
 
 /// Puts the state of a new process in the table.
@@ -232,6 +241,7 @@ fn insert(pid: u32, image: u32, bias: u64, start: u64) {
         frees: 0,
         reallocs: 0,
         reallocs_open: 0,
+        unannounced: 1,
         faults: 0,
         fault_window: 0,
         hits: [0; GROUPS],
