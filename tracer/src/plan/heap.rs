@@ -30,7 +30,7 @@ impl Plan {
         let mut sites: Vec<PlannedSite> = self
             .sites
             .iter()
-            .filter(|site| is_of_heap(site.role))
+            .filter(|site| group_of(site.role) != group::BLOCKS)
             .chain(&self.large_frees)
             .chain(&self.domains)
             .copied()
@@ -88,31 +88,6 @@ pub(super) fn domains(elf: &Elf<'_>) -> Vec<PlannedSite> {
         Some(site)
     })
     .collect()
-}
-
-fn is_of_heap(role: Role) -> bool {
-    match role {
-        Role::PoolRefill
-        | Role::PoolInit
-        | Role::RawMalloc
-        | Role::RawCalloc
-        | Role::RawRealloc
-        | Role::RawFree
-        | Role::RawResult
-        | Role::LibcFree
-        | Role::LibcRealloc
-        | Role::ReallocResult
-        | Role::Track
-        | Role::Untrack
-        | Role::CodeDealloc => true,
-        Role::ObjMalloc
-        | Role::ObjCalloc
-        | Role::ObjRealloc
-        | Role::ObjFree
-        | Role::PoolAlloc
-        | Role::PoolTaken
-        | Role::GuardedFree => false,
-    }
 }
 
 /// The group that hits of a role are counted under, and that the governor takes off as one.

@@ -2,9 +2,9 @@
 //! budget has recovered, so that its duty cycle follows from its own cost.
 //!
 //! Pure: it is told the counters and says what to do; `owner` does it and puts the gaps on record. The cost of a hit is that
-//! of an empty program, measured on this host, times a factor for what the programs of a group do. Invariant: over any time
-//! longer than [`RESERVE`] the estimate of the worst process stays within the budget, less the groups that are never taken
-//! off.
+//! of an empty program, measured on this host, times a factor for what the programs of a group do. Invariant: what a process
+//! is charged in any time is at most the budget of that time and of [`RESERVE`] besides, and what a group costs until it is
+//! taken off; groups that are never taken off are charged, and not bounded.
 
 use rustc_hash::FxHashMap;
 use tracer_ebpf::site::group;
