@@ -30,6 +30,8 @@ pub const MAX_RULES: usize = 1024;
 pub const MAX_PROCESSES: usize = 16_384;
 /// Bytes of the ring unless the user says otherwise.
 pub const DEFAULT_RING_BYTES: u32 = 32 << 20;
+/// The same where only some events are looked at. Its pages are mapped twice, and count as memory of the reader's.
+pub const HEAP_RING_BYTES: u32 = 8 << 20;
 /// Hits that can walk a stack at one time, those included that were preempted; each takes 9 KiB of kernel memory.
 pub const WORKPLACES: usize = 512;
 /// Bytes of the window that one read fetches of a thread state; a power of two.

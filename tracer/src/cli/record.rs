@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use tracer_ebpf::limits::DEFAULT_RING_BYTES;
+use tracer_ebpf::limits::{DEFAULT_RING_BYTES, HEAP_RING_BYTES};
 
 use super::{
     CommandResult,
@@ -81,7 +81,10 @@ fn settings(args: &Record, verbose: u8) -> Result<Settings, UserError> {
                 args::Mode::Allocs => None,
             })
             .filter(|&percent| percent > 0.0),
-        ring_bytes: args.ring_bytes.unwrap_or(DEFAULT_RING_BYTES),
+        ring_bytes: args.ring_bytes.unwrap_or(match args.mode {
+            args::Mode::Heap => HEAP_RING_BYTES,
+            args::Mode::Allocs => DEFAULT_RING_BYTES,
+        }),
         links: args.links,
         work: if args.empty { Work::Nothing } else { Work::Record },
         log_level: program_level(verbose),

@@ -46,8 +46,14 @@ const FIRST: Duration = Duration::from_secs(1);
 const FIRST_OF_HEAP: Duration = Duration::from_millis(200);
 /// Heap mode reads more often than that, as its figures are from these readings: after so many parts of an age.
 const AGES: u32 = 8;
-/// ... but rests at least so many times as long as a reading takes.
-const REST: u32 = 300;
+/// Heap mode's readings of all processes together take one part in so many of a processor,
+const SHARE: u32 = 250;
+/// ... which can be saved up, so that all of a few processes are read at one time,
+const MOST_SAVED: Duration = Duration::from_millis(20);
+/// ... and owed, since a process that is new is read whatever others have cost.
+const MOST_OWED: Duration = Duration::from_millis(50);
+/// Where a reading finds no change the next one waits twice as long, so many times in a row at most.
+const QUIET: u32 = 3;
 
 /// Which processes are audited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +84,32 @@ pub(super) struct Auditor {
     /// Blocks that were filled again, and allocations seen in sampling windows, since somebody asked.
     refilled: u64,
     sampled: u64,
+    account: Account,
+}
+
+/// What readings may cost (heap mode), as time of this thread; it grows while time goes by.
+#[derive(Debug, Default)]
+struct Account {
+    /// Nanoseconds.
+    balance: i64,
+    last: Option<MonotonicNs>,
+}
+
+impl Account {
+    fn grow(&mut self, time: MonotonicNs) {
+        let before = self.last.replace(time).unwrap_or(time);
+        let elapsed = time.get().saturating_sub(before.get()) / u64::from(SHARE);
+        let grown = self.balance.saturating_add_unsigned(elapsed);
+        self.balance = grown.min(nanos(MOST_SAVED));
+    }
+
+    fn pay(&mut self, took: Duration) {
+        self.balance = self.balance.saturating_sub(nanos(took)).max(-nanos(MOST_OWED));
+    }
+
+    fn is_empty(&self) -> bool {
+        self.balance < 0
+    }
 }
 
 /// A process that is traced.
@@ -90,10 +122,20 @@ struct Known {
     parts: FxHashSet<Part>,
     /// Whether tracing began before the process had any block; not known before its first audit.
     since_start: Option<bool>,
+    /// Readings in a row that found no change (heap mode).
+    quiet: u32,
     /// The pools as they were last told, by address (heap mode).
     pools: Vec<PoolState>,
     /// Blocks that were seen in sampling windows (heap mode).
     survivors: Survivors,
+}
+
+impl Known {
+    /// It does something: no need to wait for longer than this.
+    fn wake(&mut self, latest: MonotonicNs) {
+        self.quiet = 0;
+        self.due = self.due.min(latest);
+    }
 }
 
 impl Auditor {
@@ -106,6 +148,7 @@ impl Auditor {
             problem: None,
             refilled: 0,
             sampled: 0,
+            account: Account::default(),
         }
     }
 
@@ -145,10 +188,14 @@ impl Auditor {
         match event {
             Event::Alloc(alloc) if alloc.kind == BlockKind::Pool => {
                 self.block(alloc.pid, alloc.addr);
-                if self.mode == Mode::Heap && alloc.site == AllocSite::Copy {
-                    self.sampled += 1;
+                if self.mode == Mode::Heap {
+                    let is_sample = alloc.site == AllocSite::Copy;
+                    self.sampled += u64::from(is_sample);
                     if let Some(known) = self.processes.get_mut(&alloc.pid) {
-                        known.survivors.add(alloc.addr, alloc.time);
+                        known.wake(later(alloc.time, self.interval));
+                        if is_sample {
+                            known.survivors.add(alloc.addr, alloc.time);
+                        }
                     }
                 }
             }
@@ -173,6 +220,7 @@ impl Auditor {
                     due: later(process.time, self.first().min(self.interval)),
                     parts: FxHashSet::default(),
                     since_start: None,
+                    quiet: 0,
                     pools: Vec::new(),
                     survivors: Survivors::default(),
                 };
@@ -206,6 +254,7 @@ impl Auditor {
             return Vec::new();
         }
         let turn = now();
+        self.account.grow(turn);
         let mut due: Vec<(MonotonicNs, Pid)> = self
             .processes
             .iter()
@@ -228,16 +277,17 @@ impl Auditor {
             let Some(image) = images.iter().find(|image| image.id == known.image) else {
                 continue;
             };
+            let is_new = known.since_start.is_none();
+            if which == Which::Due && self.mode == Mode::Heap && self.account.is_empty() && !is_new {
+                continue;
+            }
             let before = own_time();
             let made = audit(pid, known, image, self.mode);
-            let took = own_time().saturating_sub(before);
+            self.account.pay(own_time().saturating_sub(before));
             let age = Duration::from_nanos(turn.get().saturating_sub(known.first_seen.get()));
             let wait = match self.mode {
                 Mode::Allocs => self.interval.min(age.max(FIRST)),
-                Mode::Heap => self
-                    .interval
-                    .min((age / AGES).max(FIRST_OF_HEAP * 2))
-                    .max(took * REST),
+                Mode::Heap => self.interval.min((age / AGES).max(FIRST_OF_HEAP * 2)) * (1 << known.quiet),
             };
             known.due = later(turn, wait);
             match made {
@@ -323,6 +373,10 @@ fn audit(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode) -> io::Re
         Mode::Heap => {
             let changes = pool_changes(&mut known.pools, pools);
             refilled = changes.refilled;
+            known.quiet = match changes.pools.is_empty() {
+                true => (known.quiet + 1).min(QUIET),
+                false => 0,
+            };
             let alive = known.survivors.check(began, image.pool_bytes, |pool| {
                 let len = usize::try_from(image.pool_bytes).ok()?;
                 read_memory(pid, pool, len).ok()
@@ -358,6 +412,10 @@ fn is_since_start(pid: Pid, start: BootNs, image: &ImageRecord) -> io::Result<bo
     let slept = boot.saturating_sub(now().get());
     let attached = BootNs(image.attached.get().saturating_add(slept));
     Ok(start >= attached && !process(pid)?.forked)
+}
+
+fn nanos(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
 /// What this thread has cost so far.

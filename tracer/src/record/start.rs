@@ -31,11 +31,28 @@ const QUEUE: usize = 64;
 
 /// Records until something ends it. `ready` is called once every probe is in place, with what was found.
 pub fn run(settings: &Settings, ready: impl FnOnce(&str)) -> Result<Outcome, UserError> {
+    keep_little_memory();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| UserError::new("cannot start the runtime").caused_by(error))?;
     runtime.block_on(record(settings, ready))
+}
+
+/// Looking at an interpreter's file takes tens of megabytes for a moment. glibc's malloc would take the first of them for a
+/// sign that such blocks are common, and keep what is freed, in each thread's arena.
+fn keep_little_memory() {
+    #[cfg(target_env = "gnu")]
+    for (option, value) in [
+        (libc::M_MMAP_THRESHOLD, 512 << 10),
+        (libc::M_TRIM_THRESHOLD, 256 << 10),
+        (libc::M_ARENA_MAX, 2),
+    ] {
+        // SAFETY: it changes numbers that the allocator looks at under its own lock.
+        if unsafe { libc::mallopt(option, value) } == 0 {
+            tracing::debug!("malloc does not take option {option}");
+        }
+    }
 }
 
 async fn record(settings: &Settings, ready: impl FnOnce(&str)) -> Result<Outcome, UserError> {
