@@ -190,6 +190,9 @@ fn check_killed_while_aggregating(interpreter: &Interpreter) {
         "--aggregate",
         "--save-interval",
         "100ms",
+        // All of them at once is more than it may cost.
+        "--max-overhead",
+        "0",
         "--pid",
         &pid,
         "-o",

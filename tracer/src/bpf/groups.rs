@@ -1,7 +1,7 @@
 //! The probes of each image by group, so that one group can be taken off and put back while the others stand.
 //!
-//! Apart from `tracer`, which knows tables and counters. Invariant: a group stands in all images or in none; an image
-//! that is attached later gets what stands then.
+//! Apart from `tracer`, which knows tables and counters. Invariant: a group that does not stand has no probe in
+//! any image; an image that is attached later gets what stands then.
 
 use tracer_ebpf::site::group::GROUPS;
 
@@ -83,19 +83,32 @@ impl Groups {
         Ok(())
     }
 
-    /// Puts a group in place in all images. One image that fails does not keep it from the others; the first error is
-    /// returned.
-    pub(super) fn put_on(&mut self, programs: &Programs, group: u32) -> Result<(), BpfError> {
+    /// Puts a group in place, in the images that are `wanted` at once. One image that fails does not keep it from the others;
+    /// the first error is returned.
+    pub(super) fn put_on(
+        &mut self,
+        programs: &Programs,
+        group: u32,
+        wanted: impl Fn(ImageId) -> bool,
+    ) -> Result<(), BpfError> {
         let group = place(group);
         if let Some(stand) = self.stand.get_mut(group) {
             *stand = true;
         }
         let mut first = Ok(());
-        for image in &mut self.images {
+        for image in self.images.iter_mut().filter(|image| wanted(image.id)) {
             let done = image.attach(programs, group);
             first = first.and(done);
         }
         first
+    }
+
+    /// Puts a group that stands in place where it was not wanted at once.
+    pub(super) fn complete(&mut self, programs: &Programs, group: u32) -> Result<(), BpfError> {
+        if self.stand.get(place(group)) == Some(&true) {
+            return self.put_on(programs, group, |_| true);
+        }
+        Ok(())
     }
 
     /// Takes a group off in all images.

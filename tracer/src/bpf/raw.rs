@@ -10,6 +10,7 @@ use std::{
 use aya_obj::generated::bpf_insn;
 
 const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_PROG_TYPE_KPROBE: u32 = 2;
 const BPF_PERF_EVENT: u32 = 41;
@@ -100,6 +101,20 @@ struct EventLinkCreate {
     cookie: u64,
 }
 
+/// `union bpf_attr` for `BPF_MAP_LOOKUP_BATCH`.
+#[repr(C)]
+#[derive(Default)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
 /// The first published form of `struct perf_event_attr`; the kernel takes what is behind as zero.
 /// <https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/perf_event.h>
 #[repr(C)]
@@ -137,6 +152,55 @@ unsafe fn descriptor(returned: libc::c_long) -> io::Result<OwnedFd> {
     let fd = i32::try_from(returned).map_err(io::Error::other)?;
     // SAFETY: the caller's promise.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Most entries of a map that are read in one call; more than a bucket of a hash map ever holds.
+const BATCH: usize = 256;
+
+/// All entries of a hash map with keys of four bytes, in few calls. One that comes or goes meanwhile may be among them or
+/// not.
+pub(super) fn entries<V: aya::Pod + Default>(map: BorrowedFd<'_>) -> io::Result<Vec<(u32, V)>> {
+    let mut found = Vec::new();
+    let (mut keys, mut values) = ([0_u32; BATCH], vec![V::default(); BATCH]);
+    let mut place = [0_u32];
+    let mut is_first = true;
+    loop {
+        let from = place;
+        let mut attr = Batch {
+            in_batch: if is_first { 0 } else { address(&from) },
+            out_batch: place.as_mut_ptr().addr() as u64,
+            keys: keys.as_mut_ptr().addr() as u64,
+            values: values.as_mut_ptr().addr() as u64,
+            count: length(&keys),
+            map_fd: map.as_raw_fd().unsigned_abs(),
+            ..Batch::default()
+        };
+        // SAFETY: `attr` is a live `#[repr(C)]` prefix of `union bpf_attr`, written to as well; its pointers are to memory
+        // that lives and has room for `count` keys and values, any bytes of which are values of their types.
+        let done = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                BPF_MAP_LOOKUP_BATCH,
+                &raw mut attr,
+                size_of::<Batch>(),
+            )
+        };
+        let error = (done < 0).then(io::Error::last_os_error);
+        let is_end = error
+            .as_ref()
+            .is_some_and(|error| error.raw_os_error() == Some(libc::ENOENT));
+        if let Some(error) = error
+            && !is_end
+        {
+            return Err(error);
+        }
+        let count = usize::try_from(attr.count).unwrap_or(0);
+        found.extend(keys.iter().copied().zip(values.iter().copied()).take(count));
+        if is_end {
+            return Ok(found);
+        }
+        is_first = false;
+    }
 }
 
 fn address<T>(slice: &[T]) -> u64 {

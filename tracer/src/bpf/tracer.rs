@@ -1,8 +1,10 @@
 //! A tracer: the loaded programs, the images they are attached to, the tables and counters.
 
+use std::os::fd::AsFd as _;
+
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
     programs::{Program, RawTracePoint},
 };
 use aya_log::EbpfLogger;
@@ -21,6 +23,7 @@ use super::{
     kernel,
     links::{Point, Probe, Programs, event_cookie},
     object::{self, POINTS, RING},
+    raw,
     rules::Rules,
 };
 use crate::{
@@ -93,7 +96,7 @@ pub struct LiveCounters {
 }
 
 /// The kernel's structures as values of maps.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 #[repr(transparent)]
 struct Plain<T>(T);
 
@@ -278,9 +281,14 @@ impl Tracer {
         Ok(image)
     }
 
-    /// Puts a group of sites in place, in all images.
-    pub fn put_on(&mut self, group: u32) -> Result<(), BpfError> {
-        self.groups.put_on(&self.programs, group)
+    /// Puts a group of sites in place, in the images that are `wanted` at once.
+    pub fn put_on(&mut self, group: u32, wanted: impl Fn(ImageId) -> bool) -> Result<(), BpfError> {
+        self.groups.put_on(&self.programs, group, wanted)
+    }
+
+    /// Puts a group of sites that stands in place in all other images.
+    pub fn complete(&mut self, group: u32) -> Result<(), BpfError> {
+        self.groups.complete(&self.programs, group)
     }
 
     /// Takes a group of sites off, in all images.
@@ -307,16 +315,16 @@ impl Tracer {
     /// Counters of the processes that run, and of those whose end could not be told.
     pub fn counters(&self) -> Result<Vec<LiveCounters>, BpfError> {
         let name = "PROCESSES";
-        let map = self
-            .ebpf
-            .map(name)
-            .ok_or(BpfError::Missing { what: "map", name })?;
-        let map = HashMap::<_, u32, Plain<ProcessState>>::try_from(map)
-            .map_err(|source| BpfError::Map { name, source })?;
-        // An entry can go while the map is read: its process has sent its last counters by itself.
-        Ok(map
-            .iter()
-            .flatten()
+        let Some(Map::HashMap(map)) = self.ebpf.map(name) else {
+            return Err(BpfError::Missing { what: "map", name });
+        };
+        let states =
+            raw::entries::<Plain<ProcessState>>(map.fd().as_fd()).map_err(|error| BpfError::Map {
+                name,
+                source: MapError::IoError(error),
+            })?;
+        Ok(states
+            .into_iter()
             .map(|(pid, Plain(state))| LiveCounters {
                 pid: Pid(pid),
                 start: BootNs(state.start_ns),
@@ -421,7 +429,7 @@ fn wake_mask(ring_bytes: u32) -> u32 {
 fn hash<'a, K: Pod, V: Pod, T>(
     ebpf: &'a mut Ebpf,
     name: &'static str,
-    work: impl FnOnce(&mut HashMap<&'a mut MapData, K, V>) -> Result<T, aya::maps::MapError>,
+    work: impl FnOnce(&mut HashMap<&'a mut MapData, K, V>) -> Result<T, MapError>,
 ) -> Result<T, BpfError> {
     let map = ebpf
         .map_mut(name)

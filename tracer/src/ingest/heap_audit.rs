@@ -13,6 +13,8 @@ const REGION: usize = 24;
 const ADDRESS: usize = 8;
 const SINCE_START: u32 = 1;
 const COMPLETE: u32 = 2;
+/// The list of blocks that are gone follows (since 1.3).
+const GONE: u32 = 4;
 
 /// A reading of the pools and of the memory map of one process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub struct HeapAudit {
     pub regions: Vec<Region>,
     /// Of the blocks that were seen in sampling windows, those that are still in use.
     pub alive: Vec<u64>,
+    /// Blocks of libc's malloc that were freed while that was not traced.
+    pub gone: Vec<u64>,
 }
 
 /// A pool, as its header has it.
@@ -70,7 +74,7 @@ impl HeapAudit {
     pub fn encode(&self) -> Vec<u8> {
         let length = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
         let flag = |is_set: bool, bit: u32| if is_set { bit } else { 0 };
-        let flags = flag(self.since_start, SINCE_START) | flag(self.complete, COMPLETE);
+        let flags = flag(self.since_start, SINCE_START) | flag(self.complete, COMPLETE) | GONE;
         let mut out = Vec::with_capacity(HEAD + POOL * self.changed.len() + REGION * self.regions.len());
         for word in [self.pid.get(), flags] {
             out.extend(word.to_le_bytes());
@@ -98,7 +102,12 @@ impl HeapAudit {
                 out.extend(word.to_le_bytes());
             }
         }
-        for addr in &self.alive {
+        for addr in self
+            .alive
+            .iter()
+            .chain([&(self.gone.len() as u64)])
+            .chain(&self.gone)
+        {
             out.extend(addr.to_le_bytes());
         }
         out
@@ -116,8 +125,15 @@ impl HeapAudit {
         let regions = usize::try_from(regions).ok()?.checked_mul(REGION)?;
         let (regions, rest) = rest.split_at_checked(regions)?;
         let alive = usize::try_from(alive).ok()?.checked_mul(ADDRESS)?;
-        let (alive, []) = rest.split_at_checked(alive)? else {
+        let (alive, rest) = rest.split_at_checked(alive)?;
+        if !rest.len().is_multiple_of(ADDRESS) {
             return None;
+        }
+        let (alive, rest) = (words_of(alive), words_of(rest));
+        let gone = match (flags & GONE != 0, rest.split_first()) {
+            (true, Some((&count, gone))) if usize::try_from(count) == Ok(gone.len()) => gone.to_vec(),
+            (false, None) => Vec::new(),
+            _ => return None,
         };
         Some(Self {
             pid: Pid(word(0)?),
@@ -129,14 +145,15 @@ impl HeapAudit {
             pool_bytes: word(8)?,
             changed: pools.as_chunks::<POOL>().0.iter().map(pool).collect(),
             regions: regions.as_chunks::<REGION>().0.iter().map(region).collect(),
-            alive: alive
-                .as_chunks::<ADDRESS>()
-                .0
-                .iter()
-                .map(|bytes| u64::from_le_bytes(*bytes))
-                .collect(),
+            alive,
+            gone,
         })
     }
+}
+
+fn words_of(bytes: &[u8]) -> Vec<u64> {
+    let words = bytes.as_chunks::<ADDRESS>().0.iter();
+    words.map(|bytes| u64::from_le_bytes(*bytes)).collect()
 }
 
 fn pool(bytes: &[u8; POOL]) -> PoolState {
@@ -175,6 +192,7 @@ mod tests {
             pools in prop::collection::vec((any::<(u64, u8, u16, u16)>(), 0_u32..1 << 24), 0..5),
             regions in prop::collection::vec(any::<[u64; 3]>(), 0..5),
             alive in prop::collection::vec(any::<u64>(), 0..5),
+            gone in prop::collection::vec(any::<u64>(), 0..5),
         ) {
             let [start, began, ended] = numbers;
             let [since_start, complete] = flags;
@@ -195,6 +213,7 @@ mod tests {
                     .map(|[start, end, anonymous]| Region { start, end, anonymous })
                     .collect(),
                 alive,
+                gone,
             };
             let bytes = audit.encode();
             prop_assert_eq!(HeapAudit::decode(&bytes), Some(audit));

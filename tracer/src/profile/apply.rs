@@ -12,7 +12,6 @@ use super::{
     context::Context,
     high_water::HighWater,
     info::{End, ProcessInfo, ProcessKey},
-    live::Owner,
     process::ProcessState,
     stacks::StackTable,
 };
@@ -55,6 +54,8 @@ pub struct Profile {
     pub(super) folded: Option<(Box<ProcessState>, u64)>,
     pub(super) all: HighWater,
     pub(super) mode: Mode,
+    /// Groups of sites that are off (heap mode).
+    gaps: Vec<u32>,
     pub(super) host_losses: [u64; REASONS],
     pub(super) decode_problems: u64,
     pub(super) truncated: Option<String>,
@@ -80,6 +81,7 @@ impl Profile {
             folded: None,
             all: HighWater::default(),
             mode: Mode::Allocs,
+            gaps: Vec::new(),
             host_losses: [0; REASONS],
             decode_problems: 0,
             truncated: None,
@@ -153,17 +155,17 @@ impl Profile {
         }
     }
 
-    /// A group of sites is off, or was up to now: what is known of its blocks may not be true any more.
-    pub fn gap(&mut self, group: u32) {
-        let owner = match group {
-            group::LARGE => Owner::Raw,
-            group::DOMAINS => Owner::Domain,
-            _ => return,
-        };
-        if self.mode == Mode::Heap {
-            for process in &mut self.processes {
-                process.forget_young(owner, &mut self.all);
-            }
+    /// A group of sites is off, or was up to now (`ends`): what is known of its blocks may not be true any more.
+    pub fn gap(&mut self, group: u32, ends: bool) {
+        if self.mode != Mode::Heap || !matches!(group, group::LARGE | group::DOMAINS | group::POOLS) {
+            return;
+        }
+        self.gaps.retain(|&open| open != group);
+        if !ends {
+            self.gaps.push(group);
+        }
+        for process in &mut self.processes {
+            process.gap(group, !ends, &mut self.all);
         }
     }
 
@@ -323,7 +325,11 @@ impl Profile {
             info.follow(&before.info);
         }
         let index = self.processes.len();
-        self.processes.push(ProcessState::new(info, self.mode));
+        let mut process = ProcessState::new(info, self.mode);
+        for &group in &self.gaps {
+            process.gap(group, true, &mut self.all);
+        }
+        self.processes.push(process);
         self.by_pid.insert(pid, index);
         self.last = None;
         index

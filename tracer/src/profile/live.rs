@@ -126,6 +126,17 @@ impl LiveSet {
         large.map(|(&addr, block)| (addr, block.size()))
     }
 
+    /// Takes the block at an address out, if it is an owner's and was there at that time.
+    pub(super) fn take_older(&mut self, addr: u64, owner: Owner, time: MonotonicNs) -> Option<Block> {
+        let block = *self.blocks.get(&addr)?;
+        // Half of what the units can tell: one of the two is later.
+        let is_older = units_of(time).wrapping_sub(block.born) < 1 << 31;
+        if block.owner() != owner || !is_older {
+            return None;
+        }
+        self.blocks.remove(&addr)
+    }
+
     /// Takes those blocks of an owner out that are younger than `age`, in nanoseconds.
     pub(super) fn take_young(&mut self, owner: Owner, now: MonotonicNs, age: u64) -> Vec<Block> {
         let is_young = |block: &Block| u64::from(units_of(now).wrapping_sub(block.born)) * AGE_UNIT_NS < age;

@@ -6,7 +6,7 @@
 mod fold;
 
 use rustc_hash::FxHashMap;
-use tracer_ebpf::record::stack_id;
+use tracer_ebpf::{record::stack_id, site::group};
 
 use super::{
     audit::{AuditLog, Audits, PoolAudit},
@@ -212,18 +212,34 @@ impl ProcessState {
     fn take_audits(&mut self, time: MonotonicNs, stacks: &mut StackTable, all: &mut HighWater) {
         // Taken out for as long as it works on the tallies.
         if let Some(mut holders) = self.heap.take() {
-            while holders.take(time, &self.live, &mut self.tallies, stacks, all) {}
+            while let Some((began, gone)) = holders.take_gone(time) {
+                for addr in gone {
+                    if let Some(block) = self.live.take_older(addr, Owner::Raw, began) {
+                        self.release(block, Temporary::No, all);
+                    }
+                }
+                holders.take(time, &self.live, &mut self.tallies, stacks, all);
+            }
             self.heap = Some(holders);
         }
     }
 
-    /// Blocks of an owner are not traced for a while. The young ones will be freed unseen, most of them: who touched their
-    /// memory first stands for them from here on. The others are what somebody holds.
-    pub(super) fn forget_young(&mut self, owner: Owner, all: &mut HighWater) {
+    /// A group of sites is not traced from here on, or is again (heap mode). Of large blocks that are freed meanwhile the next
+    /// audit tells. Whether what an extension told of is still there nobody can tell: the young blocks will be freed unseen,
+    /// most of them, and who touched their memory first stands for them from here on; the others are what somebody holds.
+    pub(super) fn gap(&mut self, group: u32, begins: bool, all: &mut HighWater) {
+        if group == group::POOLS {
+            if let Some(holders) = &mut self.heap {
+                holders.pool_gap(begins);
+            }
+            return;
+        }
         self.is_partial |= self.is_running();
-        let now = self.info.last_seen.unwrap_or_default();
-        for block in self.live.take_young(owner, now, YOUNG_NS) {
-            self.release(block, Temporary::No, all);
+        if group == group::DOMAINS {
+            let now = self.info.last_seen.unwrap_or_default();
+            for block in self.live.take_young(Owner::Domain, now, YOUNG_NS) {
+                self.release(block, Temporary::No, all);
+            }
         }
     }
 

@@ -8,9 +8,12 @@ use std::{io, time::Duration};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use rustix::time::{ClockId, clock_gettime};
+use tracer_ebpf::site::group;
 
 use super::{
     attach::now,
+    duty::own_time,
+    large::Large,
     pool_changes::pool_changes,
     pool_scan::{Part, Scan, scan},
     survivors::Survivors,
@@ -20,7 +23,7 @@ use crate::{
     discover::{anonymous_regions, process, read_each, read_memory},
     ingest::{
         HeapAudit, PoolState,
-        event::{AllocSite, BlockKind, Event, same_start},
+        event::{AllocSite, BlockKind, Event, Realloc, same_start},
     },
     mode::Mode,
     units::{BootNs, ImageId, MonotonicNs, Pid, ProcAddr},
@@ -85,6 +88,8 @@ pub(super) struct Auditor {
     refilled: u64,
     sampled: u64,
     account: Account,
+    /// What is not traced.
+    gaps: Gaps,
 }
 
 /// What readings may cost (heap mode), as time of this thread; it grows while time goes by.
@@ -128,6 +133,17 @@ struct Known {
     pools: Vec<PoolState>,
     /// Blocks that were seen in sampling windows (heap mode).
     survivors: Survivors,
+    /// Large blocks (heap mode).
+    large: Large,
+    /// What was not traced for a time since the last reading.
+    gaps: Gaps,
+}
+
+/// Groups of sites that are not traced, or were not (heap mode).
+#[derive(Clone, Copy, Debug, Default)]
+struct Gaps {
+    pools: bool,
+    large: bool,
 }
 
 impl Known {
@@ -149,7 +165,13 @@ impl Auditor {
             refilled: 0,
             sampled: 0,
             account: Account::default(),
+            gaps: Gaps::default(),
         }
+    }
+
+    /// Images that traced processes run.
+    pub(super) fn images(&self) -> FxHashSet<ImageId> {
+        self.processes.values().map(|known| known.image).collect()
     }
 
     /// Blocks that were filled again, as far as readings tell.
@@ -199,11 +221,17 @@ impl Auditor {
                     }
                 }
             }
-            // Some of these are blocks of libc's malloc; then there is no pool around.
-            Event::Realloc(realloc)
-                if realloc.kind == BlockKind::Any && realloc.requested.get() <= SMALL_REQUEST_THRESHOLD =>
-            {
-                self.block(realloc.pid, realloc.addr);
+            Event::Realloc(realloc) => self.realloc(realloc),
+            Event::Alloc(alloc) if self.mode == Mode::Heap && alloc.kind == BlockKind::Raw => {
+                if let Some(known) = self.processes.get_mut(&alloc.pid) {
+                    known.wake(later(alloc.time, self.interval));
+                    known.large.add(alloc.addr, alloc.size.get(), alloc.time);
+                }
+            }
+            Event::Free(free) if self.mode == Mode::Heap => {
+                if let Some(known) = self.processes.get_mut(&free.pid) {
+                    known.large.remove(free.addr);
+                }
             }
             Event::Process(process) => {
                 self.last = (Pid(0), Part::of(ProcAddr(0)));
@@ -223,6 +251,8 @@ impl Auditor {
                     quiet: 0,
                     pools: Vec::new(),
                     survivors: Survivors::default(),
+                    large: Large::default(),
+                    gaps: self.gaps,
                 };
                 self.processes.insert(process.pid, known);
             }
@@ -230,6 +260,40 @@ impl Auditor {
                 self.processes.remove(&gone.pid);
             }
             _ => {}
+        }
+    }
+
+    fn realloc(&mut self, realloc: &Realloc) {
+        let is_small = realloc.requested.get() <= SMALL_REQUEST_THRESHOLD;
+        // Some of these are blocks of libc's malloc; then there is no pool around.
+        if realloc.kind == BlockKind::Any && is_small {
+            self.block(realloc.pid, realloc.addr);
+        }
+        if self.mode == Mode::Heap
+            && let Some(known) = self.processes.get_mut(&realloc.pid)
+        {
+            if let Some(old) = realloc.old {
+                known.large.remove(old);
+            }
+            let may_be_raw = realloc.kind == BlockKind::Raw || realloc.kind == BlockKind::Any && !is_small;
+            if may_be_raw {
+                known
+                    .large
+                    .add(realloc.addr, realloc.raw_size.get(), realloc.time);
+            }
+        }
+    }
+
+    /// A group of sites is not traced from here on, or was not up to now.
+    pub(super) fn gap(&mut self, group: u32, begins: bool) {
+        let of = |gaps: &mut Gaps, is_off: bool| match group {
+            group::POOLS => gaps.pools = is_off,
+            group::LARGE => gaps.large = is_off,
+            _ => {}
+        };
+        of(&mut self.gaps, begins);
+        for known in self.processes.values_mut() {
+            of(&mut known.gaps, true);
         }
     }
 
@@ -283,6 +347,7 @@ impl Auditor {
             }
             let before = own_time();
             let made = audit(pid, known, image, self.mode);
+            known.gaps = self.gaps;
             self.account.pay(own_time().saturating_sub(before));
             let age = Duration::from_nanos(turn.get().saturating_sub(known.first_seen.get()));
             let wait = match self.mode {
@@ -371,7 +436,8 @@ fn audit(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode) -> io::Re
             used: used.to_vec(),
         }),
         Mode::Heap => {
-            let changes = pool_changes(&mut known.pools, pools);
+            let unseen = known.gaps.pools && !known.pools.is_empty();
+            let changes = pool_changes(&mut known.pools, pools, unseen);
             refilled = changes.refilled;
             known.quiet = match changes.pools.is_empty() {
                 true => (known.quiet + 1).min(QUIET),
@@ -381,6 +447,17 @@ fn audit(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode) -> io::Re
                 let len = usize::try_from(image.pool_bytes).ok()?;
                 read_memory(pid, pool, len).ok()
             });
+            let mut gone = Vec::new();
+            if known.gaps.large {
+                gone = known.large.take_gone(began, |places| {
+                    let mut words = Vec::with_capacity(places.len());
+                    read_each(pid, places, &mut words)?;
+                    Ok(words
+                        .into_iter()
+                        .map(|word| word.map(u64::from_le_bytes))
+                        .collect())
+                })?;
+            }
             Reading::Heap(HeapAudit {
                 pid,
                 start: known.start,
@@ -392,6 +469,7 @@ fn audit(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode) -> io::Re
                 changed: changes.pools,
                 regions,
                 alive,
+                gone,
             })
         }
     };
@@ -416,13 +494,6 @@ fn is_since_start(pid: Pid, start: BootNs, image: &ImageRecord) -> io::Result<bo
 
 fn nanos(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
-}
-
-/// What this thread has cost so far.
-fn own_time() -> Duration {
-    let spent = clock_gettime(ClockId::ThreadCPUTime);
-    let nanos = u32::try_from(spent.tv_nsec).unwrap_or(0);
-    Duration::new(u64::try_from(spent.tv_sec).unwrap_or(0), nanos)
 }
 
 fn later(time: MonotonicNs, by: Duration) -> MonotonicNs {

@@ -24,10 +24,8 @@ use crate::{
 
 /// How long a record waits in the ring at most, unless the ring fills before.
 const POLL: Duration = Duration::from_millis(50);
-/// How often the owner looks at what probes cost; every [`TICKS_PER_SECOND`]th time, after all that has no event of its own.
-const TICK: Duration = Duration::from_millis(250);
-/// How many of them a second has.
-pub(super) const TICKS_PER_SECOND: u64 = 4;
+/// How long the owner waits at most until it looks after what has no event of its own.
+pub(super) const TICK: Duration = Duration::from_millis(250);
 /// How long the map watcher sleeps before it looks whether it is to stop.
 const WATCH: Duration = Duration::from_millis(200);
 
@@ -44,7 +42,7 @@ pub(super) enum Input {
     Installed(Arc<Image>),
     /// Processes and mappings came and went.
     Maps(Vec<MapEvent>),
-    /// A part of a second has passed.
+    /// It is time to look after what has no event of its own.
     Tick,
     /// The sampling window has been open for as long as it is to be.
     WindowOver,
@@ -168,16 +166,7 @@ pub(super) fn signals_and_clock(duration: Option<Duration>, to: &Sender<Input>) 
             }
         });
     }
-    let ticks = to.clone();
-    tokio::spawn(async move {
-        let mut interval = tokio::time::interval(TICK);
-        loop {
-            interval.tick().await;
-            if ticks.send(Input::Tick).await.is_err() {
-                return;
-            }
-        }
-    });
+    tick_after(Duration::ZERO, to.clone());
     if let Some(duration) = duration {
         let to = to.clone();
         tokio::spawn(async move {
@@ -187,6 +176,15 @@ pub(super) fn signals_and_clock(duration: Option<Duration>, to: &Sender<Input>) 
         });
     }
     Ok(())
+}
+
+/// Says when to look after what has no event of its own, once, as a task of the current runtime.
+pub(super) fn tick_after(wait: Duration, to: Sender<Input>) {
+    tokio::spawn(async move {
+        tokio::time::sleep(wait).await;
+        // Fails only if the owner is gone.
+        let _ = to.send(Input::Tick).await;
+    });
 }
 
 /// Says when a sampling window has been open long enough, as a task of the current runtime.

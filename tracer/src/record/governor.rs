@@ -1,10 +1,13 @@
 //! Holds what probes cost a process within a budget: takes the group of sites that costs most off, and puts it back when the
 //! budget has recovered, so that its duty cycle follows from its own cost.
 //!
-//! Pure: it is told the counters and says what to do; `owner` does it and puts the gaps on record. The cost of a hit is that
-//! of an empty program, measured on this host, times a factor for what the programs of a group do. Invariant: what a process
-//! is charged in any time is at most the budget of that time and of [`RESERVE`] besides, and what a group costs until it is
+//! The budget is a share of the processor time that a process uses, and a little of the time that goes by besides. Pure: it
+//! is told the counters and says what to do; `owner` does it and puts the gaps on record. The cost of a hit is that of an
+//! empty program, measured on this host, times a factor for what the programs of a group do. Invariant: what a process is
+//! charged in any time is at most the budget of that time and of [`RESERVE`] besides, and what a group costs until it is
 //! taken off; groups that are never taken off are charged, and not bounded.
+
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use tracer_ebpf::site::group;
@@ -17,10 +20,20 @@ use crate::{
 
 /// Cost of a hit until it is known, nanoseconds.
 const UNKNOWN_COST: f64 = 1000.0;
-/// For how long a process's budget can be saved up, seconds.
-const RESERVE: f64 = 20.0;
-/// What must have been saved up before a group is put back, as a part of that.
+/// The part of the budget that hits may take. The rest is for what is not charged: a process waits while probes are put in
+/// place, and gets each page of code anew that they stood in.
+const AIM: f64 = 0.75;
+/// For how long a process's budget can be saved up, seconds of its processor time.
+const RESERVE: f64 = 5.0;
+/// What a process begins with, in the same way.
+const FIRST: f64 = 0.1;
+/// What must have been saved up before a group is put back that was too dear, as a part of [`RESERVE`].
 const ENOUGH: f64 = 0.25;
+/// A process that uses less of the time than this has the budget of one that uses so much. A hundredth of nothing would be
+/// nothing, and such a process is not where a host's time goes.
+const LEAST_USE: f64 = 0.02;
+/// A process counts as busy from this share of the time on.
+const BUSY: f64 = 0.05;
 
 /// A group of sites that can be taken off: its number, what it is called, and how many times an empty program its hits
 /// cost. The factors are those of `cargo xtask bench hit` (an allocation 1.9, a free 1.2), of faults without the trap.
@@ -28,13 +41,18 @@ const GROUPS: [Group; 5] = [
     Group::new(group::LARGE, "large blocks", 1.6),
     Group::new(group::DOMAINS, "blocks of extensions", 1.6),
     BLOCKS,
-    Group::new(group::POOLS, "acquisitions of pools", 2.0),
+    Group::new(group::POOLS, "acquisitions of pools", 1.9),
     FAULTS,
 ];
 /// Stands in heap mode for a moment now and then only, and is only counted there.
 const BLOCKS: Group = Group::new(group::BLOCKS, "small blocks", 1.6);
 /// Thins itself out, and is only counted.
 const FAULTS: Group = Group::new(group::FAULTS, "page faults", 1.2);
+
+/// What heap mode rests on is taken off only if it is overdrawn by half of what can be saved up: a heap that grows fast costs
+/// more than its share for a while, and less later.
+const LAST: u32 = group::POOLS;
+const LAST_DEBT: f64 = 0.5;
 
 /// See [`GROUPS`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -65,8 +83,12 @@ pub(super) enum Verdict {
 #[derive(Clone, Copy, Debug)]
 struct Account {
     hits: [u64; group::GROUPS],
+    /// Processor time that it had used.
+    used: Option<Duration>,
     /// Seconds of its time that probes may still take.
     balance: f64,
+    /// Whether it was overdrawn, and has not saved up enough since.
+    recovers: bool,
     seen: MonotonicNs,
 }
 
@@ -80,7 +102,8 @@ pub(super) struct Governor {
     /// Groups that are off, since when.
     off: Vec<(Group, MonotonicNs)>,
     last: Option<MonotonicNs>,
-    has_room: bool,
+    /// What each busy process may still be charged at least; `None` while one recovers.
+    room: Option<Duration>,
 }
 
 impl Governor {
@@ -88,8 +111,8 @@ impl Governor {
     pub(super) fn new(mode: Mode, percent: Option<f64>) -> Self {
         Self {
             mode,
-            has_room: true,
-            budget: percent.map(|percent| percent / 100.0),
+            room: percent.is_none().then_some(Duration::MAX),
+            budget: percent.map(|percent| percent / 100.0 * AIM),
             hit_cost_ns: UNKNOWN_COST,
             accounts: FxHashMap::default(),
             off: Vec::new(),
@@ -102,9 +125,9 @@ impl Governor {
         self.hit_cost_ns = nanoseconds;
     }
 
-    /// Whether there is room in the budget for something more.
-    pub(super) fn has_room(&self) -> bool {
-        self.has_room
+    /// For how long everything can be looked at: at worst a process does nothing but to be looked at.
+    pub(super) fn room(&self) -> Duration {
+        self.room.unwrap_or_default()
     }
 
     /// Groups that are off, and since when.
@@ -112,13 +135,20 @@ impl Governor {
         &self.off
     }
 
-    /// Takes the counters in, as they were at a time; what is to be done, one thing at most.
-    pub(super) fn judge(&mut self, time: MonotonicNs, counters: &[LiveCounters]) -> Option<Verdict> {
+    /// Takes the counters in, as they were at a time; what is to be done, one thing at most. `is_held`: nothing is to be put
+    /// back now. `used`: the processor time that a process has used so far.
+    pub(super) fn judge(
+        &mut self,
+        time: MonotonicNs,
+        counters: &[LiveCounters],
+        is_held: bool,
+        used: impl Fn(Pid) -> Option<Duration>,
+    ) -> Option<Verdict> {
         let budget = self.budget?;
         let before = self.last.replace(time).unwrap_or(time);
         let elapsed = time.0.saturating_sub(before.0) as f64 / 1e9;
-        let (full, mut least, mut hottest) = (budget * RESERVE, budget * RESERVE, None);
-        let mut most = 0.0;
+        let full = budget * RESERVE;
+        let (mut room, mut hottest, mut most) = (Some(f64::MAX), None, 0.0);
         for process in counters {
             let hits = process.counters.hits_by_group;
             let account = self
@@ -126,31 +156,58 @@ impl Governor {
                 .entry((process.pid, process.start))
                 .or_insert(Account {
                     hits: [0; group::GROUPS],
-                    balance: full,
+                    used: None,
+                    balance: budget * FIRST,
+                    recovers: false,
                     seen: time,
                 });
             account.seen = time;
-            account.balance = (account.balance + budget * elapsed).min(full);
+            let now = used(process.pid);
+            let busy = match (now, account.used) {
+                (Some(now), Some(known)) => now.saturating_sub(known).as_secs_f64(),
+                // Not known: as if it did nothing else.
+                _ => elapsed,
+            };
+            account.used = now;
+            account.balance = (account.balance + budget * busy.max(elapsed * LEAST_USE)).min(full);
+            let (before, mut dearest) = (account.balance, None);
+            let mut most_here = 0.0;
             for group in GROUPS {
                 let [now, known] =
                     [&hits, &account.hits].map(|hits| hits.get(group.place()).copied().unwrap_or(0));
                 let cost = now.saturating_sub(known) as f64 * self.hit_cost_ns * group.factor / 1e9;
                 account.balance -= cost;
-                let can_go = can_go(self.mode, group) && self.off.iter().all(|(off, _)| *off != group);
-                if can_go && account.balance < 0.0 && cost > most {
-                    (most, hottest) = (cost, Some(group));
+                let is_on = self.off.iter().all(|(off, _)| *off != group);
+                let least = if group.number == LAST {
+                    -full * LAST_DEBT
+                } else {
+                    0.0
+                };
+                if is_on && can_go(self.mode, group) && account.balance < least && cost > most_here {
+                    (most_here, dearest) = (cost, Some(group));
                 }
             }
+            // What is left may be cheap enough to recover with.
+            let spent = before - account.balance;
+            let is_too_dear = spent > budget * busy.max(elapsed * LEAST_USE);
+            if is_too_dear && most_here > most {
+                (most, hottest) = (most_here, dearest);
+            }
             account.hits = hits;
-            least = least.min(account.balance);
+            account.recovers = account.balance < 0.0 || account.recovers && account.balance < full * ENOUGH;
+            if account.recovers {
+                room = None;
+            } else if busy >= elapsed * BUSY {
+                room = room.map(|room| room.min(account.balance));
+            }
         }
-        self.has_room = least >= full * ENOUGH;
+        self.room = room.map(|room| Duration::try_from_secs_f64(room).unwrap_or(Duration::MAX));
         self.accounts.retain(|_, account| account.seen == time);
         if let Some(group) = hottest {
             self.off.push((group, time));
             return Some(Verdict::TakeOff(group));
         }
-        if self.has_room && !self.off.is_empty() {
+        if self.room.is_some() && !is_held && !self.off.is_empty() {
             return Some(Verdict::PutBack(self.off.remove(0).0));
         }
         None
@@ -166,19 +223,21 @@ mod tests {
     use super::*;
     use crate::ingest::event::Counters;
 
-    const STEP_NS: u64 = 250_000_000;
+    const STEP_NS: u64 = 10_000_000;
+    const STEPS_PER_SECOND: u64 = 1_000_000_000 / STEP_NS;
 
-    /// A process that hits so often a second while a group is on; the share of its time that this takes, and how often the
-    /// group was taken off.
-    fn run(hits_per_second: f64, budget: Option<f64>, seconds: u64) -> (f64, u32) {
+    /// A process that runs for a part of the time, and hits so often a second while a group is on; the share of its
+    /// processor time that this takes, and how often the group was taken off.
+    fn run(runs: f64, hits_per_second: f64, budget: Option<f64>, seconds: u64) -> (f64, u32) {
         let mut governor = Governor::new(Mode::Heap, budget);
         governor.set_hit_cost(600.0);
         let large = GROUPS[0];
         let (mut hits, mut on, mut taken) = (0.0, true, 0);
-        for step in 0..seconds * 4 {
+        for step in 0..seconds * STEPS_PER_SECOND {
             if on {
-                hits += hits_per_second / 4.0;
+                hits += hits_per_second / STEPS_PER_SECOND as f64;
             }
+            let used = Duration::from_nanos(step * STEP_NS).mul_f64(runs);
             let mut hits_by_group = [0; group::GROUPS];
             #[expect(
                 clippy::cast_possible_truncation,
@@ -195,7 +254,7 @@ mod tests {
                     ..Counters::default()
                 },
             };
-            match governor.judge(MonotonicNs(step * STEP_NS), &[counters]) {
+            match governor.judge(MonotonicNs(step * STEP_NS), &[counters], false, |_| Some(used)) {
                 Some(Verdict::TakeOff(group)) => {
                     assert_eq!(group, large);
                     (on, taken) = (false, taken + 1);
@@ -204,22 +263,32 @@ mod tests {
                 None => {}
             }
         }
-        (hits * 600.0 * large.factor / 1e9 / seconds as f64, taken)
+        (hits * 600.0 * large.factor / 1e9 / (seconds as f64 * runs), taken)
     }
 
     #[test]
     fn what_is_cheap_stays_on() {
-        let (share, taken) = run(10_000.0, Some(2.0), 60);
+        let (share, taken) = run(1.0, 10_000.0, Some(2.0), 60);
         assert!(taken == 0 && share > 0.009, "{share} {taken}");
-        assert_eq!(run(1e6, None, 60).1, 0);
+        assert_eq!(run(1.0, 1e6, None, 60).1, 0);
+        // Much for what it does, and little for the host.
+        assert_eq!(run(0.001, 200.0, Some(2.0), 60).1, 0);
     }
 
     #[test]
     fn what_is_dear_is_held_within_the_budget() {
-        for rate in [50_000.0, 200_000.0, 1_000_000.0, 3_000_000.0] {
-            let (share, taken) = run(rate, Some(2.0), 120);
+        for rate in [50_000.0, 200_000.0, 1_000_000.0] {
+            let (share, taken) = run(1.0, rate, Some(2.0), 120);
             assert!(taken > 1, "{rate}: {taken}");
-            assert!(share < 0.04, "{rate}: {share}");
+            assert!(share < 0.02, "{rate}: {share}");
         }
+        let (share, taken) = run(0.1, 20_000.0, Some(2.0), 600);
+        assert!(taken > 1 && share < 0.02, "{share} {taken}");
+    }
+
+    #[test]
+    fn a_short_run_is_not_spent_on_what_was_saved_for_a_long_one() {
+        let (share, taken) = run(1.0, 500_000.0, Some(2.0), 1);
+        assert!(taken > 0 && share < 0.02, "{share} {taken}");
     }
 }

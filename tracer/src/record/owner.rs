@@ -1,16 +1,19 @@
 //! The owner of a recording: sets everything up, consumes inputs in order, ends it.
 
-use std::{path::PathBuf, thread::JoinHandle, time::Instant};
+use std::{
+    path::PathBuf,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::mpsc::{Receiver, Sender};
-use tracer_ebpf::site::group;
 
 use super::{
     Settings, Target,
     attach::{Attached, Found, now},
     audit::{Auditor, Reading, Which},
-    feeders::{self, Input, RingThread, TICKS_PER_SECOND},
-    governor::{Governor, Group, Verdict},
+    feeders::{self, Input, RingThread},
+    governor::Governor,
     judge::Judge,
     meta::unix_ns,
     output::Output,
@@ -20,13 +23,13 @@ use super::{
 use crate::{
     bpf::{BpfError, ProgramLog, Tracer},
     capture::{
-        End, EndReason, Gap, HOST, ImageRecord, Meta, ProcessCounters, Window, WriteError, replaced::Finished,
+        End, EndReason, Gap, HOST, ImageRecord, Meta, ProcessCounters, WriteError, replaced::Finished,
     },
     discover::{MapEvent, Selection, UserNames, process},
     error::{Exit, UserError},
     ingest::event::Counters,
     mode::Mode,
-    units::{BootNs, ByteCount, MonotonicNs, Pid},
+    units::{BootNs, ByteCount, Pid},
 };
 
 /// How a recording went.
@@ -50,18 +53,25 @@ pub struct Outcome {
     pub lost: u64,
 }
 
+/// How often the owner looks whose heap is to be read.
+const READING: Duration = Duration::from_millis(250);
+/// How often it looks after all that has no event of its own.
+const SECOND: Duration = Duration::from_secs(1);
+
 pub(super) struct Owner<'a> {
-    settings: &'a Settings,
-    tracer: Tracer,
+    pub(super) settings: &'a Settings,
+    pub(super) tracer: Tracer,
     attached: Attached,
-    output: Output,
+    pub(super) output: Output,
     users: UserNames,
-    auditor: Auditor,
+    pub(super) auditor: Auditor,
     judge: Judge,
-    governor: Governor,
-    windows: Windows,
-    ticks: u64,
-    problems: Vec<String>,
+    pub(super) governor: Governor,
+    pub(super) windows: Windows,
+    /// When the heaps are to be looked at again, and everything else that has no event of its own.
+    next_reading: Instant,
+    next_second: Instant,
+    pub(super) problems: Vec<String>,
     events: u64,
     undecoded: u64,
     malformed: u64,
@@ -94,7 +104,8 @@ impl<'a> Owner<'a> {
             }),
             governor: Governor::new(settings.mode, settings.max_overhead),
             windows: Windows::default(),
-            ticks: 0,
+            next_reading: Instant::now(),
+            next_second: Instant::now() + SECOND,
             problems,
             events: 0,
             undecoded: 0,
@@ -341,14 +352,20 @@ impl<'a> Owner<'a> {
     }
 
     fn tick(&mut self, to: &Sender<Input>) -> Result<Option<EndReason>, WriteError> {
-        self.govern()?;
-        self.ticks += 1;
-        if !self.ticks.is_multiple_of(TICKS_PER_SECOND) {
+        let wait = self.govern(to)?;
+        feeders::tick_after(wait, to.clone());
+        let now = Instant::now();
+        if now < self.next_reading {
+            return Ok(None);
+        }
+        self.next_reading = now + READING;
+        if now < self.next_second {
             if self.settings.mode == Mode::Heap {
                 self.audit(Which::Due)?;
             }
             return Ok(None);
         }
+        self.next_second = now + SECOND;
         self.attached.begin_scan();
         self.flush_log();
         if self.measured.as_ref().is_some_and(|(_, cost)| cost.is_finished()) {
@@ -358,7 +375,7 @@ impl<'a> Owner<'a> {
         self.output.counters(&counters)?;
         self.output.flush()?;
         self.audit(Which::Due)?;
-        self.open_window(to);
+        self.complete_groups();
         if let Target::Processes(pids) = &self.settings.target
             && pids.iter().all(|&pid| process(pid).is_err())
             && counters.iter().all(|process| process.pid == HOST)
@@ -366,67 +383,6 @@ impl<'a> Owner<'a> {
             return Ok(Some(EndReason::TargetExited));
         }
         Ok(None)
-    }
-
-    /// Looks at every allocation for a moment, if pools were filled again and the budget allows it.
-    fn open_window(&mut self, to: &Sender<Input>) {
-        let refilled = self.auditor.refilled();
-        if !self.governor.has_room() || !self.windows.is_due(now(), refilled) {
-            return;
-        }
-        let length = self.windows.next_length(self.auditor.start_anew());
-        tracing::debug!("{refilled} blocks were filled again: looking at every allocation for {length:?}");
-        if let Err(error) = self.tracer.put_on(group::BLOCKS) {
-            self.problems.push(error.to_string());
-        }
-        self.windows.opened(now());
-        feeders::window_over(length, to.clone());
-    }
-
-    fn close_window(&mut self) -> Result<(), WriteError> {
-        let end = now();
-        self.tracer.take_off(group::BLOCKS);
-        match self.windows.closed(end) {
-            Some(from) => self.output.window(Window { from, to: end }),
-            None => Ok(()),
-        }
-    }
-
-    /// Keeps the cost within its budget.
-    fn govern(&mut self) -> Result<(), WriteError> {
-        if self.settings.max_overhead.is_none() {
-            return Ok(());
-        }
-        let Ok(counters) = self.tracer.counters() else {
-            return Ok(());
-        };
-        let off = self.governor.off().to_vec();
-        match self.governor.judge(now(), &counters) {
-            Some(Verdict::TakeOff(group)) => {
-                self.tracer.take_off(group.number);
-                self.gap(group, now(), MonotonicNs(0))
-            }
-            Some(Verdict::PutBack(group)) => {
-                if let Err(error) = self.tracer.put_on(group.number) {
-                    self.problems.push(error.to_string());
-                }
-                let since = off.iter().find(|(known, _)| *known == group);
-                self.gap(group, since.map_or(now(), |(_, since)| *since), now())
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// Puts a gap on record, behind everything that came before.
-    fn gap(&mut self, group: Group, from: MonotonicNs, to: MonotonicNs) -> Result<(), WriteError> {
-        self.output.flush()?;
-        self.output.gap(Gap {
-            from,
-            to,
-            group: Some(group.number),
-            reason: format!("{}: over --max-overhead", group.name),
-            ..Gap::default()
-        })
     }
 
     /// The eBPF programs' own log lines, to where ours go.

@@ -10,12 +10,18 @@ use crate::{ingest::PoolState, python::Pool, units::ProcAddr};
 pub(super) struct Changes {
     /// Pools that are not as they were.
     pub(super) pools: Vec<PoolState>,
-    /// Blocks that came into use in space that had been used before: by an acquisition of the same class, or by a refill.
+    /// Blocks that came into use in space that had been used before (by an acquisition of the same class, or by a refill), or
+    /// in pools that were acquired while nobody looked.
     pub(super) refilled: u64,
 }
 
 /// Puts what was `found`, in no order, in the place of `known`, which is in order of addresses; what is different.
-pub(super) fn pool_changes(known: &mut Vec<PoolState>, found: Vec<(ProcAddr, Pool)>) -> Changes {
+/// `unseen`: acquisitions were not traced for a time since.
+pub(super) fn pool_changes(
+    known: &mut Vec<PoolState>,
+    found: Vec<(ProcAddr, Pool)>,
+    unseen: bool,
+) -> Changes {
     let number = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
     let mut now: Vec<PoolState> = found
         .into_iter()
@@ -39,6 +45,9 @@ pub(super) fn pool_changes(known: &mut Vec<PoolState>, found: Vec<(ProcAddr, Poo
         let old = before.next_if(|old| old.address == pool.address);
         if old != Some(pool) {
             changes.push(*pool);
+        }
+        if old.is_none() && unseen {
+            refilled += u64::from(pool.used);
         }
         if let Some(old) = old.filter(|old| old.class == pool.class) {
             let fresh = pool.carved.saturating_sub(old.carved).saturating_add(1);
@@ -74,7 +83,7 @@ mod tests {
                     .rev()
                     .map(|(&at, &used)| (ProcAddr(at), Pool { class: 3, used, carved: 9, arena: 0 }))
                     .collect();
-                for change in pool_changes(&mut known, found).pools {
+                for change in pool_changes(&mut known, found, false).pools {
                     let before = applied.remove(&change.address);
                     prop_assert_ne!(before, Some(change));
                     if change.used > 0 {

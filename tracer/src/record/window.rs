@@ -10,7 +10,7 @@ use crate::units::MonotonicNs;
 /// Between the end of one window and the start of the next: putting hundreds of probes in place costs more than the window.
 const LEAST_REST: Duration = Duration::from_secs(5);
 /// Lengths.
-const SHORTEST: Duration = Duration::from_millis(5);
+pub(super) const SHORTEST: Duration = Duration::from_millis(5);
 const FIRST: Duration = Duration::from_millis(20);
 const LONGEST: Duration = Duration::from_millis(320);
 /// Allocations that make a window long enough, and those that make it too long.

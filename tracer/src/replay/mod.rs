@@ -64,7 +64,7 @@ impl Replay {
             Block::Counters(counters) => self.newest_counters = counters,
             Block::Gap(gap) => {
                 if let Some(group) = gap.group {
-                    self.profile.gap(group);
+                    self.profile.gap(group, gap.to.get() != 0);
                 }
                 self.gaps.push(gap);
             }

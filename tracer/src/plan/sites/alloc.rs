@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     elf::Pointer,
-    plan::{Covered, Half, Placement, PlannedSite, Reference, ReferenceKind},
+    plan::{Covered, Half, PlannedSite, Reference, ReferenceKind},
     python::ImageFacts,
     units::VirtAddr,
 };
@@ -175,35 +175,38 @@ impl Finder<'_, '_> {
         });
     }
 
-    /// The acquisitions of pools: the return of the slow path. Where no instruction at its beginning is emulated, a probe on
-    /// its return would be dear; then its callers look at the result, if all of them can.
+    /// The acquisitions of pools: where the callers of the slow path look at its result, if all of them can. That is one trap;
+    /// a probe on its return is two, or more where no instruction at its beginning is emulated.
     fn refills<'h>(&mut self, refill: VirtAddr, callers: impl Iterator<Item = &'h Instruction>) {
-        let function =
-            PlannedSite::on_function(self.code.elf(), Role::PoolRefill, refill, Half::ReturnOnly, 0);
-        let is_dear = |site: &PlannedSite| site.placement == Placement::SingleStep;
-        if function.as_ref().is_ok_and(is_dear)
-            && let Some(sites) = self.behind_calls(callers)
-        {
+        if let Some(sites) = self.behind_calls(callers) {
             for site in sites {
                 self.found.add(site);
             }
             return;
         }
-        match function {
+        match PlannedSite::on_function(self.code.elf(), Role::PoolRefill, refill, Half::ReturnOnly, 0) {
             Ok(site) => self.found.add(site),
             Err(note) => self.found.notes.push(note),
         }
     }
 
-    /// A place behind each call where its result is looked at; `None` if one has no cheap place of its own.
+    /// A place behind each call where its result is looked at; `None` if one has no place of its own. A jump in the place of a
+    /// call is probed as if a function began there: the return address is on top of the stack.
     fn behind_calls<'h>(&self, callers: impl Iterator<Item = &'h Instruction>) -> Option<Vec<PlannedSite>> {
         let mut sites: Vec<PlannedSite> = Vec::new();
         for call in callers {
-            let place = result::place(self.code, call).ok().filter(|_| is_call(call))?;
-            let operands = [place.operand, Operand::default()];
-            let site = within(self.code, Role::PoolRefill, &place.instruction, 0, operands)?;
+            let site = if call.is_jmp_short_or_near() {
+                let at = VirtAddr(call.ip());
+                PlannedSite::on_function(self.code.elf(), Role::PoolRefill, at, Half::ReturnOnly, 0)
+                    .ok()
+                    .filter(|site| site.address == at)?
+            } else {
+                let place = result::place(self.code, call).ok().filter(|_| is_call(call))?;
+                let operands = [place.operand, Operand::default()];
+                within(self.code, Role::PoolRefill, &place.instruction, 0, operands)?
+            };
             let is_taken = sites.iter().any(|known| known.address == site.address);
-            if is_taken || site.placement == Placement::SingleStep {
+            if is_taken {
                 return None;
             }
             sites.push(site);

@@ -46,6 +46,10 @@ impl Holders {
         }
     }
 
+    pub(in crate::profile) fn pool_gap(&mut self, begins: bool) {
+        self.heap.pool_gap(begins);
+    }
+
     pub(in crate::profile) fn window(&mut self, from: MonotonicNs, to: MonotonicNs) {
         self.heap.window(from, to);
     }
@@ -72,6 +76,11 @@ impl Holders {
         all.shrink(self.estimated);
         self.estimated = 0;
         self.heap.end();
+    }
+
+    /// Large blocks that the next audit which ended before `time` found gone, and when it began.
+    pub(in crate::profile) fn take_gone(&mut self, time: MonotonicNs) -> Option<(MonotonicNs, Vec<u64>)> {
+        self.heap.take_gone(time)
     }
 
     /// Takes one audit in that ended before `time`; whether there was one.

@@ -118,6 +118,11 @@ impl Heap {
         self.refills.sampled(addr, class, tally, time);
     }
 
+    /// Acquisitions of pools are not traced from here on, or are again.
+    pub(super) fn pool_gap(&mut self, begins: bool) {
+        self.pools.gap(begins);
+    }
+
     /// Every allocation was looked at in this time.
     pub(super) fn window(&mut self, from: MonotonicNs, to: MonotonicNs) {
         self.refills.window(from, to);
@@ -138,6 +143,13 @@ impl Heap {
     #[inline]
     pub(super) fn is_due(&self, time: MonotonicNs) -> bool {
         self.next.is_some_and(|next| time.0 > next)
+    }
+
+    /// Takes from the first audit that ended before `time` which large blocks are gone, and when it began.
+    pub(super) fn take_gone(&mut self, time: MonotonicNs) -> Option<(MonotonicNs, Vec<u64>)> {
+        let due = self.is_due(time);
+        let audit = self.waiting.front_mut().filter(|_| due)?;
+        Some((audit.began, std::mem::take(&mut audit.gone)))
     }
 
     /// Takes the first audit in that ended before `time`; what everybody holds according to it. `large` are the blocks of

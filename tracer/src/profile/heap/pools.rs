@@ -2,7 +2,7 @@
 //!
 //! A pool's first filling belongs to whoever acquired it: the block that needed the pool is one out of all that came to lie
 //! in it. Blocks that are used again later (the count grew, and not into space that was never used) were filled by
-//! somebody else. Invariant: `own + refilled` is the used count of the last audit.
+//! somebody else, and so were pools that were acquired while nobody looked. Invariant: `own + refilled` is the used count of the last audit.
 
 use rustc_hash::FxHashMap;
 
@@ -44,6 +44,12 @@ struct Acquired {
 pub(super) struct Pools {
     pools: FxHashMap<u64, Pool>,
     pending: Vec<Acquired>,
+    /// Acquisitions are not traced.
+    is_off: bool,
+    /// They were not for a part of the time since the last audit.
+    was_off: bool,
+    /// There was an audit: what comes into use from here on was not there before tracing.
+    is_known: bool,
 }
 
 /// What somebody uses in a pool.
@@ -69,7 +75,15 @@ impl Pools {
         });
     }
 
+    /// Acquisitions are not traced from here on, or are again.
+    pub(super) fn gap(&mut self, begins: bool) {
+        self.is_off = begins;
+        self.was_off = true;
+    }
+
     pub(super) fn audit(&mut self, audit: &HeapAudit) {
+        let unseen = self.was_off && (self.is_known || audit.since_start);
+        (self.was_off, self.is_known) = (self.is_off, true);
         let mask = u64::from(audit.pool_bytes).wrapping_sub(1);
         let mut newest: FxHashMap<u64, Acquired> = FxHashMap::default();
         for acquired in &self.pending {
@@ -79,7 +93,7 @@ impl Pools {
         // What was acquired while the pools were read may not have been there yet: the next audit shows it.
         self.pending.retain(|acquired| acquired.time >= audit.began.0);
         for state in &audit.changed {
-            self.change(state);
+            self.change(state, unseen);
         }
         for (address, acquired) in newest {
             if let Some(pool) = self.pools.get_mut(&address)
@@ -97,15 +111,16 @@ impl Pools {
         }
     }
 
-    fn change(&mut self, state: &PoolState) {
+    /// `unseen`: a pool that is new may have been acquired by anybody.
+    fn change(&mut self, state: &PoolState, unseen: bool) {
         if state.used == 0 {
             self.pools.remove(&state.address);
             return;
         }
         let fresh = Pool {
             class: state.class,
-            own: state.used,
-            refilled: 0,
+            own: if unseen { 0 } else { state.used },
+            refilled: if unseen { state.used } else { 0 },
             carved: state.carved,
             arena: state.arena,
             owner: None,
@@ -176,6 +191,7 @@ mod tests {
                 Acquire(tally, pool) => {
                     pools.acquired(pool * POOL + 64, 3, *tally, MonotonicNs(time));
                 }
+                Gap(begins) => pools.gap(*begins),
                 Audit(changed) => pools.audit(&HeapAudit {
                     began: MonotonicNs(time),
                     ended: MonotonicNs(time + 1),
@@ -209,10 +225,11 @@ mod tests {
 
     enum Step {
         Acquire(TallyIndex, u64),
+        Gap(bool),
         /// Pools that changed: number, used, carved.
         Audit(Vec<(u64, u16, u16)>),
     }
-    use Step::{Acquire, Audit};
+    use Step::{Acquire, Audit, Gap};
 
     #[test]
     fn a_pool_is_its_acquirers_until_its_blocks_are_used_again() {
@@ -264,6 +281,29 @@ mod tests {
             &[Acquire(0, 1), Audit(vec![(1, 30, 30)]), Audit(vec![(1, 0, 0)])],
             [0, 0, 0, 0],
         );
+    }
+
+    #[test]
+    fn what_comes_while_nobody_looks_is_whose_the_windows_say() {
+        let first = || Audit(vec![(1, 30, 30)]);
+        check(
+            &[first(), Gap(true), Audit(vec![(2, 5, 5)]), Audit(vec![(3, 4, 4)])],
+            [0, 0, 30, 9],
+        );
+        check(
+            &[
+                first(),
+                Gap(true),
+                Gap(false),
+                Acquire(0, 3),
+                Audit(vec![(2, 5, 5), (3, 4, 4)]),
+                Acquire(1, 4),
+                Audit(vec![(4, 2, 2)]),
+            ],
+            [4, 2, 30, 5],
+        );
+        // Nothing is known of what was there before the first audit.
+        check(&[Gap(true), first()], [0, 0, 30, 0]);
     }
 
     #[test]

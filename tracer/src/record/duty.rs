@@ -1,0 +1,133 @@
+//! What stands when: groups of sites that are taken off and put back for the sake of their cost, and the windows in which
+//! every allocation is looked at. Each leaves its trace in the capture.
+//!
+//! Apart from `governor` and `windows`, which decide; here it is done. A part of the owner.
+
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use tokio::sync::mpsc::Sender;
+use tracer_ebpf::site::group;
+
+use super::{
+    attach::now,
+    feeders::{self, Input, TICK},
+    governor::{Group, Verdict},
+    owner::Owner,
+    window::SHORTEST,
+};
+use crate::{
+    capture::{Gap, Window, WriteError},
+    discover::cpu_time,
+    units::MonotonicNs,
+};
+
+/// Looking at the counters takes one part in so many of this thread's time,
+const SHARE: u32 = 400;
+/// and is not done more often than this: a group costs what it costs until somebody looks.
+const OFTEN: Duration = Duration::from_millis(10);
+
+impl Owner<'_> {
+    /// Keeps the cost within its budget, and looks at every allocation if it is time for that; when to look again.
+    pub(super) fn govern(&mut self, to: &Sender<Input>) -> Result<Duration, WriteError> {
+        let mut wait = TICK;
+        if self.settings.max_overhead.is_some() {
+            let before = own_time();
+            let verdict = self.judge_costs();
+            wait = (own_time().saturating_sub(before) * SHARE).clamp(OFTEN, TICK);
+            match verdict {
+                Some((Verdict::TakeOff(group), _)) => {
+                    tracing::debug!("{}: over the budget, off", group.name);
+                    self.tracer.take_off(group.number);
+                    self.gap(group, now(), MonotonicNs(0))?;
+                }
+                Some((Verdict::PutBack(group), since)) => {
+                    tracing::debug!("{}: on again", group.name);
+                    let images = self.auditor.images();
+                    if let Err(error) = self.tracer.put_on(group.number, |image| images.contains(&image)) {
+                        self.problems.push(error.to_string());
+                    }
+                    self.gap(group, since, now())?;
+                }
+                None => {}
+            }
+        }
+        self.open_window(to);
+        Ok(wait)
+    }
+
+    /// What is to be done, and since when the group is off that it is about.
+    fn judge_costs(&mut self) -> Option<(Verdict, MonotonicNs)> {
+        let counters = self.tracer.counters().ok()?;
+        let off = self.governor.off().to_vec();
+        // A window that waits for its budget comes before a group that could use it up.
+        let is_held = self.is_window_due();
+        let verdict = self.governor.judge(now(), &counters, is_held, cpu_time)?;
+        let since = match verdict {
+            Verdict::PutBack(group) => off.iter().find(|(known, _)| *known == group),
+            Verdict::TakeOff(_) => None,
+        };
+        Some((verdict, since.map_or_else(now, |(_, since)| *since)))
+    }
+
+    fn is_window_due(&self) -> bool {
+        self.governor.room() >= SHORTEST && self.windows.is_due(now(), self.auditor.refilled())
+    }
+
+    /// Looks at every allocation for a moment, if pools were filled again and the budget allows it.
+    fn open_window(&mut self, to: &Sender<Input>) {
+        if !self.is_window_due() {
+            return;
+        }
+        let refilled = self.auditor.refilled();
+        let length = self.windows.next_length(self.auditor.start_anew());
+        let length = length.min(self.governor.room());
+        tracing::debug!("{refilled} blocks were filled again: looking at every allocation for {length:?}");
+        let images = self.auditor.images();
+        let done = self.tracer.put_on(group::BLOCKS, |image| images.contains(&image));
+        if let Err(error) = done {
+            self.problems.push(error.to_string());
+        }
+        self.windows.opened(now());
+        feeders::window_over(length, to.clone());
+    }
+
+    pub(super) fn close_window(&mut self) -> Result<(), WriteError> {
+        let end = now();
+        self.tracer.take_off(group::BLOCKS);
+        match self.windows.closed(end) {
+            Some(from) => self.output.window(Window { from, to: end }),
+            None => Ok(()),
+        }
+    }
+
+    /// Groups that were put back where they were missed most stand everywhere, now that they were cheap for a while.
+    pub(super) fn complete_groups(&mut self) {
+        for group in [group::LARGE, group::DOMAINS] {
+            let is_off = self.governor.off().iter().any(|(off, _)| off.number == group);
+            if !is_off && let Err(error) = self.tracer.complete(group) {
+                self.problems.push(error.to_string());
+            }
+        }
+    }
+
+    /// Puts a gap on record, behind everything that came before.
+    pub(super) fn gap(&mut self, group: Group, from: MonotonicNs, to: MonotonicNs) -> Result<(), WriteError> {
+        self.auditor.gap(group.number, to == MonotonicNs(0));
+        self.output.flush()?;
+        self.output.gap(Gap {
+            from,
+            to,
+            group: Some(group.number),
+            reason: format!("{}: over --max-overhead", group.name),
+            ..Gap::default()
+        })
+    }
+}
+
+/// What this thread has cost so far.
+pub(super) fn own_time() -> Duration {
+    let spent = clock_gettime(ClockId::ThreadCPUTime);
+    let nanos = u32::try_from(spent.tv_nsec).unwrap_or(0);
+    Duration::new(u64::try_from(spent.tv_sec).unwrap_or(0), nanos)
+}

@@ -1,0 +1,152 @@
+//! Blocks of libc's malloc that are thought to be in use, and whether they are: while their frees are not traced, what stands
+//! in memory around them is the only witness.
+//!
+//! Apart from `audit`, which says when it is read. glibc keeps the size of a chunk in the word before its block, and in the
+//! next chunk's whether this one is in use; its free lists of small chunks keep theirs as if they were in use, so that some
+//! two hundred chunks up to 1 KiB can look in use for each thread. A chunk that was freed and handed out again with the same
+//! size looks as if nothing had been. Invariant: only what was seen allocated is read, and of one process a bounded number.
+//! <https://sourceware.org/git/?p=glibc.git;a=blob;f=malloc/malloc.c>
+
+use std::io;
+
+use rustc_hash::FxHashMap;
+
+use crate::units::{MonotonicNs, ProcAddr};
+
+/// Blocks remembered of one process; of one that has more at one time, those beyond are not looked at.
+const MOST: usize = 1 << 15;
+/// The word before a block: the size of its chunk, and three bits.
+const SIZE_AT: u64 = 8;
+const FLAGS: u64 = 7;
+/// The chunk before this one is in use.
+const PREVIOUS_IN_USE: u64 = 1;
+/// The chunk is a mapping of its own.
+const MAPPED: u64 = 2;
+/// A chunk is larger than what can be used of it by this, and by that if it is a mapping of its own.
+const OVERHEAD: u64 = 8;
+const MAPPED_OVERHEAD: u64 = 16;
+
+/// The large blocks of one process.
+#[derive(Debug, Default)]
+pub(super) struct Large {
+    /// By address: usable bytes, and when.
+    blocks: FxHashMap<u64, (u64, u64)>,
+}
+
+impl Large {
+    /// A block was allocated.
+    pub(super) fn add(&mut self, addr: ProcAddr, bytes: u64, time: MonotonicNs) {
+        if self.blocks.len() < MOST || self.blocks.contains_key(&addr.get()) {
+            self.blocks.insert(addr.get(), (bytes, time.get()));
+        }
+    }
+
+    /// It was freed.
+    pub(super) fn remove(&mut self, addr: ProcAddr) {
+        self.blocks.remove(&addr.get());
+    }
+
+    /// Looks which blocks from before `began` are gone, and forgets those. `read` gives the word at each of the addresses,
+    /// where there is one.
+    pub(super) fn take_gone(
+        &mut self,
+        began: MonotonicNs,
+        mut read: impl FnMut(&[ProcAddr]) -> io::Result<Vec<Option<u64>>>,
+    ) -> io::Result<Vec<u64>> {
+        let mut known: Vec<(u64, u64)> = self
+            .blocks
+            .iter()
+            .filter(|(_, (_, time))| *time < began.get())
+            .map(|(&addr, &(bytes, _))| (addr, bytes))
+            .collect();
+        known.sort_unstable();
+        let before = |addr: u64| ProcAddr(addr.saturating_sub(SIZE_AT));
+        let sizes = read(&known.iter().map(|&(addr, _)| before(addr)).collect::<Vec<_>>())?;
+        let mut gone = Vec::new();
+        let mut open = Vec::new();
+        for (&(addr, bytes), size) in known.iter().zip(sizes) {
+            match size {
+                Some(size) if size & MAPPED != 0 && size & !FLAGS == bytes + MAPPED_OVERHEAD => {}
+                Some(size) if size & MAPPED == 0 && size & !FLAGS == bytes + OVERHEAD => {
+                    open.push((addr, before(addr.saturating_add(size & !FLAGS))));
+                }
+                _ => gone.push(addr),
+            }
+        }
+        let next = read(&open.iter().map(|&(_, next)| next).collect::<Vec<_>>())?;
+        for (&(addr, _), next) in open.iter().zip(next) {
+            if next.is_none_or(|next| next & PREVIOUS_IN_USE == 0) {
+                gone.push(addr);
+            }
+        }
+        for addr in &gone {
+            self.blocks.remove(addr);
+        }
+        Ok(gone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Looks at blocks of 1024 usable bytes at 0x1000 and of 8 KiB, a mapping, at 0x8010.
+    #[track_caller]
+    fn check(words: &[(u64, u64)], began: u64, expected: &[u64]) {
+        let words: BTreeMap<u64, u64> = words.iter().copied().collect();
+        let mut large = Large::default();
+        large.add(ProcAddr(0x1000), 1032, MonotonicNs(5));
+        large.add(ProcAddr(0x8010), 0x1ff0, MonotonicNs(5));
+        large.add(ProcAddr(0x9010), 0x1ff0, MonotonicNs(5));
+        large.remove(ProcAddr(0x9010));
+        let mut look = || {
+            large.take_gone(MonotonicNs(began), |places| {
+                Ok(places
+                    .iter()
+                    .map(|place| words.get(&place.get()).copied())
+                    .collect())
+            })
+        };
+        assert_eq!(look().unwrap(), expected);
+        assert_eq!(look().unwrap(), [0; 0], "what is gone is forgotten");
+    }
+
+    #[test]
+    fn the_words_around_a_block_say_whether_it_is_in_use() {
+        let (size, next, mapped) = ((0xff8, 1040 | 1), (0x1000 + 1040 - 8, 0x91), (0x8008, 0x2000 | 2));
+        check(&[size, next, mapped], 9, &[]);
+        check(&[size, next], 9, &[0x8010]);
+        check(&[size, next, (0x8008, 0x3000 | 2)], 9, &[0x8010]);
+        check(&[(0xff8, 2080 | 1), next, mapped], 9, &[0x1000]);
+        check(&[size, (next.0, 0x90), mapped], 9, &[0x1000]);
+        check(&[size, mapped], 9, &[0x1000]);
+        check(&[], 9, &[0x1000, 0x8010]);
+        check(&[], 5, &[]);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_memory_holds_what_is_gone_was_known(
+            words in prop::collection::vec(any::<Option<u64>>(), 1..9),
+            blocks in prop::collection::btree_map(any::<u64>(), 0..u64::MAX >> 2, 0..9),
+        ) {
+            let mut large = Large::default();
+            for (&addr, &bytes) in &blocks {
+                large.add(ProcAddr(addr), bytes, MonotonicNs(1));
+            }
+            let mut words = words.iter().cycle();
+            let gone = large
+                .take_gone(MonotonicNs(2), |places| {
+                    Ok(places.iter().filter_map(|_| words.next().copied()).collect())
+                })
+                .unwrap();
+            prop_assert!(gone.iter().all(|addr| blocks.contains_key(addr)));
+        }
+    }
+}
