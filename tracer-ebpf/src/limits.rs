@@ -42,6 +42,8 @@ pub const FRAME_WINDOW: usize = 88;
 pub const MAX_THREADS_SEARCHED: u32 = 64;
 /// Interpreters looked at in the same search.
 pub const MAX_INTERPRETERS_SEARCHED: u32 = 16;
+/// One page in so many is looked at when it is touched; a power of two.
+pub const FAULTED_PAGES: u32 = 4;
 /// Page faults of one process are thinned out within windows of so many nanoseconds, as a power of two (1.07 s).
 pub const FAULT_WINDOW_BITS: u32 = 30;
 /// Page faults of one process in a window that are all reported; of as many again every second one is, of twice as many

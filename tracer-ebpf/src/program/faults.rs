@@ -1,15 +1,16 @@
 //! Page faults of traced processes: who makes the resident memory grow that the interpreter's allocator does not hold.
 //!
-//! A tracepoint costs no trap, so the rare fault is reported with its stack, and of many only a part: the more there are
-//! within a second, the fewer, each with the number of faults that it stands for. Invariant: the weights of the faults of a
-//! window sum up to the faults in it, less one weight at most.
+//! A tracepoint costs no trap, but there can be a hundred thousand a second. So one page in [`FAULTED_PAGES`] is looked at,
+//! which page says; of these the rare fault is reported with its stack, and of many only a part: the more there are within a
+//! second, the fewer, each with the number of faults that it stands for. Invariant: the weights of the faults of a window
+//! sum up to [`FAULTED_PAGES`] times those that were looked at in it, less one weight at most.
 
 use aya_ebpf::{
     EbpfContext as _, helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
 use tracer_ebpf::{
-    limits::{FAULT_WINDOW_BITS, FAULTS_REPORTED},
+    limits::{FAULT_WINDOW_BITS, FAULTED_PAGES, FAULTS_REPORTED},
     process::ProcessState,
     reason::Reason,
     record::{Fault, Head, kind},
@@ -26,6 +27,9 @@ use crate::{
 
 /// Where the kernel's half of the address space begins.
 const KERNEL: u64 = 1 << 63;
+const PAGE_BITS: u32 = 12;
+/// An odd number: its products with the numbers of neighbouring pages lie far apart.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Bits of the count in [`ProcessState::fault_window`].
 const COUNT_BITS: u32 = 32;
 
@@ -46,14 +50,15 @@ fn on_fault_old(ctx: RawTracePointContext) -> i32 {
 
 #[inline(always)]
 fn fault<L: Loops>(ctx: &RawTracePointContext) -> Option<()> {
+    // SAFETY: the tracepoint's first argument.
+    let address = unsafe { *ctx.as_ptr().cast::<u64>() };
+    // Before anything that costs more.
+    if !is_looked_at(address) || address >= KERNEL {
+        return None;
+    }
     let thread = bpf_get_current_pid_tgid();
     let pid = (thread >> 32) as u32;
     let state = PROCESSES.get_ptr_mut(pid)?;
-    // SAFETY: the tracepoint's first argument.
-    let address = unsafe { *ctx.as_ptr().cast::<u64>() };
-    if address >= KERNEL {
-        return None;
-    }
     let now = clock::now();
     let config = config()?;
     if config.stopped != 0 {
@@ -94,6 +99,13 @@ fn fault<L: Loops>(ctx: &RawTracePointContext) -> Option<()> {
     None
 }
 
+/// Pages beside each other are as likely as any: what is touched at one go is seen in its share.
+#[inline(always)]
+fn is_looked_at(address: u64) -> bool {
+    let spread = (address >> PAGE_BITS).wrapping_mul(SPREAD);
+    spread >> (u64::BITS - FAULTED_PAGES.trailing_zeros()) == 0
+}
+
 /// How many faults this one stands for; `None` if it is left out. Two threads that meet here can make a count one too
 /// small.
 #[inline(always)]
@@ -114,5 +126,5 @@ fn weight(state: *mut ProcessState, now: u64) -> Option<u32> {
         step *= 2;
         passed += passed;
     }
-    (count & (step - 1) == 0).then_some(step as u32)
+    (count & (step - 1) == 0).then_some(step as u32 * FAULTED_PAGES)
 }

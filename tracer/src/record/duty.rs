@@ -3,7 +3,7 @@
 //!
 //! Apart from `governor` and `windows`, which decide; here it is done. A part of the owner.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc::Sender;
@@ -22,10 +22,8 @@ use crate::{
     units::MonotonicNs,
 };
 
-/// Looking at the counters takes one part in so many of this thread's time,
+/// Looking at the counters takes one part in so many of this thread's time.
 const SHARE: u32 = 400;
-/// and is not done more often than this: a group costs what it costs until somebody looks.
-const OFTEN: Duration = Duration::from_millis(10);
 
 impl Owner<'_> {
     /// Keeps the cost within its budget, and looks at every allocation if it is time for that; when to look again.
@@ -34,7 +32,8 @@ impl Owner<'_> {
         if self.settings.max_overhead.is_some() {
             let before = own_time();
             let verdict = self.judge_costs();
-            wait = (own_time().saturating_sub(before) * SHARE).clamp(OFTEN, TICK);
+            let took = own_time().saturating_sub(before);
+            wait = self.governor.pace().max((took * SHARE).min(TICK));
             match verdict {
                 Some((Verdict::TakeOff(group), _)) => {
                     tracing::debug!("{}: over the budget, off", group.name);
@@ -43,10 +42,7 @@ impl Owner<'_> {
                 }
                 Some((Verdict::PutBack(group), since)) => {
                     tracing::debug!("{}: on again", group.name);
-                    let images = self.auditor.images();
-                    if let Err(error) = self.tracer.put_on(group.number, |image| images.contains(&image)) {
-                        self.problems.push(error.to_string());
-                    }
+                    self.put_on(group.number);
                     self.gap(group, since, now())?;
                 }
                 None => {}
@@ -83,13 +79,19 @@ impl Owner<'_> {
         let length = self.windows.next_length(self.auditor.start_anew());
         let length = length.min(self.governor.room());
         tracing::debug!("{refilled} blocks were filled again: looking at every allocation for {length:?}");
-        let images = self.auditor.images();
-        let done = self.tracer.put_on(group::BLOCKS, |image| images.contains(&image));
-        if let Err(error) = done {
-            self.problems.push(error.to_string());
-        }
+        self.put_on(group::BLOCKS);
         self.windows.opened(now());
         feeders::window_over(length, to.clone());
+    }
+
+    /// Puts a group in place where processes run that are traced. It is charged with its end, which takes as long.
+    fn put_on(&mut self, group: u32) {
+        let images = self.auditor.images();
+        let start = Instant::now();
+        if let Err(error) = self.tracer.put_on(group, |image| images.contains(&image)) {
+            self.problems.push(error.to_string());
+        }
+        self.governor.changed(start.elapsed() * 2);
     }
 
     pub(super) fn close_window(&mut self) -> Result<(), WriteError> {

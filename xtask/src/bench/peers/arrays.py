@@ -4,7 +4,7 @@ import numpy
 
 from control import Control
 
-CHUNKS = 40
+CHUNKS = 60
 ROWS = 200_000
 GROUPS = 500
 

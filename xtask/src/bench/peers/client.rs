@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 
 const CONNECTIONS: usize = 4;
-const REQUESTS: usize = 2000;
+const REQUESTS: usize = 5000;
 /// Far above what any answer takes.
 const PATIENCE: Duration = Duration::from_mins(1);
 

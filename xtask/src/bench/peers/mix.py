@@ -6,7 +6,7 @@ import re
 
 from control import Control
 
-ROUNDS = 40
+ROUNDS = 120
 ROWS = 1500
 NAME = re.compile(r'"name": "(\w+)"')
 NUMBER = re.compile(r"(\d+)-(\d+)")
