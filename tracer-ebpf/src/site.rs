@@ -108,7 +108,7 @@ pub mod flag {
 
 /// Values of [`Site::group`]: what hits are counted under, and what is taken off as one to bound the cost.
 pub mod group {
-    /// Acquisitions of pools, and the deaths of code objects: rare.
+    /// Acquisitions of pools: rare, most of the time.
     pub const POOLS: u32 = 0;
     /// Blocks of libc's.
     pub const LARGE: u32 = 1;
@@ -118,11 +118,13 @@ pub mod group {
     pub const DOMAINS: u32 = 3;
     /// Page faults.
     pub const FAULTS: u32 = 4;
+    /// Deaths of code objects; never taken off, since an address that is used again would be taken for the one before.
+    pub const CODES: u32 = 5;
     /// Room for groups: a power of two, so that a mask keeps an index within bounds.
     pub const GROUPS: usize = 8;
 }
 
-/// Cookies of probe events: the number of the image, and this bit.
+/// Cookies of probe events: the number of the event, and this bit.
 pub mod event {
     /// No index of a site has it.
     pub const COOKIE: u64 = 1 << 63;

@@ -25,7 +25,7 @@ use rustix::{
     mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen},
 };
 
-use super::{BpfError, links::Point, raw};
+use super::{BpfError, raw};
 use crate::discover::Incarnation;
 
 /// Where tracefs is, if it is mounted.
@@ -73,13 +73,13 @@ impl Events {
         })
     }
 
-    /// Attaches a program to points of the file that `path` leads to, in every process. All hits have the cookie.
+    /// Attaches a program to places, each a path that leads to a file and an offset in it, in every process. All hits have the
+    /// cookie.
     pub(super) fn attach(
         &self,
         program: BorrowedFd<'_>,
         half: raw::Return,
-        path: &str,
-        points: &[Point],
+        places: &[(&str, u64)],
         cookie: u64,
     ) -> io::Result<(OwnedFd, Definition)> {
         let number = self.made.fetch_add(1, Ordering::Relaxed);
@@ -89,9 +89,8 @@ impl Events {
             name: format!("{}/{kind}{number}", self.group),
         };
         let mut text = String::new();
-        for point in points {
-            writeln!(text, "{kind}:{} {path}:{:#x}", definition.name, point.offset)
-                .map_err(io::Error::other)?;
+        for (path, offset) in places {
+            writeln!(text, "{kind}:{} {path}:{offset:#x}", definition.name).map_err(io::Error::other)?;
         }
         define(&self.tracefs, &text)?;
         let link = raw::event_link(program, definition.id()?, cookie)?;

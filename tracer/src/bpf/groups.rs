@@ -1,13 +1,13 @@
-//! The probes of each image by group, so that one group can be taken off and put back while the others stand.
+//! The probes of all images by group, so that one group can be taken off and put back while the others stand.
 //!
-//! Apart from `tracer`, which knows tables and counters. Invariant: a group that does not stand has no probe in
-//! any image; an image that is attached later gets what stands then.
+//! Apart from `tracer`, which knows tables and counters. Invariant: a group that does not stand has no probe in any image; an
+//! image that is attached later gets what stands then.
 
 use tracer_ebpf::site::group::GROUPS;
 
 use super::{
-    BpfError,
-    links::{self, Link, Point, Programs},
+    BpfError, LinkKind,
+    links::{self, FilePoints, Link, Point, Programs},
 };
 use crate::units::ImageId;
 
@@ -20,22 +20,25 @@ pub enum Grouping {
     Together,
 }
 
-/// The probes of one image.
+/// What can be probed in one image.
 struct Image {
     /// A path that leads to its file for as long as the tracer lives.
     path: String,
     id: ImageId,
-    /// Each with its group.
-    points: Vec<(usize, Point)>,
-    links: [Vec<Link>; GROUPS],
+    points: [Vec<Point>; GROUPS],
+    /// Groups that have their probes in place.
+    has: [bool; GROUPS],
 }
 
 /// All images' probes.
 pub(super) struct Groups {
     images: Vec<Image>,
+    links: [Vec<Link>; GROUPS],
     /// Which of them stand.
     stand: [bool; GROUPS],
     grouping: Grouping,
+    /// Images that are added wait to be attached together.
+    waits: bool,
 }
 
 impl Groups {
@@ -49,12 +52,14 @@ impl Groups {
         }
         Self {
             images: Vec::new(),
+            links: Default::default(),
             stand,
             grouping,
+            waits: false,
         }
     }
 
-    /// Adds an image, and attaches those of its points whose group stands.
+    /// Adds an image, and attaches those of its points whose group stands, unless images are gathered.
     pub(super) fn add(
         &mut self,
         programs: &Programs,
@@ -65,22 +70,99 @@ impl Groups {
         let mut image = Image {
             path: path.to_owned(),
             id,
-            points: points
-                .into_iter()
-                .map(|(group, point)| match self.grouping {
-                    Grouping::Apart => (place(group), point),
-                    Grouping::Together => (0, point),
-                })
-                .collect(),
-            links: Default::default(),
+            points: Default::default(),
+            has: [false; GROUPS],
         };
-        for (group, stands) in self.stand.iter().enumerate() {
-            if *stands {
-                image.attach(programs, group)?;
+        for (group, point) in points {
+            let group = match self.grouping {
+                Grouping::Apart => place(group),
+                Grouping::Together => 0,
+            };
+            if let Some(of_group) = image.points.get_mut(group) {
+                of_group.push(point);
             }
         }
         self.images.push(image);
-        Ok(())
+        if self.waits {
+            return Ok(());
+        }
+        match self.attach_new(programs, |new| new == id).pop() {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// From here on images that are added wait, if that is of use: [`Groups::attach_gathered`] attaches them.
+    pub(super) fn gather(&mut self, kind: LinkKind) {
+        self.waits = kind == LinkKind::PerPoint;
+    }
+
+    /// Attaches the images that wait. Those that cannot be attached are forgotten, and returned.
+    pub(super) fn attach_gathered(&mut self, programs: &Programs) -> Vec<(ImageId, BpfError)> {
+        if !std::mem::take(&mut self.waits) {
+            return Vec::new();
+        }
+        self.attach_new(programs, |_| true)
+    }
+
+    /// Puts what stands in place in `wanted` images; forgets those where it cannot be put.
+    fn attach_new(
+        &mut self,
+        programs: &Programs,
+        wanted: impl Fn(ImageId) -> bool,
+    ) -> Vec<(ImageId, BpfError)> {
+        let mut failed = Vec::new();
+        for group in 0..GROUPS {
+            if self.stand.get(group) == Some(&true) {
+                failed.extend(self.attach(programs, group, &wanted));
+            }
+        }
+        self.images
+            .retain(|image| failed.iter().all(|(id, _)| *id != image.id));
+        failed
+    }
+
+    /// Puts a group in place in those `wanted` images that do not have it: in all at once, or else in one after the other, so
+    /// that one that fails does not keep it from the others.
+    fn attach(
+        &mut self,
+        programs: &Programs,
+        group: usize,
+        wanted: impl Fn(ImageId) -> bool,
+    ) -> Vec<(ImageId, BpfError)> {
+        let Some(links) = self.links.get_mut(group) else {
+            return Vec::new();
+        };
+        let missing: Vec<(&mut bool, FilePoints<'_>, ImageId)> = self
+            .images
+            .iter_mut()
+            .filter(|image| wanted(image.id))
+            .filter_map(|image| {
+                let has = image.has.get_mut(group).filter(|has| !**has)?;
+                let points = image.points.get(group).filter(|points| !points.is_empty())?;
+                let path = &image.path;
+                Some((has, FilePoints { path, points }, image.id))
+            })
+            .collect();
+        let all: Vec<FilePoints<'_>> = missing.iter().map(|(_, points, _)| *points).collect();
+        if let Ok(made) = programs.attach(&all) {
+            links.extend(made);
+            for (has, ..) in missing {
+                *has = true;
+            }
+            return Vec::new();
+        }
+        let mut failed = Vec::new();
+        for (has, points, id) in missing {
+            match programs.attach(&[points]) {
+                Ok(made) => {
+                    links.extend(made);
+                    *has = true;
+                }
+                Err(error) => failed.push((id, error)),
+            }
+        }
+        failed
     }
 
     /// Puts a group in place, in the images that are `wanted` at once. One image that fails does not keep it from the others;
@@ -95,12 +177,10 @@ impl Groups {
         if let Some(stand) = self.stand.get_mut(group) {
             *stand = true;
         }
-        let mut first = Ok(());
-        for image in self.images.iter_mut().filter(|image| wanted(image.id)) {
-            let done = image.attach(programs, group);
-            first = first.and(done);
+        match self.attach(programs, group, wanted).into_iter().next() {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
         }
-        first
     }
 
     /// Puts a group that stands in place where it was not wanted at once.
@@ -117,37 +197,20 @@ impl Groups {
         if let Some(stand) = self.stand.get_mut(group) {
             *stand = false;
         }
-        let of_group = self
-            .images
-            .iter_mut()
-            .filter_map(|image| image.links.get_mut(group));
-        links::close(of_group.flat_map(std::mem::take).collect());
+        for image in &mut self.images {
+            if let Some(has) = image.has.get_mut(group) {
+                *has = false;
+            }
+        }
+        if let Some(links) = self.links.get_mut(group) {
+            links::close(std::mem::take(links));
+        }
     }
 
     /// Takes everything off.
     pub(super) fn clear(&mut self) {
-        let images = std::mem::take(&mut self.images);
-        links::close(
-            images
-                .into_iter()
-                .flat_map(|image| image.links)
-                .flatten()
-                .collect(),
-        );
-    }
-}
-
-impl Image {
-    fn attach(&mut self, programs: &Programs, group: usize) -> Result<(), BpfError> {
-        let of_group = self.points.iter().filter(|(of, _)| *of == group);
-        let points: Vec<Point> = of_group.map(|(_, point)| *point).collect();
-        let Some(links) = self.links.get_mut(group) else {
-            return Ok(());
-        };
-        if links.is_empty() && !points.is_empty() {
-            *links = programs.attach(&self.path, self.id, &points)?;
-        }
-        Ok(())
+        self.images.clear();
+        links::close(self.links.iter_mut().flat_map(std::mem::take).collect());
     }
 }
 

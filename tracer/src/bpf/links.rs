@@ -1,9 +1,11 @@
-//! One image's probes, in as few links as the kernel allows.
+//! The probes of images, in as few links as the kernel allows.
 //!
-//! Closing a link costs a grace period or two for all its points. So there is one for each program, whatever the kernel
-//! offers to make it of.
+//! Closing a link costs a grace period or two for all its points. So there is one for each program and image, whatever the
+//! kernel offers to make it of; where the kernel closes them one after the other, one for each program and all images that
+//! are attached together.
 
 use std::{
+    collections::BTreeMap,
     fmt, io,
     os::fd::{AsFd as _, OwnedFd},
     thread,
@@ -19,14 +21,22 @@ use super::{
     object,
     raw::{self, Attach},
 };
-use crate::units::ImageId;
-
 /// One probe: where in the file, and the cookie that names its site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Point {
     pub(super) offset: u64,
     pub(super) cookie: u64,
+    /// Where probes are those of events, the number of its event's cookie: no two points with the same have the same offset.
+    pub(super) event: u32,
     pub(super) probe: Probe,
+}
+
+/// Points of one file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FilePoints<'a> {
+    /// Leads to the file.
+    pub(super) path: &'a str,
+    pub(super) points: &'a [Point],
 }
 
 /// What runs at a point.
@@ -158,26 +168,21 @@ impl Programs {
         }
     }
 
-    /// Attaches `points` of the file that `path` leads to, in every process.
-    pub(super) fn attach(&self, path: &str, image: ImageId, points: &[Point]) -> Result<Vec<Link>, BpfError> {
-        let of = |wanted: &[Probe]| -> Vec<Point> {
-            let chosen = points.iter().filter(|point| wanted.contains(&point.probe));
-            chosen.copied().collect()
-        };
-        let entries = of(&[Probe::Entry]);
-        let places = of(&[Probe::Within]);
-        let calls = of(&[Probe::Call]);
-        let returns = of(&[Probe::Call, Probe::Return]);
+    /// Attaches points of files, in every process; all or none.
+    pub(super) fn attach(&self, files: &[FilePoints<'_>]) -> Result<Vec<Link>, BpfError> {
+        const CALLS: &[Probe] = &[Probe::Call];
+        const RETURNS: &[Probe] = &[Probe::Call, Probe::Return];
         let (multi, session) = (Way::Multi(Attach::Multi), Way::Multi(Attach::Session));
-        let parts = match self {
+        let (first, second) = (raw::Return::No, raw::Return::Yes);
+        let parts: Vec<(&OwnedFd, Way<'_>, raw::Return, &[Probe])> = match self {
             Self::Session {
                 entry,
                 within,
                 session: both,
             } => vec![
-                (entry, multi, raw::Return::No, entries),
-                (within, multi, raw::Return::No, places),
-                (both, session, raw::Return::No, returns),
+                (entry, multi, first, &[Probe::Entry]),
+                (within, multi, first, &[Probe::Within]),
+                (both, session, first, RETURNS),
             ],
             Self::Halves {
                 entry,
@@ -188,25 +193,27 @@ impl Programs {
             } => {
                 let way = events.as_ref().map_or(multi, Way::Event);
                 vec![
-                    (entry, way, raw::Return::No, entries),
-                    (within, way, raw::Return::No, places),
+                    (entry, way, first, &[Probe::Entry]),
+                    (within, way, first, &[Probe::Within]),
                     // The second halves first: a call whose first half is seen has its second half seen too.
-                    (back, way, raw::Return::Yes, returns),
-                    (call, way, raw::Return::No, calls),
+                    (back, way, second, RETURNS),
+                    (call, way, first, CALLS),
                 ]
             }
         };
-        parts
-            .into_iter()
-            .filter(|(_, _, _, points)| !points.is_empty())
-            .map(|(program, way, half, points)| {
-                link(program, way, half, path, image, &points).map_err(|error| BpfError::Attach {
-                    path: path.to_owned(),
-                    points: points.len(),
-                    source: error.into(),
-                })
-            })
-            .collect()
+        let mut links = Vec::new();
+        for (program, way, half, probes) in parts {
+            let made = match way {
+                Way::Multi(attach) => multi_links(program, attach, half, files, probes),
+                Way::Event(events) => event_links(program, events, half, files, probes),
+            };
+            links.extend(made.map_err(|error| BpfError::Attach {
+                path: files.first().map(|file| file.path.to_owned()).unwrap_or_default(),
+                points: files.iter().map(|file| file.points.len()).sum(),
+                source: error.into(),
+            })?);
+        }
+        Ok(links)
     }
 }
 
@@ -217,35 +224,61 @@ enum Way<'a> {
     Event(&'a Events),
 }
 
-fn link(
+/// One link for each file that has such points.
+fn multi_links(
     program: &OwnedFd,
-    way: Way<'_>,
+    attach: Attach,
     half: raw::Return,
-    path: &str,
-    image: ImageId,
-    points: &[Point],
-) -> io::Result<Link> {
-    match way {
-        Way::Multi(attach) => {
-            let offsets: Vec<u64> = points.iter().map(|point| point.offset).collect();
-            let cookies: Vec<u64> = points.iter().map(|point| point.cookie).collect();
-            raw::link(program.as_fd(), attach, half, path, &offsets, &cookies).map(|fd| Link {
-                _fd: fd,
+    files: &[FilePoints<'_>],
+    probes: &[Probe],
+) -> io::Result<Vec<Link>> {
+    let mut links = Vec::new();
+    for file in files {
+        let points = file.points.iter().filter(|point| probes.contains(&point.probe));
+        let (offsets, cookies): (Vec<u64>, Vec<u64>) =
+            points.map(|point| (point.offset, point.cookie)).unzip();
+        if !offsets.is_empty() {
+            links.push(Link {
+                _fd: raw::link(program.as_fd(), attach, half, file.path, &offsets, &cookies)?,
                 _definition: None,
-            })
+            });
         }
-        Way::Event(events) => events
-            .attach(program.as_fd(), half, path, points, event_cookie(image))
-            .map(|(fd, definition)| Link {
-                _fd: fd,
-                _definition: Some(definition),
-            }),
     }
+    Ok(links)
 }
 
-/// Cookie of all probes of an image that are of events.
-pub(super) fn event_cookie(image: ImageId) -> u64 {
-    event::COOKIE | u64::from(image.get())
+/// One link for all files, and another one only where two of them have points at the same offset.
+fn event_links(
+    program: &OwnedFd,
+    events: &Events,
+    half: raw::Return,
+    files: &[FilePoints<'_>],
+    probes: &[Probe],
+) -> io::Result<Vec<Link>> {
+    let mut places: BTreeMap<u32, Vec<(&str, u64)>> = BTreeMap::new();
+    for file in files {
+        for point in file.points.iter().filter(|point| probes.contains(&point.probe)) {
+            places
+                .entry(point.event)
+                .or_default()
+                .push((file.path, point.offset));
+        }
+    }
+    places
+        .into_iter()
+        .map(|(event, places)| {
+            let (fd, definition) = events.attach(program.as_fd(), half, &places, event_cookie(event))?;
+            Ok(Link {
+                _fd: fd,
+                _definition: Some(definition),
+            })
+        })
+        .collect()
+}
+
+/// Cookie of all probes of an event.
+pub(super) fn event_cookie(number: u32) -> u64 {
+    event::COOKIE | u64::from(number)
 }
 
 /// Most threads that close links at the same time.

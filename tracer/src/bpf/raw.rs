@@ -105,8 +105,8 @@ struct EventLinkCreate {
 #[repr(C)]
 #[derive(Default)]
 struct Batch {
-    in_batch: u64,
-    out_batch: u64,
+    from: u64,
+    to: u64,
     keys: u64,
     values: u64,
     count: u32,
@@ -167,8 +167,8 @@ pub(super) fn entries<V: aya::Pod + Default>(map: BorrowedFd<'_>) -> io::Result<
     loop {
         let from = place;
         let mut attr = Batch {
-            in_batch: if is_first { 0 } else { address(&from) },
-            out_batch: place.as_mut_ptr().addr() as u64,
+            from: if is_first { 0 } else { address(&from) },
+            to: place.as_mut_ptr().addr() as u64,
             keys: keys.as_mut_ptr().addr() as u64,
             values: values.as_mut_ptr().addr() as u64,
             count: length(&keys),

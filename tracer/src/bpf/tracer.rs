@@ -8,6 +8,7 @@ use aya::{
     programs::{Program, RawTracePoint},
 };
 use aya_log::EbpfLogger;
+use rustc_hash::FxHashSet;
 use tracer_ebpf::{
     config::{Config, RuleKey, filter, target},
     layout::ImageLayout,
@@ -121,6 +122,8 @@ pub struct Tracer {
     config: Config,
     images: usize,
     sites: usize,
+    /// Offsets of the points of each event, of whatever image.
+    events: Vec<FxHashSet<u64>>,
 }
 
 impl Tracer {
@@ -167,6 +170,7 @@ impl Tracer {
             config,
             images: 0,
             sites: 0,
+            events: Vec::new(),
         };
         for key in keys {
             hash(
@@ -256,9 +260,11 @@ impl Tracer {
         let mut points = Vec::with_capacity(sites.len());
         for (index, planned) in (self.sites..).zip(sites) {
             array(&mut self.ebpf, "SITES", number(index), planned.site(image))?;
+            let mut event = 0;
             if self.links() == LinkKind::PerPoint {
+                event = self.event_for(planned.offset.get());
                 let key = PointKey {
-                    cookie: event_cookie(image),
+                    cookie: event_cookie(event),
                     offset: planned.offset.get(),
                 };
                 hash(
@@ -270,6 +276,7 @@ impl Tracer {
             let point = Point {
                 offset: planned.offset.get(),
                 cookie: index as u64,
+                event,
                 probe: probe(planned),
             };
             points.push((group_of(planned.role), point));
@@ -279,6 +286,29 @@ impl Tracer {
         self.sites += sites.len();
         self.groups.add(&self.programs, path, image, points)?;
         Ok(image)
+    }
+
+    /// Number of an event that has no point at this offset yet, and has one now.
+    fn event_for(&mut self, offset: u64) -> u32 {
+        let free = self.events.iter().position(|taken| !taken.contains(&offset));
+        let number = free.unwrap_or(self.events.len());
+        if free.is_none() {
+            self.events.push(FxHashSet::default());
+        }
+        if let Some(taken) = self.events.get_mut(number) {
+            taken.insert(offset);
+        }
+        u32::try_from(number).unwrap_or(u32::MAX)
+    }
+
+    /// Images that are attached from here on may wait for [`Tracer::attach_gathered`].
+    pub fn gather(&mut self) {
+        self.groups.gather(self.programs.kind());
+    }
+
+    /// Attaches the images that wait; those that cannot be attached are returned.
+    pub fn attach_gathered(&mut self) -> Vec<(ImageId, BpfError)> {
+        self.groups.attach_gathered(&self.programs)
     }
 
     /// Puts a group of sites in place, in the images that are `wanted` at once.

@@ -93,7 +93,8 @@ pub(super) fn domains(elf: &Elf<'_>) -> Vec<PlannedSite> {
 /// The group that hits of a role are counted under, and that the governor takes off as one.
 pub const fn group_of(role: Role) -> u32 {
     match role {
-        Role::PoolRefill | Role::PoolInit | Role::CodeDealloc => group::POOLS,
+        Role::PoolRefill | Role::PoolInit => group::POOLS,
+        Role::CodeDealloc => group::CODES,
         Role::RawMalloc
         | Role::RawCalloc
         | Role::RawRealloc

@@ -5,7 +5,7 @@
 //! processes together.
 
 use rustc_hash::FxHashMap;
-use tracer_ebpf::{reason::REASONS, site::group};
+use tracer_ebpf::reason::REASONS;
 
 use super::{
     audit::PoolAudit,
@@ -43,6 +43,17 @@ impl Default for ProfileSettings {
     }
 }
 
+/// A group of sites was off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupGap {
+    /// One of [`tracer_ebpf::site::group`].
+    pub group: u32,
+    /// When it was taken off.
+    pub from: MonotonicNs,
+    /// When it was put back; `None` while it is off.
+    pub to: Option<MonotonicNs>,
+}
+
 /// Aggregates events. See the module.
 pub struct Profile {
     pub(super) settings: ProfileSettings,
@@ -55,7 +66,7 @@ pub struct Profile {
     pub(super) all: HighWater,
     pub(super) mode: Mode,
     /// Groups of sites that are off (heap mode).
-    gaps: Vec<u32>,
+    gaps: Vec<GroupGap>,
     pub(super) host_losses: [u64; REASONS],
     pub(super) decode_problems: u64,
     pub(super) truncated: Option<String>,
@@ -155,17 +166,17 @@ impl Profile {
         }
     }
 
-    /// A group of sites is off, or was up to now (`ends`): what is known of its blocks may not be true any more.
-    pub fn gap(&mut self, group: u32, ends: bool) {
-        if self.mode != Mode::Heap || !matches!(group, group::LARGE | group::DOMAINS | group::POOLS) {
+    /// A group of sites is off, or was up to now: what is known of its blocks may not be true any more.
+    pub fn gap(&mut self, gap: GroupGap) {
+        if self.mode != Mode::Heap {
             return;
         }
-        self.gaps.retain(|&open| open != group);
-        if !ends {
-            self.gaps.push(group);
-        }
         for process in &mut self.processes {
-            process.gap(group, !ends, &mut self.all);
+            process.gap(&gap, &mut self.all);
+        }
+        self.gaps.retain(|open| open.group != gap.group);
+        if gap.to.is_none() {
+            self.gaps.push(gap);
         }
     }
 
@@ -326,8 +337,10 @@ impl Profile {
         }
         let index = self.processes.len();
         let mut process = ProcessState::new(info, self.mode);
-        for &group in &self.gaps {
-            process.gap(group, true, &mut self.all);
+        let begin = process.info.first_seen;
+        for open in &self.gaps {
+            let from = begin.map_or(open.from, |begin| begin.max(open.from));
+            process.gap(&GroupGap { from, ..*open }, &mut self.all);
         }
         self.processes.push(process);
         self.by_pid.insert(pid, index);

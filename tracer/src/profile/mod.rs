@@ -22,13 +22,14 @@ pub mod stacks;
 mod stored;
 pub mod tally;
 pub mod trend;
+mod untraced;
 
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use apply::{Profile, ProfileSettings};
+pub use apply::{GroupGap, Profile, ProfileSettings};
 pub use audit::{Audits, PoolAudit};
 pub use context::{Context, Coverage, ImageInfo};
 pub use heap::HeapSummary;

@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 use tracer_ebpf::{record::stack_id, site::group};
 
 use super::{
+    apply::GroupGap,
     audit::{AuditLog, Audits, PoolAudit},
     heap::{Estimate, Growth, HeapSummary, Holders as HeapHolders},
     high_water::{Entry, Held, HighWater},
@@ -19,6 +20,7 @@ use super::{
     stack_ids::StackIds,
     stacks::{StackId, StackTable},
     tally::Tally,
+    untraced::Untraced,
 };
 use crate::{
     ingest::{
@@ -42,6 +44,8 @@ pub(super) struct ProcessState {
     unmatched_frees: u64,
     stale_blocks: u64,
     is_partial: bool,
+    /// Large blocks (heap mode).
+    untraced: Untraced,
     live: LiveSet,
     audits: AuditLog,
     /// In heap mode, what small blocks and untraced memory are known by.
@@ -61,6 +65,8 @@ pub(super) struct StackTally {
     /// `None` until the stack arrives.
     pub(super) stack: Option<StackId>,
     pub(super) allocated: Held,
+    /// Of that, what is only seen while large blocks are traced (heap mode).
+    pub(super) sampled: Held,
     pub(super) temporary: Held,
     pub(super) held: Entry,
     /// In heap mode, what is estimated beside that.
@@ -90,6 +96,7 @@ impl ProcessState {
             unmatched_frees: 0,
             stale_blocks: 0,
             is_partial: false,
+            untraced: Untraced::default(),
             live: LiveSet::default(),
             audits: AuditLog::default(),
             heap: (mode == Mode::Heap).then(Box::default),
@@ -224,23 +231,40 @@ impl ProcessState {
         }
     }
 
-    /// A group of sites is not traced from here on, or is again (heap mode). Of large blocks that are freed meanwhile the next
-    /// audit tells. Whether what an extension told of is still there nobody can tell: the young blocks will be freed unseen,
-    /// most of them, and who touched their memory first stands for them from here on; the others are what somebody holds.
-    pub(super) fn gap(&mut self, group: u32, begins: bool, all: &mut HighWater) {
-        if group == group::POOLS {
-            if let Some(holders) = &mut self.heap {
-                holders.pool_gap(begins);
+    /// A group of sites is not traced from here on, or was not up to now (heap mode). Of large blocks that are freed meanwhile
+    /// the next audit tells. Whether what an extension told of is still there nobody can tell: the young blocks will be freed
+    /// unseen, most of them, and who touched their memory first stands for them from here on; the others are what somebody holds.
+    pub(super) fn gap(&mut self, gap: &GroupGap, all: &mut HighWater) {
+        match gap.group {
+            group::POOLS => {
+                if let Some(holders) = &mut self.heap {
+                    holders.pool_gap(gap.to.is_none());
+                }
             }
-            return;
-        }
-        self.is_partial |= self.is_running();
-        if group == group::DOMAINS {
-            let now = self.info.last_seen.unwrap_or_default();
-            for block in self.live.take_young(Owner::Domain, now, YOUNG_NS) {
-                self.release(block, Temporary::No, all);
+            group::LARGE if self.is_running() => {
+                self.is_partial = true;
+                match gap.to {
+                    Some(to) => self.untraced.end(to),
+                    None => self.untraced.begin(gap.from),
+                }
             }
+            group::DOMAINS if self.is_running() => {
+                self.is_partial = true;
+                let now = self.info.last_seen.unwrap_or_default();
+                for block in self.live.take_young(Owner::Domain, now, YOUNG_NS) {
+                    self.release(block, Temporary::No, all);
+                }
+            }
+            _ => {}
         }
+    }
+
+    /// What its large blocks are to be multiplied with, as some were not seen.
+    pub(super) fn scale(&self) -> f64 {
+        let (first, last) = (self.info.first_seen, self.info.last_seen);
+        first
+            .zip(last)
+            .map_or(1.0, |(first, last)| self.untraced.scale(first, last))
     }
 
     /// Every allocation was looked at in this time.
@@ -318,6 +342,10 @@ impl ProcessState {
         if let Some(tally) = self.tallies.get_mut(block.tally as usize) {
             tally.allocated.bytes = tally.allocated.bytes.saturating_add(block.size());
             tally.allocated.count += 1;
+            if self.heap.is_some() && block.owner() == Owner::Raw {
+                tally.sampled.bytes = tally.sampled.bytes.saturating_add(block.size());
+                tally.sampled.count += 1;
+            }
             tally.held.add(block.size(), &mut self.high_water);
             all.grow(block.size());
         }
@@ -415,7 +443,23 @@ impl StackTally {
         }
     }
 
-    pub(super) fn tally(&self, mark: &HighWater, mode: Mode, end: End) -> Tally {
+    /// All that was allocated, seen or not.
+    pub(super) fn allocated_in_all(&self, scale: f64) -> Held {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "rounded, positive, and far below 2^63"
+        )]
+        let unseen = |seen: u64| (seen as f64 * (scale - 1.0)).round() as u64;
+        Held {
+            bytes: self.allocated.bytes.saturating_add(unseen(self.sampled.bytes)),
+            count: self.allocated.count.saturating_add(unseen(self.sampled.count)),
+        }
+    }
+
+    /// `scale`: see [`ProcessState::scale`].
+    pub(super) fn tally(&self, mark: &HighWater, mode: Mode, end: End, scale: f64) -> Tally {
+        let allocated = self.allocated_in_all(scale);
         let (now, at_peak) = match mode {
             Mode::Allocs => (self.held.now(), self.held.at_peak(mark)),
             // What an interpreter frees while it exits is not read again.
@@ -423,8 +467,8 @@ impl StackTally {
             Mode::Heap => (self.held_in_all(), self.at_peak),
         };
         Tally {
-            allocated_bytes: self.allocated.bytes,
-            allocated_count: self.allocated.count,
+            allocated_bytes: allocated.bytes,
+            allocated_count: allocated.count,
             live_bytes: now.bytes,
             live_count: now.count,
             peak_bytes: at_peak.bytes,

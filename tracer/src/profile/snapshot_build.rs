@@ -62,8 +62,9 @@ impl Profile {
         let mut total = Tally::default();
         let mut stacks: Vec<(StackId, Tally)> = Vec::new();
         let mut places: FxHashMap<StackId, usize> = FxHashMap::default();
+        let scale = process.scale();
         for entry in &process.tallies {
-            let tally = entry.tally(&process.high_water, self.mode, process.info.end);
+            let tally = entry.tally(&process.high_water, self.mode, process.info.end, scale);
             if tally.allocated_count == 0 && tally.live_bytes == 0 {
                 continue;
             }

@@ -7,6 +7,7 @@
 )]
 
 mod audits;
+mod gaps;
 mod identity;
 mod live_set;
 mod properties;

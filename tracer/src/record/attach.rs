@@ -221,10 +221,34 @@ impl Attached {
 
     /// Attaches what was found.
     pub(super) fn attach_all(&mut self, tracer: &mut Tracer, found: &[Found]) -> Result<(), BpfError> {
+        let before = self.records.len();
+        tracer.gather();
         for Found { image, seen } in found {
             self.attach(tracer, image, *seen)?;
         }
+        let failed = tracer.attach_gathered();
+        let attached = now();
+        for record in self.records.iter_mut().skip(before) {
+            record.attached = attached;
+        }
+        for (id, error) in failed {
+            self.forget(id, &error);
+        }
         Ok(())
+    }
+
+    /// An image turns out not to be attached.
+    fn forget(&mut self, id: ImageId, error: &BpfError) {
+        let Some(place) = self.records.iter().position(|record| record.id == id) else {
+            return;
+        };
+        self.seen.remove(place);
+        let record = self.records.remove(place);
+        for number in self.numbers.values_mut().filter(|number| **number == Some(id)) {
+            *number = None;
+        }
+        self.problems
+            .push(cannot_be_probed(Path::new(&record.path), error));
     }
 
     /// Attaches what a process has just mapped. Returns the new image's record, if there is one.
@@ -289,11 +313,7 @@ impl Attached {
             Ok(number) => number,
             Err(error @ BpfError::Attach { .. }) => {
                 // One image that cannot be probed does not stop the others.
-                let cause = std::error::Error::source(&error)
-                    .map(ToString::to_string)
-                    .unwrap_or_default();
-                self.problems
-                    .push(format!("{} cannot be probed: {cause}", image.path.display()));
+                self.problems.push(cannot_be_probed(&image.path, &error));
                 self.numbers.insert(image.identity, None);
                 return Ok(None);
             }
@@ -314,6 +334,13 @@ impl Attached {
         self.seen.push(seen);
         Ok(Some(number))
     }
+}
+
+fn cannot_be_probed(path: &Path, error: &BpfError) -> String {
+    let cause = std::error::Error::source(error)
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    format!("{} cannot be probed: {cause}", path.display())
 }
 
 /// What is to be probed in a mode; why nothing is.

@@ -50,7 +50,7 @@ const FIRST_OF_HEAP: Duration = Duration::from_millis(200);
 /// Heap mode reads more often than that, as its figures are from these readings: after so many parts of an age.
 const AGES: u32 = 8;
 /// Heap mode's readings of all processes together take one part in so many of a processor,
-const SHARE: u32 = 250;
+const SHARE: u32 = 400;
 /// ... which can be saved up, so that all of a few processes are read at one time,
 const MOST_SAVED: Duration = Duration::from_millis(20);
 /// ... and owed, since a process that is new is read whatever others have cost.
@@ -439,9 +439,10 @@ fn audit(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode) -> io::Re
             let unseen = known.gaps.pools && !known.pools.is_empty();
             let changes = pool_changes(&mut known.pools, pools, unseen);
             refilled = changes.refilled;
-            known.quiet = match changes.pools.is_empty() {
-                true => (known.quiet + 1).min(QUIET),
-                false => 0,
+            known.quiet = if changes.pools.is_empty() {
+                (known.quiet + 1).min(QUIET)
+            } else {
+                0
             };
             let alive = known.survivors.check(began, image.pool_bytes, |pool| {
                 let len = usize::try_from(image.pool_bytes).ok()?;

@@ -19,11 +19,12 @@ use super::{
 use crate::{
     capture::{Gap, Window, WriteError},
     discover::cpu_time,
+    mode::Mode,
     units::MonotonicNs,
 };
 
 /// Looking at the counters takes one part in so many of this thread's time.
-const SHARE: u32 = 400;
+const SHARE: u32 = 500;
 
 impl Owner<'_> {
     /// Keeps the cost within its budget, and looks at every allocation if it is time for that; when to look again.
@@ -105,9 +106,16 @@ impl Owner<'_> {
 
     /// Groups that were put back where they were missed most stand everywhere, now that they were cheap for a while.
     pub(super) fn complete_groups(&mut self) {
-        for group in [group::LARGE, group::DOMAINS] {
+        if self.settings.max_overhead.is_none() {
+            return;
+        }
+        for group in [group::POOLS, group::LARGE, group::DOMAINS, group::BLOCKS] {
             let is_off = self.governor.off().iter().any(|(off, _)| off.number == group);
-            if !is_off && let Err(error) = self.tracer.complete(group) {
+            let is_window = group == group::BLOCKS && self.settings.mode == Mode::Heap;
+            if !is_off
+                && !is_window
+                && let Err(error) = self.tracer.complete(group)
+            {
                 self.problems.push(error.to_string());
             }
         }

@@ -41,17 +41,21 @@ const BUSY: f64 = 0.05;
 
 /// A group of sites that can be taken off: its number, what it is called, and how many times an empty program its hits
 /// cost. The factors are those of `cargo xtask bench hit` (an allocation 1.9, a free 1.2), of faults without the trap.
-const GROUPS: [Group; 5] = [
+const GROUPS: [Group; 6] = [
     Group::new(group::LARGE, "large blocks", 1.6),
     Group::new(group::DOMAINS, "blocks of extensions", 1.6),
     BLOCKS,
     Group::new(group::POOLS, "acquisitions of pools", 1.9),
     FAULTS,
+    CODES,
 ];
 /// Stands in heap mode for a moment now and then only, and is only counted there.
 const BLOCKS: Group = Group::new(group::BLOCKS, "small blocks", 1.6);
 /// Thins itself out, and is only counted.
 const FAULTS: Group = Group::new(group::FAULTS, "page faults", 1.2);
+
+/// Is never taken off, and is only counted.
+const CODES: Group = Group::new(group::CODES, "deaths of code objects", 1.2);
 
 /// What heap mode rests on is taken off only if it is overdrawn by a quarter of what can be saved up: a heap that grows fast costs
 /// more than its share for a while, and less later.
@@ -247,7 +251,7 @@ impl Governor {
 }
 
 fn can_go(mode: Mode, group: Group) -> bool {
-    group != FAULTS && (group != BLOCKS || mode == Mode::Allocs)
+    group != FAULTS && group != CODES && (group != BLOCKS || mode == Mode::Allocs)
 }
 
 #[cfg(test)]

@@ -119,11 +119,11 @@ mod tests {
 
     #[test]
     fn the_words_around_a_block_say_whether_it_is_in_use() {
-        let (size, next, mapped) = ((0xff8, 1040 | 1), (0x1000 + 1040 - 8, 0x91), (0x8008, 0x2000 | 2));
+        let (size, next, mapped) = ((0xff8, 0x411), (0x1000 + 1040 - 8, 0x91), (0x8008, 0x2002));
         check(&[size, next, mapped], 9, &[]);
         check(&[size, next], 9, &[0x8010]);
-        check(&[size, next, (0x8008, 0x3000 | 2)], 9, &[0x8010]);
-        check(&[(0xff8, 2080 | 1), next, mapped], 9, &[0x1000]);
+        check(&[size, next, (0x8008, 0x3002)], 9, &[0x8010]);
+        check(&[(0xff8, 0x821), next, mapped], 9, &[0x1000]);
         check(&[size, (next.0, 0x90), mapped], 9, &[0x1000]);
         check(&[size, mapped], 9, &[0x1000]);
         check(&[], 9, &[0x1000, 0x8010]);

@@ -14,7 +14,9 @@ use crate::{
     capture::{Audit, Block, End, EndReason, Ended, HOST, ImageRecord, Meta, ProcessCounters, Tallies},
     ingest::Decoder,
     mode::Mode,
-    profile::{Context, Coverage, ImageInfo, PoolAudit, Profile, ProfileSettings, Snapshot, audit::ByClass},
+    profile::{
+        Context, Coverage, GroupGap, ImageInfo, PoolAudit, Profile, ProfileSettings, Snapshot, audit::ByClass,
+    },
     units::MonotonicNs,
 };
 use gaps::Gaps;
@@ -64,7 +66,11 @@ impl Replay {
             Block::Counters(counters) => self.newest_counters = counters,
             Block::Gap(gap) => {
                 if let Some(group) = gap.group {
-                    self.profile.gap(group, gap.to.get() != 0);
+                    self.profile.gap(GroupGap {
+                        group,
+                        from: gap.from,
+                        to: (gap.to.get() != 0).then_some(gap.to),
+                    });
                 }
                 self.gaps.push(gap);
             }

@@ -42,7 +42,7 @@ struct Acquired {
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Pools {
-    pools: FxHashMap<u64, Pool>,
+    all: FxHashMap<u64, Pool>,
     pending: Vec<Acquired>,
     /// Acquisitions are not traced.
     is_off: bool,
@@ -96,7 +96,7 @@ impl Pools {
             self.change(state, unseen);
         }
         for (address, acquired) in newest {
-            if let Some(pool) = self.pools.get_mut(&address)
+            if let Some(pool) = self.all.get_mut(&address)
                 && pool.class == acquired.class
                 && pool.acquired < acquired.time
             {
@@ -114,7 +114,7 @@ impl Pools {
     /// `unseen`: a pool that is new may have been acquired by anybody.
     fn change(&mut self, state: &PoolState, unseen: bool) {
         if state.used == 0 {
-            self.pools.remove(&state.address);
+            self.all.remove(&state.address);
             return;
         }
         let fresh = Pool {
@@ -126,7 +126,7 @@ impl Pools {
             owner: None,
             acquired: 0,
         };
-        let pool = self.pools.entry(state.address).or_insert(fresh);
+        let pool = self.all.entry(state.address).or_insert(fresh);
         if pool.class != state.class || state.carved < pool.carved {
             // Set up anew by an acquisition that follows, or that was not seen.
             *pool = fresh;
@@ -150,12 +150,12 @@ impl Pools {
     /// Whether the pool around a block has blocks that were filled again.
     pub(super) fn is_refilled(&self, addr: u64, pool_bytes: u32) -> bool {
         let pool = addr & !u64::from(pool_bytes).wrapping_sub(1);
-        self.pools.get(&pool).is_some_and(|pool| pool.refilled > 0)
+        self.all.get(&pool).is_some_and(|pool| pool.refilled > 0)
     }
 
     /// Who uses what.
     pub(super) fn uses(&self) -> impl Iterator<Item = Use> + '_ {
-        self.pools.iter().flat_map(|(&address, pool)| {
+        self.all.iter().flat_map(|(&address, pool)| {
             let size = (u64::from(pool.class) + 1) * ALIGNMENT;
             let of = |blocks: u16, holder: Holder, samples: u64| Use {
                 address,

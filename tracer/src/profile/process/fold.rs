@@ -31,10 +31,11 @@ impl ProcessState {
 
     /// Takes what is left of another.
     pub(in crate::profile) fn absorb(&mut self, gone: &Self) {
+        let scale = gone.scale();
         for tally in &gone.tallies {
             let at_peak = tally.held.at_peak(&gone.high_water);
             if let Some(own) = self.folded_tally(tally.stack) {
-                own.allocated = plus(own.allocated, tally.allocated);
+                own.allocated = plus(own.allocated, tally.allocated_in_all(scale));
                 own.temporary = plus(own.temporary, tally.temporary);
                 own.held.absorb(tally.held.now(), at_peak);
                 own.at_audit = plus(own.at_audit, tally.at_audit);

@@ -1,0 +1,16 @@
+"""The worst for a tool that looks at every large block: nothing but large blocks, taken and dropped, as fast as can be."""
+
+from control import Control
+
+BLOCKS = 15_000_000
+
+
+def work():
+    for _ in range(BLOCKS):
+        bytes(700)
+
+
+control = Control()
+control.begin()
+work()
+control.end()
