@@ -125,7 +125,8 @@ fn check_only_the_newest(interpreter: &Interpreter) {
     let mut target = Target::start(interpreter);
     let (capture, pid) = (Capture::new(), target.pid().to_string());
     let mut command = pyrobe(["record"]);
-    command.args(SMALL).args(["--rotate", "2", "--pid", &pid, "-o"]);
+    let all = ["--max-overhead", "0", "--rotate", "2", "--pid", &pid, "-o"];
+    command.args(SMALL).args(all);
     let recording = Recording::start(command.arg(&capture.path));
     // Until the third one has events, so that it is begun for good.
     while !files(&capture.path)

@@ -57,10 +57,13 @@ const FAULTS: Group = Group::new(group::FAULTS, "page faults", 1.2);
 /// Is never taken off, and is only counted.
 const CODES: Group = Group::new(group::CODES, "deaths of code objects", 1.2);
 
-/// What heap mode rests on is taken off only if it is overdrawn by a quarter of what can be saved up: a heap that grows fast costs
-/// more than its share for a while, and less later.
+/// What heap mode rests on has an account of its own, which is larger: all others give way first. A heap that grows fast costs
+/// more than its share for a while and less later, and what is not seen of it is not found again.
 const LAST: u32 = group::POOLS;
-const LAST_DEBT: f64 = 0.25;
+/// Its part of the budget, what a process begins with (seconds of its processor time), and the least use.
+const LAST_AIM: f64 = 1.0;
+const LAST_FIRST: f64 = 2.5;
+const LAST_LEAST_USE: f64 = 0.25;
 
 /// See [`GROUPS`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -95,8 +98,11 @@ struct Account {
     used: Option<Duration>,
     /// Seconds of its time that probes may still take.
     balance: f64,
-    /// Whether it was overdrawn, and has not saved up enough since.
+    /// The same of [`LAST`] alone.
+    last: f64,
+    /// Whether it was overdrawn, and has not saved up enough since; each of the two.
     recovers: bool,
+    last_recovers: bool,
     seen: MonotonicNs,
 }
 
@@ -180,7 +186,9 @@ impl Governor {
         let budget = self.budget?;
         let before = self.last.replace(time).unwrap_or(time);
         let elapsed = time.0.saturating_sub(before.0) as f64 / 1e9;
-        let full = budget * RESERVE;
+        let last_budget = budget / AIM * LAST_AIM;
+        let (full, last_full) = (budget * RESERVE, last_budget * RESERVE);
+        let mut last_recovers = false;
         let (mut room, mut hottest, mut most) = (Some(f64::MAX), None, 0.0);
         self.is_calm = true;
         for process in counters {
@@ -192,7 +200,9 @@ impl Governor {
                     hits: [0; group::GROUPS],
                     used: None,
                     balance: budget * FIRST,
+                    last: last_budget * LAST_FIRST,
                     recovers: false,
+                    last_recovers: false,
                     seen: time,
                 });
             account.seen = time;
@@ -204,6 +214,8 @@ impl Governor {
             };
             account.used = now;
             account.balance = (account.balance + budget * busy.max(elapsed * LEAST_USE)).min(full);
+            let last_earned = last_budget * busy.max(elapsed * LAST_LEAST_USE);
+            account.last = (account.last + last_earned).min(last_full);
             let (before, mut dearest) = (account.balance, None);
             let mut most_here = 0.0;
             for group in GROUPS {
@@ -212,24 +224,32 @@ impl Governor {
                 let cost = now.saturating_sub(known) as f64 * self.hit_cost_ns * group.factor / 1e9;
                 account.balance -= cost;
                 let is_on = self.off.iter().all(|(off, _)| *off != group);
-                let least = if group.number == LAST {
-                    -full * LAST_DEBT
+                let is_empty = if group.number == LAST {
+                    account.last -= cost;
+                    account.last < 0.0 && cost > last_earned
                 } else {
-                    0.0
+                    account.balance < 0.0
                 };
-                if is_on && can_go(self.mode, group) && account.balance < least && cost > most_here {
+                if is_on && can_go(self.mode, group) && is_empty && cost > most_here {
                     (most_here, dearest) = (cost, Some(group));
                 }
             }
-            // What is left may be cheap enough to recover with.
             let spent = before - account.balance;
+            // What heap mode rests on is charged here too, and does not leave the others without for hours.
+            account.balance = account.balance.max(-full);
+            // What is left may be cheap enough to recover with.
             let is_too_dear = spent > budget * busy.max(elapsed * LEAST_USE);
             self.is_calm &= !is_too_dear;
             if is_too_dear && most_here > most {
                 (most, hottest) = (most_here, dearest);
             }
+            let still = |recovers: bool, balance: f64, full: f64| {
+                balance < 0.0 || recovers && balance < full * ENOUGH
+            };
+            account.last_recovers = still(account.last_recovers, account.last, last_full);
+            last_recovers |= account.last_recovers;
+            account.recovers = still(account.recovers, account.balance, full);
             account.hits = hits;
-            account.recovers = account.balance < 0.0 || account.recovers && account.balance < full * ENOUGH;
             if account.recovers {
                 room = None;
             } else if busy >= elapsed * BUSY {
@@ -242,9 +262,14 @@ impl Governor {
             self.off.push((group, time));
             return Some(Verdict::TakeOff(group));
         }
-        if self.room.is_some() && !is_held && !self.off.is_empty() {
+        let can_return = |group: Group| match group.number {
+            LAST => !last_recovers,
+            _ => self.room.is_some() && !is_held,
+        };
+        let back = self.off.iter().position(|(group, _)| can_return(*group));
+        if let Some(place) = back {
             self.is_calm = false;
-            return Some(Verdict::PutBack(self.off.remove(0).0));
+            return Some(Verdict::PutBack(self.off.remove(place).0));
         }
         None
     }
