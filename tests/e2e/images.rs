@@ -99,6 +99,47 @@ fn an_interpreter_that_was_replaced_is_traced_beside_the_new_one() {
     new.finish();
 }
 
+/// Links to events of the kernel's tracing are shared by images that are attached together. Copies have their points at the same
+/// offsets, which takes a second event; a hit that was taken for that of the other interpreter would have no stack.
+#[test]
+fn images_that_share_events_keep_their_sites_apart() {
+    let (Some(debian), Some(pyenv)) = (find(Id::Debian311), find(Id::Pyenv(12))) else {
+        return;
+    };
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let mut first = Target::start(&copy_of(&debian, &directory));
+    let mut second = Target::start(&copy_of(&debian, &directory));
+    let mut third = Target::start(&pyenv);
+    let capture = Capture::new();
+    let mut command = pyrobe(["record", "--mode", "allocs", "--links", "per-point", "-o"]);
+    command.arg(&capture.path);
+    for target in [&first, &second, &third] {
+        command.args(["--pid", &target.pid().to_string()]);
+    }
+    let recording = Recording::start(&mut command);
+    let made = [(&mut first, 500), (&mut second, 700), (&mut third, 900)].map(|(target, count)| {
+        target.tell(&format!("make {count} 700"));
+        (target.pid(), count)
+    });
+    recording.stop().expect_code(0);
+    let table = capture.report("table", &[]);
+    for (pid, count) in made {
+        let rows = table["rows"].as_array().expect("a table has rows");
+        let most = rows
+            .iter()
+            .filter(|row| row["pid"] == pid && row["file"].is_string())
+            .filter_map(|row| row["live_count"].as_u64())
+            .max();
+        assert!(
+            most.is_some_and(|most| (count..count + 20).contains(&most)),
+            "{most:?} blocks of {count} of {pid} stand at one line: {table}"
+        );
+    }
+    for target in [first, second, third] {
+        target.finish();
+    }
+}
+
 #[test]
 fn a_library_that_nobody_knows_is_attached_when_it_is_loaded() {
     let Some(interpreter) = find(Id::Pyenv(12)) else {

@@ -105,64 +105,81 @@ impl Groups {
         self.attach_new(programs, |_| true)
     }
 
-    /// Puts what stands in place in `wanted` images; forgets those where it cannot be put.
+    /// Puts what stands in place in `wanted` images: in all at once, or else in one after the other, so that one that fails
+    /// does not keep it from the others. Such a one has none of its probes, and is forgotten.
     fn attach_new(
         &mut self,
         programs: &Programs,
         wanted: impl Fn(ImageId) -> bool,
     ) -> Vec<(ImageId, BpfError)> {
-        let mut failed = Vec::new();
-        for group in 0..GROUPS {
-            if self.stand.get(group) == Some(&true) {
-                failed.extend(self.attach(programs, group, &wanted));
-            }
-        }
+        let stand: Vec<usize> = (0..GROUPS)
+            .filter(|&group| self.stand.get(group) == Some(&true))
+            .collect();
+        let failed = self.attach(programs, &stand, wanted);
         self.images
             .retain(|image| failed.iter().all(|(id, _)| *id != image.id));
         failed
     }
 
-    /// Puts a group in place in those `wanted` images that do not have it: in all at once, or else in one after the other, so
-    /// that one that fails does not keep it from the others.
+    /// Puts groups in place in those `wanted` images that do not have them, in the same way; an image gets all of them or
+    /// none.
     fn attach(
         &mut self,
         programs: &Programs,
-        group: usize,
+        groups: &[usize],
         wanted: impl Fn(ImageId) -> bool,
     ) -> Vec<(ImageId, BpfError)> {
-        let Some(links) = self.links.get_mut(group) else {
-            return Vec::new();
-        };
-        let missing: Vec<(&mut bool, FilePoints<'_>, ImageId)> = self
+        let ids: Vec<ImageId> = self
             .images
-            .iter_mut()
-            .filter(|image| wanted(image.id))
-            .filter_map(|image| {
-                let has = image.has.get_mut(group).filter(|has| !**has)?;
-                let points = image.points.get(group).filter(|points| !points.is_empty())?;
-                let path = &image.path;
-                Some((has, FilePoints { path, points }, image.id))
-            })
+            .iter()
+            .map(|image| image.id)
+            .filter(|id| wanted(*id))
             .collect();
-        let all: Vec<FilePoints<'_>> = missing.iter().map(|(_, points, _)| *points).collect();
-        if let Ok(made) = programs.attach(&all) {
-            links.extend(made);
-            for (has, ..) in missing {
-                *has = true;
-            }
+        if self.attach_together(programs, groups, &ids).is_ok() {
             return Vec::new();
         }
-        let mut failed = Vec::new();
-        for (has, points, id) in missing {
-            match programs.attach(&[points]) {
-                Ok(made) => {
-                    links.extend(made);
+        let one_by_one = ids.into_iter().filter_map(|id| {
+            let done = self.attach_together(programs, groups, &[id]);
+            done.err().map(|error| (id, error))
+        });
+        one_by_one.collect()
+    }
+
+    /// Puts groups in place in images, where they are not yet; all or nothing.
+    fn attach_together(
+        &mut self,
+        programs: &Programs,
+        groups: &[usize],
+        ids: &[ImageId],
+    ) -> Result<(), BpfError> {
+        let mut made = Vec::new();
+        for &group in groups {
+            let missing = self
+                .images
+                .iter()
+                .filter(|image| ids.contains(&image.id) && image.has.get(group) == Some(&false));
+            let files: Vec<FilePoints<'_>> = missing
+                .filter_map(|image| {
+                    let points = image.points.get(group).filter(|points| !points.is_empty())?;
+                    Some(FilePoints {
+                        path: &image.path,
+                        points,
+                    })
+                })
+                .collect();
+            made.push((group, programs.attach(&files)?));
+        }
+        for (group, links) in made {
+            if let Some(of_group) = self.links.get_mut(group) {
+                of_group.extend(links);
+            }
+            for image in self.images.iter_mut().filter(|image| ids.contains(&image.id)) {
+                if let Some(has) = image.has.get_mut(group) {
                     *has = true;
                 }
-                Err(error) => failed.push((id, error)),
             }
         }
-        failed
+        Ok(())
     }
 
     /// Puts a group in place, in the images that are `wanted` at once. One image that fails does not keep it from the others;
@@ -177,7 +194,7 @@ impl Groups {
         if let Some(stand) = self.stand.get_mut(group) {
             *stand = true;
         }
-        match self.attach(programs, group, wanted).into_iter().next() {
+        match self.attach(programs, &[group], wanted).into_iter().next() {
             Some((_, error)) => Err(error),
             None => Ok(()),
         }

@@ -1,5 +1,5 @@
 //! bpf(2) and `perf_event_open(2)` for what aya 0.14 does not offer: programs and links of the kinds `uprobe_multi` (kernel
-//! 6.6) and `uprobe_session` (6.13), and links to events of tracefs. To be deleted when an aya that has them builds here.
+//! 6.6) and `uprobe_session` (6.13), links to events of tracefs, and all entries of a map in one call. To be deleted when an aya that has them builds here.
 
 use std::{
     ffi::{CStr, CString},

@@ -223,9 +223,10 @@ impl Attached {
     pub(super) fn attach_all(&mut self, tracer: &mut Tracer, found: &[Found]) -> Result<(), BpfError> {
         let before = self.records.len();
         tracer.gather();
-        for Found { image, seen } in found {
-            self.attach(tracer, image, *seen)?;
-        }
+        let done = found
+            .iter()
+            .try_for_each(|Found { image, seen }| self.attach(tracer, image, *seen).map(drop));
+        // Those before one that has no room, too.
         let failed = tracer.attach_gathered();
         let attached = now();
         for record in self.records.iter_mut().skip(before) {
@@ -234,7 +235,7 @@ impl Attached {
         for (id, error) in failed {
             self.forget(id, &error);
         }
-        Ok(())
+        done
     }
 
     /// An image turns out not to be attached.
