@@ -86,8 +86,8 @@ fn root_name(process: &ProcessSummary) -> String {
 
 fn subtitle(snapshot: &Snapshot) -> String {
     let mut parts = footer::warnings(snapshot);
-    if parts.is_empty() {
-        parts.push("no losses".to_owned());
+    if snapshot.losses.total() == 0 && snapshot.lossy().next().is_none() {
+        parts.insert(0, "no losses".to_owned());
     }
     parts.push(format!("{} probe hits", format::count(snapshot.totals.hits)));
     if let Some(covered) = snapshot.coverage_percent() {

@@ -43,6 +43,16 @@ pub fn warnings(snapshot: &Snapshot) -> Vec<String> {
     if lossy > 0 {
         warnings.push(format!("the figures of {lossy} process(es) are not exact"));
     }
+    let partial = snapshot
+        .processes
+        .iter()
+        .filter(|process| process.is_partial)
+        .count();
+    if partial > 0 {
+        warnings.push(format!(
+            "large blocks of {partial} process(es) were traced a part of the time"
+        ));
+    }
     if let Some(covered) = snapshot.coverage_percent().filter(|&covered| covered < 100.0) {
         warnings.push(format!(
             "only {} of the allocator's sites are covered",

@@ -364,6 +364,23 @@ fn hostile_names_stay_in_their_place() {
 }
 
 #[test]
+fn what_was_traced_a_part_of_the_time_is_said_wherever_it_is_drawn() {
+    let mut snapshot = Story::default().alloc(7, 0x1000, 32, "main:1").snapshot();
+    let said = "large blocks of 1 process(es) were traced a part of the time";
+    assert!(!svg(&snapshot, &FlamegraphOptions::default()).contains(said));
+    for process in &mut snapshot.processes {
+        process.is_partial = true;
+    }
+    let drawn = svg(&snapshot, &FlamegraphOptions::default());
+    assert!(drawn.contains(said) && drawn.contains("no losses"), "{drawn}");
+    assert!(
+        super::footer::warnings(&snapshot)
+            .iter()
+            .any(|warning| warning == said)
+    );
+}
+
+#[test]
 fn a_flame_graph_says_its_view_and_what_was_lost() {
     let options = FlamegraphOptions {
         view: View::Peak,
