@@ -124,8 +124,8 @@ pub(super) struct Record {
     /// How often what is seen is checked against the interpreters' own counts; 0 for never
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = interval)]
     pub(super) audit_interval: Duration,
-    /// Most of a process's time that probes may take, percent, 0 for no bound: what costs most is then traced a part of the
-    /// time only [default: 2; with --mode allocs: 0]
+    /// Most of a process's processor time that probes may take, percent, 0 for no bound: what costs most is then traced a part
+    /// of the time only [default: 2; with --mode allocs: 0]
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
     pub(super) max_overhead: Option<f64>,
     /// Bytes of the ring between the kernel and pyrobe

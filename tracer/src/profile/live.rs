@@ -46,7 +46,17 @@ pub(super) struct Block {
 }
 
 /// Unit of a block's time of birth, nanoseconds.
-const AGE_UNIT_NS: u64 = 1 << 24;
+pub(super) const AGE_UNIT_NS: u64 = 1 << 24;
+
+/// A block that is in no pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LargeBlock {
+    pub(super) addr: u64,
+    pub(super) bytes: u64,
+    pub(super) tally: TallyIndex,
+    /// For a block of libc's malloc: it was allocated within [`AGE_UNIT_NS`] after this.
+    pub(super) born: Option<u64>,
+}
 
 /// What a free did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,11 +129,20 @@ impl LiveSet {
             .is_some_and(|block| block.owner() != Owner::Domain)
     }
 
-    /// Blocks of libc's malloc, and what extensions told of: address and bytes.
-    pub(super) fn large_blocks(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+    /// Blocks of libc's malloc, and what extensions told of, as they are at a time.
+    pub(super) fn large_blocks(&self, now: MonotonicNs) -> impl Iterator<Item = LargeBlock> + '_ {
         let is_large = |block: &Block| matches!(block.owner(), Owner::Raw | Owner::Domain);
         let large = self.blocks.iter().filter(move |(_, block)| is_large(block));
-        large.map(|(&addr, block)| (addr, block.size()))
+        large.map(move |(&addr, block)| {
+            let age = u64::from(units_of(now).wrapping_sub(block.born));
+            LargeBlock {
+                addr,
+                bytes: block.size(),
+                tally: block.tally,
+                born: (block.owner() == Owner::Raw)
+                    .then(|| (now.0 / AGE_UNIT_NS).saturating_sub(age) * AGE_UNIT_NS),
+            }
+        })
     }
 
     /// Takes the block at an address out, if it is an owner's and was there at that time.

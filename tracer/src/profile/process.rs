@@ -247,6 +247,9 @@ impl ProcessState {
                     Some(to) => self.untraced.end(to),
                     None => self.untraced.begin(gap.from),
                 }
+                if let Some(holders) = &mut self.heap {
+                    holders.large_gap(gap.from, gap.to);
+                }
             }
             group::DOMAINS if self.is_running() => {
                 self.is_partial = true;
@@ -433,7 +436,15 @@ enum Temporary {
     No,
 }
 
+/// Who holds less than one part in so many of the large blocks that it was seen to allocate is not who makes the heap grow.
+const DROPPED: u64 = 10;
+
 impl StackTally {
+    /// Whether it soon frees the large blocks that it allocates.
+    pub(super) fn drops_large(&self) -> bool {
+        self.sampled.bytes > 0 && self.held.now().bytes < self.sampled.bytes / DROPPED
+    }
+
     /// What is held exactly, and what is estimated beside it.
     pub(super) fn held_in_all(&self) -> Held {
         let now = self.held.now();

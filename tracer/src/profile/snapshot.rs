@@ -35,8 +35,7 @@ pub struct ProcessSummary {
     pub audits: Audits,
     /// In heap mode, what the last reading of its heap found.
     pub heap: Option<HeapSummary>,
-    /// Whether large blocks were traced a part of the time only: those from before a gap stand under who touched their
-    /// memory first.
+    /// Whether large blocks were traced a part of the time only: those that were seen stand for the others.
     pub is_partial: bool,
     /// In heap mode, what each stack held over time.
     pub growth: Option<GrowthSeries>,

@@ -53,6 +53,28 @@ pub fn trend(points: &[(f64, f64)]) -> Option<Trend> {
     })
 }
 
+/// The trend of points that keeps up: its slope is the least of the whole, of the second half of the time, and of that half's two
+/// halves, as far as they have points enough. A cache that fills up and stays has grown for most pairs of its readings, as there
+/// are more of them early in a process's life; and what is only known to be somebody's from some reading on has grown in one part.
+pub fn lasting_trend(points: &[(f64, f64)]) -> Option<Trend> {
+    let all = trend(points)?;
+    let (first, last) = (points.first()?.0, points.last()?.0);
+    let part = |from: f64, to: f64| {
+        let [from, to] = [from, to].map(|share| first + (last - first) * share);
+        let [from, to] = [
+            points.partition_point(|&(time, _)| time < from),
+            points.partition_point(|&(time, _)| time <= to),
+        ];
+        points.get(from..to).and_then(trend)
+    };
+    let parts = [part(0.5, 1.0), part(0.5, 0.75), part(0.75, 1.0)];
+    let slopes = parts.into_iter().flatten().map(|part| part.slope);
+    Some(Trend {
+        slope: slopes.fold(all.slope, f64::min),
+        ..all
+    })
+}
+
 /// What groups of equal values take from the variance.
 fn tied(points: &[(f64, f64)]) -> f64 {
     let mut values: Vec<f64> = points.iter().map(|point| point.1).collect();
@@ -129,6 +151,33 @@ mod tests {
             0.0..=0.0,
         );
         check(&[0.0, 1.0, 2.0, 500.0, 4.0, 5.0, 6.0, 7.0], 1.0, 0.98..=1.0);
+    }
+
+    #[test]
+    fn what_has_stopped_to_grow_has_no_lasting_trend() {
+        // Read often at first, and ten seconds apart then.
+        let times = (1..20)
+            .map(f64::from)
+            .chain((2..18).map(|ten| f64::from(ten) * 10.0));
+        let points =
+            |value: fn(f64) -> f64| times.clone().map(|time| (time, value(time))).collect::<Vec<_>>();
+        let fills = points(|time| time.min(30.0));
+        assert!(trend(&fills).unwrap().slope > 0.1);
+        assert_eq!(lasting_trend(&fills).unwrap().slope, 0.0);
+        let leaks = points(|time| time * 3.0);
+        assert_eq!(lasting_trend(&leaks), trend(&leaks));
+        // A jump in the second half.
+        let jumps = points(|time| if time > 140.0 { 50.0 } else { 1.0 });
+        assert_eq!(lasting_trend(&jumps).unwrap().slope, 0.0);
+        // Slower by now.
+        let slows = points(|time| 60.0 + time.min(30.0) * 2.0 + time);
+        let found = lasting_trend(&slows).unwrap();
+        assert!(
+            (found.slope - 1.0).abs() < 1e-9 && found.confidence > 0.99,
+            "{found:?}"
+        );
+        assert_eq!(lasting_trend(&leaks[..3]), None);
+        assert_eq!(lasting_trend(&leaks[..5]), trend(&leaks[..5]));
     }
 
     #[test]

@@ -68,7 +68,9 @@ impl Owner<'_> {
     }
 
     fn is_window_due(&self) -> bool {
-        self.governor.room() >= SHORTEST && self.windows.is_due(now(), self.auditor.refilled())
+        self.governor.room() >= SHORTEST
+            && self.governor.is_windows_turn()
+            && self.windows.is_due(now(), self.auditor.refilled())
     }
 
     /// Looks at every allocation for a moment, if pools were filled again and the budget allows it.
@@ -82,17 +84,18 @@ impl Owner<'_> {
         tracing::debug!("{refilled} blocks were filled again: looking at every allocation for {length:?}");
         self.put_on(group::BLOCKS);
         self.windows.opened(now());
+        self.governor.opened();
         feeders::window_over(length, to.clone());
     }
 
-    /// Puts a group in place where processes run that are traced. It is charged with its end, which takes as long.
+    /// Puts a group in place where processes run that are traced. It is charged with its end.
     fn put_on(&mut self, group: u32) {
         let images = self.auditor.images();
         let start = Instant::now();
         if let Err(error) = self.tracer.put_on(group, |image| images.contains(&image)) {
             self.problems.push(error.to_string());
         }
-        self.governor.changed(start.elapsed() * 2);
+        self.governor.changed(start.elapsed());
     }
 
     pub(super) fn close_window(&mut self) -> Result<(), WriteError> {

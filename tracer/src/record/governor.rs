@@ -4,8 +4,8 @@
 //! The budget is a share of the processor time that a process uses, and a little of the time that goes by besides. Pure: it
 //! is told the counters and says what to do; `owner` does it and puts the gaps on record. The cost of a hit is that of an
 //! empty program, measured on this host, times a factor for what the programs of a group do. Invariant: what a process is
-//! charged in any time is at most the budget of that time and of [`RESERVE`] besides, and what a group costs until it is
-//! taken off; groups that are never taken off are charged, and not bounded.
+//! charged in any time is at most the budget of that time and what was saved up before, and what a group costs until it is
+//! taken off.
 
 use std::time::Duration;
 
@@ -20,18 +20,43 @@ use crate::{
 
 /// Cost of a hit until it is known, nanoseconds.
 const UNKNOWN_COST: f64 = 1000.0;
-/// The part of the budget that is planned with. The rest is for what is not charged: page faults that are not reported, code
-/// that is in pages of its own where probes stand, and what the recorder takes from the same processors.
-const AIM: f64 = 0.4;
-/// For how long a process's budget can be saved up, seconds of its processor time.
-const RESERVE: f64 = 10.0;
-/// What a process begins with, in the same way.
-const FIRST: f64 = 0.1;
-/// What must have been saved up before a group is put back that was too dear, as a part of [`RESERVE`].
-const ENOUGH: f64 = 0.5;
+/// A part of the budget, for groups that give way for each other. What is left of it is for what is not charged: page faults, which
+/// thin themselves out, deaths of code objects, code that is in pages of its own where probes stand, and what the recorder takes
+/// from the same processors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Share {
+    /// For what is known from a sample, too.
+    Sampled,
+    /// For what heap mode rests on. A heap that grows fast costs more than its share for a while and less later, and what is not
+    /// seen of it is not found again.
+    Base,
+}
+
+impl Share {
+    /// What the first does not need is for the second.
+    const ALL: [Self; 2] = [Self::Base, Self::Sampled];
+
+    const fn part(self) -> f64 {
+        match self {
+            Self::Sampled => 0.25,
+            Self::Base => 0.4,
+        }
+    }
+
+    /// What a process begins with, and for how long it can be saved up; seconds of its processor time.
+    const fn reserve(self) -> (f64, f64) {
+        match self {
+            Self::Sampled => (1.0, 10.0),
+            Self::Base => (4.0, 4.0),
+        }
+    }
+}
+
 /// A process that uses less of the time than this has the budget of one that uses so much. A hundredth of nothing would be
 /// nothing, and such a process is not where a host's time goes.
-const LEAST_USE: f64 = 0.02;
+const LEAST_USE: f64 = 0.25;
+/// What must have been saved up before a group is put back that was too dear, as a part of what can be.
+const ENOUGH: f64 = 0.3;
 /// When to look again: while a process recovers, while all is cheap, and while something is not.
 const RECOVERING: Duration = Duration::from_millis(100);
 const CALM: Duration = Duration::from_millis(25);
@@ -39,43 +64,34 @@ const TENSE: Duration = Duration::from_millis(10);
 /// A process counts as busy from this share of the time on.
 const BUSY: f64 = 0.05;
 
-/// A group of sites that can be taken off: its number, what it is called, and how many times an empty program its hits
-/// cost. The factors are those of `cargo xtask bench hit` (an allocation 1.9, a free 1.2), of faults without the trap.
-const GROUPS: [Group; 6] = [
-    Group::new(group::LARGE, "large blocks", 1.6),
-    Group::new(group::DOMAINS, "blocks of extensions", 1.6),
+/// Groups of sites that can be taken off: whose budget they live on, their number, what they are called, and how many times
+/// an empty program their hits cost. The factors are those of `cargo xtask bench hit` (an allocation 1.9, a free 1.2).
+const GROUPS: [Group; 4] = [
+    Group::new(Share::Sampled, group::LARGE, "large blocks", 1.6),
+    Group::new(Share::Sampled, group::DOMAINS, "blocks of extensions", 1.6),
     BLOCKS,
-    Group::new(group::POOLS, "acquisitions of pools", 1.9),
-    FAULTS,
-    CODES,
+    Group::new(Share::Base, group::POOLS, "acquisitions of pools", 1.9),
 ];
 /// Stands in heap mode for a moment now and then only, and is only counted there.
-const BLOCKS: Group = Group::new(group::BLOCKS, "small blocks", 1.6);
-/// Thins itself out, and is only counted.
-const FAULTS: Group = Group::new(group::FAULTS, "page faults", 1.2);
-
-/// Is never taken off, and is only counted.
-const CODES: Group = Group::new(group::CODES, "deaths of code objects", 1.2);
-
-/// What heap mode rests on has an account of its own, which is larger: all others give way first. A heap that grows fast costs
-/// more than its share for a while and less later, and what is not seen of it is not found again.
-const LAST: u32 = group::POOLS;
-/// Its part of the budget, what a process begins with (seconds of its processor time), and the least use.
-const LAST_AIM: f64 = 1.0;
-const LAST_FIRST: f64 = 2.5;
-const LAST_LEAST_USE: f64 = 0.25;
+const BLOCKS: Group = Group::new(Share::Sampled, group::BLOCKS, "small blocks", 1.6);
 
 /// See [`GROUPS`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Group {
+    share: Share,
     pub(super) number: u32,
     pub(super) name: &'static str,
     factor: f64,
 }
 
 impl Group {
-    const fn new(number: u32, name: &'static str, factor: f64) -> Self {
-        Self { number, name, factor }
+    const fn new(share: Share, number: u32, name: &'static str, factor: f64) -> Self {
+        Self {
+            share,
+            number,
+            name,
+            factor,
+        }
     }
 
     fn place(self) -> usize {
@@ -90,19 +106,45 @@ pub(super) enum Verdict {
     PutBack(Group),
 }
 
+/// What one process may spend on one share's groups.
+#[derive(Clone, Copy, Debug)]
+struct Purse {
+    /// Seconds of its time that probes may still take, and the most that can be saved up.
+    balance: f64,
+    full: f64,
+    /// Whether it was overdrawn, and has not saved up enough since.
+    recovers: bool,
+}
+
+impl Purse {
+    fn new(share: Share, budget: f64) -> Self {
+        let (first, reserve) = share.reserve();
+        let budget = budget * share.part();
+        Self {
+            balance: budget * first,
+            full: budget * reserve,
+            recovers: false,
+        }
+    }
+
+    /// Takes in and spends; what it has no room for.
+    fn settle(&mut self, earned: f64, spent: f64) -> f64 {
+        let balance = self.balance + earned - spent;
+        // What was overdrawn does not keep a group off for hours.
+        self.balance = balance.clamp(-self.full, self.full);
+        self.recovers = self.balance < 0.0 || self.recovers && self.balance < self.full * ENOUGH;
+        (balance - self.full).max(0.0)
+    }
+}
+
 /// One process's account.
 #[derive(Clone, Copy, Debug)]
 struct Account {
     hits: [u64; group::GROUPS],
     /// Processor time that it had used.
     used: Option<Duration>,
-    /// Seconds of its time that probes may still take.
-    balance: f64,
-    /// The same of [`LAST`] alone.
-    last: f64,
-    /// Whether it was overdrawn, and has not saved up enough since; each of the two.
-    recovers: bool,
-    last_recovers: bool,
+    /// In the order of [`Share::ALL`].
+    purses: [Purse; 2],
     seen: MonotonicNs,
 }
 
@@ -120,6 +162,8 @@ pub(super) struct Governor {
     room: Option<Duration>,
     /// How long the last change of what stands took.
     change: Duration,
+    /// A group was put back since the last window.
+    has_put_back: bool,
     /// No process was charged more than its budget since the last time.
     is_calm: bool,
 }
@@ -130,12 +174,13 @@ impl Governor {
         Self {
             mode,
             room: percent.is_none().then_some(Duration::MAX),
-            budget: percent.map(|percent| percent / 100.0 * AIM),
+            budget: percent.map(|percent| percent / 100.0),
             hit_cost_ns: UNKNOWN_COST,
             accounts: FxHashMap::default(),
             off: Vec::new(),
             last: None,
             change: Duration::ZERO,
+            has_put_back: false,
             is_calm: false,
         }
     }
@@ -152,11 +197,23 @@ impl Governor {
         room.saturating_sub(self.change)
     }
 
-    /// Probes were put in place, or taken off, which took so long: every process may have waited.
+    /// Whether it is the turn of a window, which lives on what groups that are off wait for.
+    pub(super) fn is_windows_turn(&self) -> bool {
+        self.has_put_back || self.off.iter().all(|(group, _)| group.share != Share::Sampled)
+    }
+
+    /// A window was opened.
+    pub(super) fn opened(&mut self) {
+        self.has_put_back = false;
+    }
+
+    /// Probes were put in place, which took so long. A process that runs their image is held up for a tenth of that, and for
+    /// several times as much when they are taken off, which mostly waits.
     pub(super) fn changed(&mut self, took: Duration) {
         self.change = took;
         for account in self.accounts.values_mut() {
-            account.balance -= took.as_secs_f64();
+            let [_, sampled] = &mut account.purses;
+            sampled.balance -= took.as_secs_f64() / 2.0;
         }
     }
 
@@ -186,10 +243,7 @@ impl Governor {
         let budget = self.budget?;
         let before = self.last.replace(time).unwrap_or(time);
         let elapsed = time.0.saturating_sub(before.0) as f64 / 1e9;
-        let last_budget = budget / AIM * LAST_AIM;
-        let (full, last_full) = (budget * RESERVE, last_budget * RESERVE);
-        let mut last_recovers = false;
-        let (mut room, mut hottest, mut most) = (Some(f64::MAX), None, 0.0);
+        let (mut room, mut hottest, mut most, mut base_recovers) = (Some(f64::MAX), None, 0.0, false);
         self.is_calm = true;
         for process in counters {
             let hits = process.counters.hits_by_group;
@@ -199,10 +253,7 @@ impl Governor {
                 .or_insert(Account {
                     hits: [0; group::GROUPS],
                     used: None,
-                    balance: budget * FIRST,
-                    last: last_budget * LAST_FIRST,
-                    recovers: false,
-                    last_recovers: false,
+                    purses: Share::ALL.map(|share| Purse::new(share, budget)),
                     seen: time,
                 });
             account.seen = time;
@@ -213,47 +264,35 @@ impl Governor {
                 _ => elapsed,
             };
             account.used = now;
-            account.balance = (account.balance + budget * busy.max(elapsed * LEAST_USE)).min(full);
-            let last_earned = last_budget * busy.max(elapsed * LAST_LEAST_USE);
-            account.last = (account.last + last_earned).min(last_full);
-            let (before, mut dearest) = (account.balance, None);
-            let mut most_here = 0.0;
-            for group in GROUPS {
+            let cost = |group: Group| {
                 let [now, known] =
                     [&hits, &account.hits].map(|hits| hits.get(group.place()).copied().unwrap_or(0));
-                let cost = now.saturating_sub(known) as f64 * self.hit_cost_ns * group.factor / 1e9;
-                account.balance -= cost;
-                let is_on = self.off.iter().all(|(off, _)| *off != group);
-                let is_empty = if group.number == LAST {
-                    account.last -= cost;
-                    account.last < 0.0 && cost > last_earned
-                } else {
-                    account.balance < 0.0
-                };
-                if is_on && can_go(self.mode, group) && is_empty && cost > most_here {
-                    (most_here, dearest) = (cost, Some(group));
+                now.saturating_sub(known) as f64 * self.hit_cost_ns * group.factor / 1e9
+            };
+            let mut over = 0.0;
+            for (share, purse) in Share::ALL.into_iter().zip(&mut account.purses) {
+                let of_share = || GROUPS.into_iter().filter(move |group| group.share == share);
+                let spent = of_share().map(cost).sum();
+                let earned = budget * share.part() * busy.max(elapsed * LEAST_USE) + over;
+                over = purse.settle(earned, spent);
+                self.is_calm &= spent <= earned;
+                if purse.balance >= 0.0 || spent <= earned {
+                    continue;
+                }
+                for group in of_share().filter(|group| can_go(self.mode, *group)) {
+                    let is_on = self.off.iter().all(|(off, _)| *off != group);
+                    if is_on && cost(group) > most {
+                        (most, hottest) = (cost(group), Some(group));
+                    }
                 }
             }
-            let spent = before - account.balance;
-            // What heap mode rests on is charged here too, and does not leave the others without for hours.
-            account.balance = account.balance.max(-full);
-            // What is left may be cheap enough to recover with.
-            let is_too_dear = spent > budget * busy.max(elapsed * LEAST_USE);
-            self.is_calm &= !is_too_dear;
-            if is_too_dear && most_here > most {
-                (most, hottest) = (most_here, dearest);
-            }
-            let still = |recovers: bool, balance: f64, full: f64| {
-                balance < 0.0 || recovers && balance < full * ENOUGH
-            };
-            account.last_recovers = still(account.last_recovers, account.last, last_full);
-            last_recovers |= account.last_recovers;
-            account.recovers = still(account.recovers, account.balance, full);
             account.hits = hits;
-            if account.recovers {
+            let [base, sampled] = account.purses;
+            base_recovers |= base.recovers;
+            if sampled.recovers {
                 room = None;
             } else if busy >= elapsed * BUSY {
-                room = room.map(|room| room.min(account.balance));
+                room = room.map(|room| room.min(sampled.balance));
             }
         }
         self.room = room.map(|room| Duration::try_from_secs_f64(room).unwrap_or(Duration::MAX));
@@ -262,13 +301,14 @@ impl Governor {
             self.off.push((group, time));
             return Some(Verdict::TakeOff(group));
         }
-        let can_return = |group: Group| match group.number {
-            LAST => !last_recovers,
-            _ => self.room.is_some() && !is_held,
+        let can_return = |group: Group| match group.share {
+            Share::Base => !base_recovers,
+            Share::Sampled => self.room.is_some() && !is_held,
         };
         let back = self.off.iter().position(|(group, _)| can_return(*group));
         if let Some(place) = back {
             self.is_calm = false;
+            self.has_put_back = true;
             return Some(Verdict::PutBack(self.off.remove(place).0));
         }
         None
@@ -276,7 +316,7 @@ impl Governor {
 }
 
 fn can_go(mode: Mode, group: Group) -> bool {
-    group != FAULTS && group != CODES && (group != BLOCKS || mode == Mode::Allocs)
+    group != BLOCKS || mode == Mode::Allocs
 }
 
 #[cfg(test)]
@@ -287,8 +327,8 @@ mod tests {
     const STEP_NS: u64 = 10_000_000;
     const STEPS_PER_SECOND: u64 = 1_000_000_000 / STEP_NS;
 
-    /// A process that runs for a part of the time, and hits so often a second while a group is on; the share of its
-    /// processor time that this takes, and how often the group was taken off.
+    /// A process that runs for a part of the time, and hits so often a second while a group is on; the share of what it has a
+    /// budget of that this takes, and how often the group was taken off.
     fn run(runs: f64, hits_per_second: f64, budget: Option<f64>, seconds: u64) -> (f64, u32) {
         let mut governor = Governor::new(Mode::Heap, budget);
         governor.set_hit_cost(600.0);
@@ -324,13 +364,14 @@ mod tests {
                 None => {}
             }
         }
-        (hits * 600.0 * large.factor / 1e9 / (seconds as f64 * runs), taken)
+        let time = seconds as f64 * runs.max(LEAST_USE);
+        (hits * 600.0 * large.factor / 1e9 / time, taken)
     }
 
     #[test]
     fn what_is_cheap_stays_on() {
-        let (share, taken) = run(1.0, 8_000.0, Some(2.0), 60);
-        assert!(taken == 0 && share > 0.007, "{share} {taken}");
+        let (share, taken) = run(1.0, 6_000.0, Some(2.0), 60);
+        assert!(taken == 0 && share > 0.005, "{share} {taken}");
         assert_eq!(run(1.0, 1e6, None, 60).1, 0);
         // Much for what it does, and little for the host.
         assert_eq!(run(0.001, 100.0, Some(2.0), 60).1, 0);
@@ -343,7 +384,7 @@ mod tests {
             assert!(taken > 1, "{rate}: {taken}");
             assert!(share < 0.02, "{rate}: {share}");
         }
-        let (share, taken) = run(0.1, 20_000.0, Some(2.0), 600);
+        let (share, taken) = run(0.1, 50_000.0, Some(2.0), 600);
         assert!(taken > 1 && share < 0.02, "{share} {taken}");
     }
 

@@ -9,6 +9,8 @@ use crate::units::MonotonicNs;
 
 /// Between the end of one window and the start of the next: putting hundreds of probes in place costs more than the window.
 const LEAST_REST: Duration = Duration::from_secs(5);
+/// Blocks that were filled again and are worth a window.
+const WORTH: u64 = 1000;
 /// Lengths.
 pub(super) const SHORTEST: Duration = Duration::from_millis(5);
 const FIRST: Duration = Duration::from_millis(20);
@@ -43,7 +45,7 @@ impl Windows {
         let rested = self
             .closed
             .is_none_or(|closed| now.0.saturating_sub(closed.0) >= rest);
-        refilled > 0 && rested && self.open.is_none()
+        refilled >= WORTH && rested && self.open.is_none()
     }
 
     /// How long the next one is to be: longer if in the last one few allocations were seen, shorter if many were.
@@ -79,14 +81,14 @@ mod tests {
     fn a_window_is_due_where_something_was_filled_again_and_it_has_rested() {
         let second = |second: u64| MonotonicNs(second * 1_000_000_000);
         let mut windows = Windows::default();
-        assert!(!windows.is_due(second(1), 0));
-        assert!(windows.is_due(second(1), 9));
+        assert!(!windows.is_due(second(1), WORTH - 1));
+        assert!(windows.is_due(second(1), WORTH));
         assert_eq!(windows.next_length(0), FIRST);
         windows.opened(second(1));
-        assert!(!windows.is_due(second(9), 9));
+        assert!(!windows.is_due(second(9), WORTH));
         assert_eq!(windows.closed(second(10)), Some(second(1)));
-        assert!(!windows.is_due(second(12), 9));
-        assert!(windows.is_due(second(15), 9));
+        assert!(!windows.is_due(second(12), WORTH));
+        assert!(windows.is_due(second(15), WORTH));
         assert_eq!(windows.closed(second(31)), None);
     }
 

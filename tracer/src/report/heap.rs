@@ -43,7 +43,7 @@ pub(super) fn text(snapshot: &Snapshot) -> String {
         if summary.is_partial {
             let _ = writeln!(
                 out,
-                "    partial: large blocks were traced a part of the time; others stand under who touched their memory first"
+                "    partial: large blocks were traced a part of the time, and those seen stand for the others"
             );
         }
         for (name, bytes) in parts(heap) {
@@ -70,7 +70,7 @@ pub(super) fn text(snapshot: &Snapshot) -> String {
     out
 }
 
-fn parts(heap: &HeapSummary) -> [(&'static str, u64); 7] {
+fn parts(heap: &HeapSummary) -> [(&'static str, u64); 8] {
     let pools = heap
         .pools_in_use
         .saturating_sub(heap.before_in_pools)
@@ -79,6 +79,10 @@ fn parts(heap: &HeapSummary) -> [(&'static str, u64); 7] {
         ("small blocks in use, by who acquired their pools", pools),
         ("in pools that were refilled, not known by whom", heap.refilled),
         ("large blocks", heap.large),
+        (
+            "large blocks that were not seen, by those that were",
+            heap.large_unseen,
+        ),
         ("other memory, by who touched it first", heap.touched),
         ("from before tracing, or before a fork", heap.before),
         ("free in pools and arenas", heap.pools_free),

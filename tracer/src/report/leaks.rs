@@ -1,7 +1,8 @@
 //! `report leaks`: which places hold more and more, steadily, and how sure that is.
 //!
 //! A leak looks like any other growth at one moment; over time it is the growth that does not end. So the rows are sorted by
-//! how much a place grows over the whole recording, weighted with the confidence of the trend. Invariant: a place is listed
+//! how much a place would grow over the whole recording at the least of the rates at which it grew in the later parts of it,
+//! weighted with the confidence of the trend. Invariant: a place is listed
 //! only for what readings of the heap show.
 
 use std::fmt::Write as _;
@@ -17,7 +18,7 @@ use super::{
     rows::{self, By, Place},
 };
 use crate::{
-    profile::{ProcessSummary, Snapshot, trend::trend},
+    profile::{ProcessSummary, Snapshot, trend::lasting_trend},
     units::Pid,
 };
 
@@ -179,7 +180,7 @@ fn process_leaks(snapshot: &Snapshot, process: &ProcessSummary, times: &[f64], b
         .into_iter()
         .filter_map(|(place, sums)| {
             let points: Vec<(f64, f64)> = times.iter().copied().zip(sums.iter().copied()).collect();
-            let trend = trend(&points)?;
+            let trend = lasting_trend(&points)?;
             let grown = trend.slope * observed;
             if trend.confidence < LEAST_CONFIDENCE || grown < LEAST_GROWTH {
                 return None;

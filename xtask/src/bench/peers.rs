@@ -2,7 +2,8 @@
 //!
 //! The same programs, the same interpreter, the same run. In each round every tool runs each program once. pyrobe's runs have
 //! a run without any tool right beside them, alternately before and after, since its goal is below what a machine
-//! drifts in a round; the others are held against one of the same round. A row without any tool shows what chance gives.
+//! drifts in a round, and these runs are longer; the others are held against one of the same round. A row without any tool
+//! shows what chance gives.
 //! A tool that fails on a program is not tried on it again, and its place says why.
 
 mod client;
@@ -80,22 +81,26 @@ pub(super) fn run(args: &Args) -> Result<()> {
     for round in 0..args.rounds {
         for &program in &programs {
             let file = file_of(program);
-            let once = |tool| session::run(&places, tool, &file);
+            let once = |tool: Tool, times| session::run(&places, tool, &file, times);
             let mut without: Option<Took> = None;
             for &tool in &tools {
                 let cell = cells.entry((tool.key(), program)).or_default();
                 if cell.failure.is_some() {
                     continue;
                 }
-                let bare = || once(Tool::Nothing).with_context(|| format!("{program} without any tool"));
+                let times = tool.times();
+                let bare =
+                    || once(Tool::Nothing, times).with_context(|| format!("{program} without any tool"));
                 let with_first = tool.is_exact() && round % 2 == 1;
-                let early = with_first.then(|| once(tool));
+                let early = with_first.then(|| once(tool, times));
                 let beside = match without {
                     Some(took) if !tool.is_exact() => took,
                     _ => bare()?,
                 };
-                without = Some(beside);
-                match early.unwrap_or_else(|| once(tool)) {
+                if !tool.is_exact() {
+                    without = Some(beside);
+                }
+                match early.unwrap_or_else(|| once(tool, times)) {
                     Ok(took) => cell.pairs.push((beside, took)),
                     Err(error) => {
                         println!("{program} under {}: {error:#}", tool.key());
@@ -119,13 +124,16 @@ fn print(
     describe_machine(&places.pyrobe, &places.python)?;
     println!("{}", environment::versions(&places.python)?);
     for Program { name, what, .. } in chosen_of(programs) {
-        let bare: Vec<f64> = cells
-            .iter()
-            .filter(|((_, program), _)| program == name)
-            .flat_map(|(_, cell)| cell.pairs.iter().map(|(without, _)| without.wall))
-            .collect();
-        if let Some(seconds) = table::Ratio::of(bare) {
-            println!("{name}: {what}; its work takes {seconds} s without any tool");
+        println!("{name}: {what}");
+        for (is_exact, under) in [(true, "pyrobe"), (false, "the others")] {
+            let of_these = tools.iter().filter(|tool| tool.is_exact() == is_exact);
+            let bare = of_these
+                .filter_map(|tool| cells.get(&(tool.key(), *name)))
+                .flat_map(|cell| cell.pairs.iter().map(|(without, _)| without.wall))
+                .collect();
+            if let Some(seconds) = table::Ratio::of(bare) {
+                println!("  the work that it does under {under} takes {seconds} s without any tool");
+            }
         }
     }
     println!(

@@ -50,6 +50,10 @@ impl Holders {
         self.heap.pool_gap(begins);
     }
 
+    pub(in crate::profile) fn large_gap(&mut self, from: MonotonicNs, to: Option<MonotonicNs>) {
+        self.heap.large_gap(from, to);
+    }
+
     pub(in crate::profile) fn window(&mut self, from: MonotonicNs, to: MonotonicNs) {
         self.heap.window(from, to);
     }
@@ -92,7 +96,9 @@ impl Holders {
         stacks: &mut StackTable,
         all: &mut HighWater,
     ) -> bool {
-        let Some(estimates) = self.heap.take(time, live.large_blocks()) else {
+        let drops = |tally: TallyIndex| tallies.get(tally as usize).is_some_and(StackTally::drops_large);
+        let taken = self.heap.take(time, |now| live.large_blocks(now), drops);
+        let Some(estimates) = taken else {
             return false;
         };
         for tally in &mut *tallies {

@@ -7,9 +7,11 @@
 
 mod growth;
 mod holders;
+mod phases;
 mod pools;
 mod refills;
 mod regions;
+mod unseen;
 
 use std::collections::VecDeque;
 
@@ -17,11 +19,12 @@ use rustc_hash::FxHashMap;
 
 pub(super) use self::{growth::Growth, holders::Holders};
 use self::{
+    phases::Phases,
     pools::{ALIGNMENT, Pools, Use},
     refills::Refills,
     regions::{Faults, Shares},
 };
-use super::live::TallyIndex;
+use super::live::{AGE_UNIT_NS, LargeBlock, TallyIndex};
 use crate::{ingest::HeapAudit, python::SIZE_CLASSES, units::MonotonicNs};
 
 /// Memory that no tally of the process's own stands for.
@@ -81,6 +84,9 @@ pub struct HeapSummary {
     pub large: u64,
     /// Of large blocks, what is allocated and not resident: never touched, or given back. Beside `anonymous`, not in it.
     pub untouched: u64,
+    /// What is estimated of such blocks that were not seen, because they were traced a part of the time: resident, and not in
+    /// `large`.
+    pub large_unseen: u64,
     /// Other resident memory whose first touch was seen.
     pub touched: u64,
     /// From before tracing began.
@@ -100,6 +106,8 @@ pub struct HeapSummary {
 pub(super) struct Heap {
     pools: Pools,
     refills: Refills,
+    /// When large blocks were traced.
+    phases: Phases,
     faults: Faults,
     waiting: VecDeque<HeapAudit>,
     /// The first event later than this comes behind an audit.
@@ -121,6 +129,14 @@ impl Heap {
     /// Acquisitions of pools are not traced from here on, or are again.
     pub(super) fn pool_gap(&mut self, begins: bool) {
         self.pools.gap(begins);
+    }
+
+    /// Large blocks are not traced from `from` on, or were not up to `to`.
+    pub(super) fn large_gap(&mut self, from: MonotonicNs, to: Option<MonotonicNs>) {
+        match to {
+            None => self.phases.end(from),
+            Some(to) => self.phases.begin(to),
+        }
     }
 
     /// Every allocation was looked at in this time.
@@ -152,17 +168,19 @@ impl Heap {
         Some((audit.began, std::mem::take(&mut audit.gone)))
     }
 
-    /// Takes the first audit in that ended before `time`; what everybody holds according to it. `large` are the blocks of
-    /// libc's malloc that are live: address and bytes.
-    pub(super) fn take(
+    /// Takes the first audit in that ended before `time`; what everybody holds according to it. `large` gives the blocks that
+    /// are live then, and in no pool; `drops` says of whom it is known that they soon free what they allocate of these.
+    pub(super) fn take<Blocks: Iterator<Item = LargeBlock>>(
         &mut self,
         time: MonotonicNs,
-        large: impl Iterator<Item = (u64, u64)>,
+        large: impl FnOnce(MonotonicNs) -> Blocks,
+        drops: impl Fn(TallyIndex) -> bool,
     ) -> Option<Estimates> {
         if !self.is_due(time) {
             return None;
         }
         let audit = self.waiting.pop_front()?;
+        self.phases.look(audit.began);
         self.next = self.waiting.front().map(|audit| audit.ended.0);
         self.pools.audit(&audit);
         let mut estimates = Estimates::default();
@@ -197,13 +215,20 @@ impl Heap {
             let bytes = share.blocks * (share.class as u64 + 1) * ALIGNMENT;
             add(&mut estimates, holder, bytes, share.blocks, share.samples);
         }
-        for (address, bytes) in large {
-            shares.large(address, bytes);
+        for block in large(audit.began) {
+            let unseen = |born| self.phases.unseen(born, AGE_UNIT_NS, audit.began);
+            shares.large(&block, block.born.map_or(0.0, unseen));
         }
         let before_in_pools = estimates
             .get(&Holder::Special(Special::Before))
             .map_or(0, |estimate| estimate.bytes);
-        shares.settle(&mut self.faults, audit.since_start, &mut estimates);
+        let is_partial = self.phases.is_partial();
+        shares.settle(
+            &mut self.faults,
+            audit.since_start,
+            |tally| is_partial && drops(tally),
+            &mut estimates,
+        );
         let of = |holder: Special| {
             let estimate = estimates.get(&Holder::Special(holder));
             estimate.map_or(0, |estimate| estimate.bytes)
@@ -217,6 +242,7 @@ impl Heap {
             pools_free: of(Special::Free),
             large: shares.large_resident(),
             untouched: shares.untouched(),
+            large_unseen: shares.large_unseen(),
             touched: shares.touched(),
             before: of(Special::Before),
             before_in_pools,

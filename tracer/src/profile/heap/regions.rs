@@ -6,8 +6,11 @@
 
 use rustc_hash::FxHashMap;
 
-use super::{Estimates, Holder, Special, add};
-use crate::{ingest::Region, profile::live::TallyIndex};
+use super::{Estimates, Holder, Special, add, unseen::Unseen};
+use crate::{
+    ingest::Region,
+    profile::live::{LargeBlock, TallyIndex},
+};
 
 const PAGE: u64 = 4096;
 /// Pools in an arena: 64 of 4 KiB each up to 3.9, 64 of 16 KiB since. (3.15 with huge pages has twice as many; what is
@@ -56,6 +59,9 @@ pub(super) struct Shares {
     large: u64,
     /// Of all large blocks, wherever they are.
     large_allocated: u64,
+    /// Those that were not seen.
+    unseen: Unseen,
+    large_unseen: u64,
     touched: u64,
     /// The last pool that was counted, as one can come twice.
     last_pool: Option<u64>,
@@ -79,6 +85,8 @@ impl Shares {
             pools_in_use: 0,
             large: 0,
             large_allocated: 0,
+            unseen: Unseen::default(),
+            large_unseen: 0,
             touched: 0,
             last_pool: None,
             arenas: FxHashMap::default(),
@@ -86,12 +94,13 @@ impl Shares {
         }
     }
 
-    fn at(&mut self, address: u64) -> Option<&mut Share> {
+    fn at(&mut self, address: u64) -> Option<(usize, &mut Share)> {
         let behind = self
             .regions
             .partition_point(|share| share.region.start <= address);
-        let share = self.regions.get_mut(behind.checked_sub(1)?)?;
-        (address < share.region.end).then_some(share)
+        let index = behind.checked_sub(1)?;
+        let share = self.regions.get_mut(index)?;
+        (address < share.region.end).then_some((index, share))
     }
 
     /// A part of a pool is in use. The parts of a pool come one after the other.
@@ -99,7 +108,7 @@ impl Shares {
         self.pools_in_use += bytes;
         self.arena_bytes = ARENA_POOLS * pool_bytes;
         if self.last_pool.replace(address) != Some(address)
-            && let Some(share) = self.at(address)
+            && let Some((_, share)) = self.at(address)
         {
             share.pools += pool_bytes;
             let (place, end) = (share.region.start, address.saturating_add(pool_bytes));
@@ -108,45 +117,43 @@ impl Shares {
         }
     }
 
-    /// A large block is live.
-    pub(super) fn large(&mut self, address: u64, bytes: u64) {
-        self.large_allocated = self.large_allocated.saturating_add(bytes);
-        if let Some(share) = self.at(address) {
-            share.large = share.large.saturating_add(bytes);
+    /// A large block is live, and stands for so many that were not seen.
+    pub(super) fn large(&mut self, block: &LargeBlock, unseen: f64) {
+        self.large_allocated = self.large_allocated.saturating_add(block.bytes);
+        if let Some((region, share)) = self.at(block.addr) {
+            share.large = share.large.saturating_add(block.bytes);
+            self.unseen.add(region, block, unseen);
         }
     }
 
     /// Shares out what is left.
-    pub(super) fn settle(&mut self, faults: &mut Faults, since_start: bool, estimates: &mut Estimates) {
-        let mut pages: Vec<(u64, TallyIndex, u32)> = faults
-            .pages
-            .iter()
-            .map(|(&page, &(tally, weight))| (page * PAGE, tally, weight))
-            .collect();
-        pages.sort_unstable();
+    ///
+    /// Where large blocks are, who touched a page first need not be who holds what is in it: of those of whom `drops` says so it
+    /// is not.
+    pub(super) fn settle(
+        &mut self,
+        faults: &mut Faults,
+        since_start: bool,
+        drops: impl Fn(TallyIndex) -> bool,
+        estimates: &mut Estimates,
+    ) {
+        let mut left = self.settle_known(faults, since_start, estimates);
+        self.large_unseen = self.unseen.share_out(&mut left, estimates);
+        self.settle_touched(faults, &left, drops, estimates);
+    }
+
+    /// Takes from each region what is known to be in it; what is left of each.
+    fn settle_known(
+        &mut self,
+        faults: &mut Faults,
+        since_start: bool,
+        estimates: &mut Estimates,
+    ) -> Vec<u64> {
         let mut first: FxHashMap<u64, u64> = FxHashMap::default();
-        let mut rest = pages.as_slice();
-        let mut kept: Vec<u64> = Vec::new();
         let mut pool_space = 0_u64;
-        let mut arenas: Vec<(u64, u64)> = self.arenas.values().copied().collect();
-        arenas.sort_unstable();
+        let mut all = Vec::with_capacity(self.regions.len());
         for share in &self.regions {
-            let Region {
-                start,
-                end,
-                anonymous,
-            } = share.region;
-            let skip = rest.partition_point(|&(page, ..)| page < start);
-            rest = rest.get(skip..).unwrap_or_default();
-            let inside = rest.partition_point(|&(page, ..)| page < end);
-            let (here, later) = rest.split_at_checked(inside).unwrap_or((rest, &[]));
-            rest = later;
-            let here: Vec<_> = here
-                .iter()
-                .filter(|&&(page, ..)| !is_within(&arenas, page))
-                .copied()
-                .collect();
-            kept.extend(here.iter().map(|&(page, ..)| page / PAGE));
+            let Region { start, anonymous, .. } = share.region;
             pool_space += share.pools.min(anonymous);
             let left = anonymous.saturating_sub(share.pools);
             let large = share.large.min(left);
@@ -171,18 +178,54 @@ impl Shares {
                 before / PAGE,
                 0,
             );
-            let left = left - before;
-            self.touched += share_out(&here, left, estimates);
+            all.push(left - before);
         }
         faults.before.get_or_insert(first);
+        let slack = pool_space.saturating_sub(self.pools_in_use);
+        add(estimates, Holder::Special(Special::Free), slack, 0, 0);
+        all
+    }
+
+    /// Shares what is left of each region out to those who touched it.
+    fn settle_touched(
+        &mut self,
+        faults: &mut Faults,
+        left: &[u64],
+        drops: impl Fn(TallyIndex) -> bool,
+        estimates: &mut Estimates,
+    ) {
+        let mut pages: Vec<(u64, TallyIndex, u32)> = faults
+            .pages
+            .iter()
+            .map(|(&page, &(tally, weight))| (page * PAGE, tally, weight))
+            .collect();
+        pages.sort_unstable();
+        let mut rest = pages.as_slice();
+        let mut kept: Vec<u64> = Vec::new();
+        let mut arenas: Vec<(u64, u64)> = self.arenas.values().copied().collect();
+        arenas.sort_unstable();
+        for (share, &left) in self.regions.iter().zip(left) {
+            let Region { start, end, .. } = share.region;
+            let skip = rest.partition_point(|&(page, ..)| page < start);
+            rest = rest.get(skip..).unwrap_or_default();
+            let inside = rest.partition_point(|&(page, ..)| page < end);
+            let (here, later) = rest.split_at_checked(inside).unwrap_or((rest, &[]));
+            rest = later;
+            let here: Vec<_> = here
+                .iter()
+                .filter(|&&(page, ..)| !is_within(&arenas, page))
+                .copied()
+                .collect();
+            kept.extend(here.iter().map(|&(page, ..)| page / PAGE));
+            let holds = |tally| share.large == 0 || !drops(tally);
+            self.touched += share_out(&here, left, holds, estimates);
+        }
         // Pages of memory that is mapped no more.
         if kept.len() < faults.pages.len() {
             let pages = std::mem::take(&mut faults.pages);
             let known = |page: &u64| pages.get(page).map(|&seen| (*page, seen));
             faults.pages = kept.iter().filter_map(known).collect();
         }
-        let slack = pool_space.saturating_sub(self.pools_in_use);
-        add(estimates, Holder::Special(Special::Free), slack, 0, 0);
     }
 
     pub(super) fn anonymous(&self) -> u64 {
@@ -201,6 +244,10 @@ impl Shares {
         self.large_allocated.saturating_sub(self.large)
     }
 
+    pub(super) fn large_unseen(&self) -> u64 {
+        self.large_unseen
+    }
+
     pub(super) fn touched(&self) -> u64 {
         self.touched
     }
@@ -213,8 +260,14 @@ fn is_within(ranges: &[(u64, u64)], address: u64) -> bool {
     last.is_some_and(|&(_, end)| address < end)
 }
 
-/// Shares `left` bytes out to the faults; what they do not account for is not known. Bytes that were accounted for.
-fn share_out(faults: &[(u64, TallyIndex, u32)], left: u64, estimates: &mut Estimates) -> u64 {
+/// Shares `left` bytes out to the faults; what they do not account for is not known, nor whose it is if it is not held by who
+/// touched it. Bytes that were accounted for.
+fn share_out(
+    faults: &[(u64, TallyIndex, u32)],
+    left: u64,
+    holds: impl Fn(TallyIndex) -> bool,
+    estimates: &mut Estimates,
+) -> u64 {
     let weight = |weight: u32| u64::from(weight) * PAGE;
     let seen: u64 = faults.iter().map(|&(.., count)| weight(count)).sum();
     let shared = seen.min(left);
@@ -223,6 +276,9 @@ fn share_out(faults: &[(u64, TallyIndex, u32)], left: u64, estimates: &mut Estim
         // In 128 bits: both factors can be as large as an address space.
         let part = u128::from(weight(count)) * u128::from(shared) / u128::from(seen.max(1));
         let part = u64::try_from(part).unwrap_or(shared);
+        if !holds(tally) {
+            continue;
+        }
         given += part;
         add(estimates, Holder::Tally(tally), part, part.div_ceil(PAGE), 1);
     }
@@ -243,6 +299,15 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
+    fn large(addr: u64, bytes: u64) -> LargeBlock {
+        LargeBlock {
+            addr,
+            bytes,
+            tally: 0,
+            born: None,
+        }
+    }
+
     /// MiB in: A, B, before, free, unknown.
     #[track_caller]
     fn check(regions: &[(u64, u64, u64)], work: impl FnOnce(&mut Shares, &mut Faults), expected: [u64; 5]) {
@@ -257,7 +322,7 @@ mod tests {
         let (mut shares, mut faults, mut estimates) =
             (Shares::new(&regions), Faults::default(), Estimates::default());
         work(&mut shares, &mut faults);
-        shares.settle(&mut faults, true, &mut estimates);
+        shares.settle(&mut faults, true, |tally| tally == 9, &mut estimates);
         let of = |holder: Holder| estimates.get(&holder).map_or(0, |estimate| estimate.bytes / MIB);
         let found = [
             of(Holder::Tally(0)),
@@ -297,7 +362,7 @@ mod tests {
             &[(10, 20, 8), (30, 40, 5)],
             |shares, faults| {
                 shares.pool(10 * MIB, 5, 100, MIB / 64);
-                shares.large(31 * MIB, 3 * MIB);
+                shares.large(&large(31 * MIB, 3 * MIB), 0.0);
                 faults.touched(31 * MIB, 10_000, 0);
                 faults.touched(10 * MIB + 8000, 10_000, 1);
                 faults.touched(11 * MIB, 1024, 1);
@@ -307,9 +372,36 @@ mod tests {
         // What was allocated and never touched is not resident.
         check(
             &[(10, 20, 1)],
-            |shares, _| shares.large(10 * MIB, 9 * MIB),
+            |shares, _| shares.large(&large(10 * MIB, 9 * MIB), 0.0),
             [0, 0, 0, 0, 0],
         );
+    }
+
+    #[test]
+    fn blocks_that_were_not_seen_come_before_what_was_touched() {
+        check(
+            &[(10, 20, 8)],
+            |shares, faults| {
+                shares.large(&large(11 * MIB, MIB / 8), 16.0);
+                faults.touched(12 * MIB, 10_000, 1);
+            },
+            [2, 5, 0, 0, 0],
+        );
+    }
+
+    #[test]
+    fn who_frees_what_it_allocates_holds_no_heap_that_it_touched() {
+        for (block, expected) in [(11, [0, 3, 0, 0, 4]), (31, [0, 4, 0, 0, 0])] {
+            check(
+                &[(10, 20, 8), (30, 40, 1)],
+                |shares, faults| {
+                    shares.large(&large(block * MIB, MIB), 0.0);
+                    faults.touched(12 * MIB, 1024, 9);
+                    faults.touched(13 * MIB, 1024, 1);
+                },
+                expected,
+            );
+        }
     }
 
     #[test]
@@ -323,7 +415,12 @@ mod tests {
         for (anonymous, before, unknown) in [(2, 2, 0), (5, 2, 3), (1, 1, 0)] {
             let mut estimates = Estimates::default();
             let anonymous = anonymous * MIB;
-            Shares::new(&[Region { anonymous, ..region }]).settle(&mut faults, false, &mut estimates);
+            Shares::new(&[Region { anonymous, ..region }]).settle(
+                &mut faults,
+                false,
+                |_| false,
+                &mut estimates,
+            );
             let of = |special| {
                 estimates
                     .get(&Holder::Special(special))

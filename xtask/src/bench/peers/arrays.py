@@ -40,14 +40,14 @@ def chunk(generator, totals):
     return [(float(smooth[i]), "row %d" % i) for i in range(0, len(smooth), 100)]
 
 
-def work():
+def work(times):
     generator = numpy.random.default_rng(1)
     totals = {}
-    kept = [chunk(generator, totals) for _ in range(CHUNKS)]
+    kept = [chunk(generator, totals) for _ in range(times * CHUNKS)]
     return totals, kept
 
 
 control = Control()
 control.begin()
-work()
+work(control.times)
 control.end()

@@ -17,10 +17,10 @@ const REQUESTS: usize = 5000;
 /// Far above what any answer takes.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Asks all that there is to ask.
-pub(super) fn load(port: u16) -> Result<()> {
+/// Asks all that there is to ask, so many times.
+pub(super) fn load(port: u16, times: usize) -> Result<()> {
     let clients: Vec<_> = (0..CONNECTIONS)
-        .map(|number| thread::spawn(move || client(port, number)))
+        .map(|number| thread::spawn(move || client(port, number, times * REQUESTS)))
         .collect();
     for client in clients {
         client.join().map_err(|_| anyhow!("a client panicked"))??;
@@ -28,12 +28,12 @@ pub(super) fn load(port: u16) -> Result<()> {
     Ok(())
 }
 
-fn client(port: u16, number: usize) -> Result<()> {
+fn client(port: u16, number: usize, requests: usize) -> Result<()> {
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).context("cannot reach the service")?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
     let mut answers = BufReader::new(stream);
-    for turn in 0..REQUESTS {
+    for turn in 0..requests {
         let seed = turn * CONNECTIONS + number;
         let request = match turn % 4 {
             0 | 1 => post(seed),

@@ -14,6 +14,8 @@ class Control:
         host, _, port = sys.argv[1].rpartition(":")
         self.socket = socket.create_connection((host, int(port)))
         self.lines = self.socket.makefile("r")
+        #: How many times the work is to be done.
+        self.times = int(sys.argv[2])
 
     def say(self, *words):
         self.socket.sendall((" ".join(map(str, words)) + "\n").encode())

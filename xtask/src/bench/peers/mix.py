@@ -56,9 +56,9 @@ def index(loaded):
     return table
 
 
-def work():
+def work(times):
     kept = [None] * 10
-    for turn in range(ROUNDS):
+    for turn in range(times * ROUNDS):
         text, loaded = documents(turn)
         words(text)
         spans()
@@ -71,5 +71,5 @@ def work():
 random.seed(1)
 control = Control()
 control.begin()
-work()
+work(control.times)
 control.end()

@@ -36,14 +36,15 @@ pub(super) struct Took {
     pub(super) whole: f64,
 }
 
-/// Runs a program once.
-pub(super) fn run(places: &Places, tool: Tool, program: &Path) -> Result<Took> {
+/// Runs a program once, which does its work so many times.
+pub(super) fn run(places: &Places, tool: Tool, program: &Path, times: usize) -> Result<Took> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen")?;
     let address = listener.local_addr()?.to_string();
     let said = places.scratch.join("said");
     let start = Instant::now();
     let child = places
         .command(tool, program, &address)
+        .arg(times.to_string())
         .stdin(Stdio::null())
         .stdout(File::create(&said)?)
         .stderr(File::options().append(true).open(&said)?)
@@ -59,7 +60,7 @@ pub(super) fn run(places: &Places, tool: Tool, program: &Path) -> Result<Took> {
         };
         line.tell()?;
         if port != 0 {
-            client::load(port)?;
+            client::load(port, times)?;
             line.tell()?;
         }
         let (wall, cpu) = line.took()?;

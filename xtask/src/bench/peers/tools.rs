@@ -79,6 +79,12 @@ impl Tool {
     pub(super) fn is_exact(self) -> bool {
         self == Self::Nothing || self.is_pyrobe()
     }
+
+    /// How many times a program does its work under it, and without it for comparison. What is hardly seen needs long runs, and
+    /// is meant for programs that run for days; under the others they would take minutes.
+    pub(super) fn times(self) -> usize {
+        if self.is_exact() { 4 } else { 1 }
+    }
 }
 
 /// Where the programs that the bench starts are.

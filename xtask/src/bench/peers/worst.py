@@ -5,12 +5,12 @@ from control import Control
 BLOCKS = 15_000_000
 
 
-def work():
-    for _ in range(BLOCKS):
+def work(times):
+    for _ in range(times * BLOCKS):
         bytes(700)
 
 
 control = Control()
 control.begin()
-work()
+work(control.times)
 control.end()
