@@ -2,8 +2,8 @@
 //!
 //! A leak looks like any other growth at one moment; over time it is the growth that does not end. So the rows are sorted by
 //! how much a place would grow over the whole recording at the least of the rates at which it grew in the later parts of it,
-//! weighted with the confidence of the trend. Invariant: a place is listed
-//! only for what readings of the heap show.
+//! weighted with the confidence of the trend; what grows without a line of code that is known for it comes last.
+//! Invariant: a place is listed only for what readings of the heap show.
 
 use std::fmt::Write as _;
 
@@ -78,7 +78,10 @@ impl Leaks {
             observed = observed.max(times.last().copied().unwrap_or(0.0));
             rows.extend(process_leaks(snapshot, process, &times, by));
         }
-        rows.sort_by(|a, b| b.score.total_cmp(&a.score));
+        rows.sort_by(|a, b| {
+            let is_open = |leak: &Leak| leak.file.is_none();
+            is_open(a).cmp(&is_open(b)).then(b.score.total_cmp(&a.score))
+        });
         let row_count = rows.len();
         rows.truncate(limit.unwrap_or(usize::MAX));
         Self {
@@ -210,4 +213,55 @@ fn process_leaks(snapshot: &Snapshot, process: &ProcessSummary, times: &[f64], b
 )]
 fn whole(value: f64) -> u64 {
     value.max(0.0) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+    use super::*;
+    use crate::{
+        profile::{GrowthSeries, testing::Story},
+        units::MonotonicNs,
+    };
+
+    #[test]
+    fn what_keeps_growing_comes_first_and_what_nobody_is_known_for_last() {
+        let mut snapshot = Story::default()
+            .alloc(7, 0x1000, 32, "main:1 leak:2")
+            .alloc(7, 0x2000, 32, "main:1 cache:3")
+            .alloc(7, 0x3000, 32, "main:1 burst:4")
+            .alloc(7, 0x4000, 32, "main:1 small:5")
+            .alloc(7, 0x5000, 32, "")
+            .snapshot();
+        let leaf_line = |stack| {
+            let leaf = snapshot.stacks.leaf_first(stack).next()?;
+            let place = rows::place(&snapshot, leaf, By::Line);
+            rows::empty_row(&snapshot, &snapshot.processes[0], place).line
+        };
+        let times: Vec<u64> = (0..20).chain((2..18).map(|tens| tens * 10)).collect();
+        let mebibytes = |of: fn(u64) -> u64| times.iter().map(|&time| of(time) << 20).collect();
+        let stacks = snapshot.processes[0].stacks.iter().map(|&(stack, _)| {
+            let held = match leaf_line(stack) {
+                Some(2) => mebibytes(|time| time),
+                Some(3) => mebibytes(|time| 900 * time.min(30)),
+                Some(4) => mebibytes(|time| if time > 130 { 9000 } else { 10 }),
+                Some(_) => mebibytes(|time| time / 10),
+                None => mebibytes(|time| 9 * time),
+            };
+            (stack, held)
+        });
+        let stacks = stacks.collect();
+        snapshot.processes[0].growth = Some(GrowthSeries {
+            times: times
+                .iter()
+                .map(|time| MonotonicNs(time * 1_000_000_000))
+                .collect(),
+            stacks,
+        });
+        let leaks = Leaks::from_snapshot(&snapshot, By::Line, None, None);
+        let lines: Vec<Option<u32>> = leaks.rows.iter().map(|row| row.line).collect();
+        assert_eq!(lines, [Some(2), Some(5), None]);
+        assert!((leaks.rows[0].growth_per_second - 1_048_576.0).abs() < 1.0);
+    }
 }
