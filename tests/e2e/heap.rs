@@ -278,6 +278,27 @@ pub(crate) fn check_leak_of(holding: &Holding) {
     );
 }
 
+/// Each line within a quarter of what it holds, and little of it with the line that drops all that it makes.
+pub(crate) fn check_gaps_of(holding: &Holding) {
+    let stats = holding.capture.report("stats", &[]);
+    assert_eq!(stats["processes"][0]["partial"], true, "{stats:#}");
+    let table = holding.capture.report("table", &["--view", "in-use"]);
+    for mark in ["three", "one"] {
+        let Line { number, bytes, .. } = holding.line(mark);
+        let seen = holding.seen(&table, number);
+        assert!(
+            seen.abs_diff(bytes) * 4 <= bytes,
+            "{mark} holds {bytes}, seen are {seen}\n{table:#}"
+        );
+    }
+    let churned = holding.seen(&table, holding.line("churn").number);
+    let all = number(&holding.heap(), "anonymous");
+    assert!(
+        churned * 20 <= all,
+        "churn is said to hold {churned} of {all}\n{table:#}"
+    );
+}
+
 on_interpreters! { memory_of_extensions, check_native,
     debian_311: Id::Debian311,
     pyenv_312: Id::Pyenv(12),

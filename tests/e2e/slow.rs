@@ -138,6 +138,16 @@ on_interpreters! { a_slow_leak, check_a_slow_leak,
     #[ignore = "slow tier"] debian_311: Id::Debian311,
 }
 
+on_interpreters! { large_blocks_with_gaps, check_gaps,
+    #[ignore = "slow tier"] debian_311: Id::Debian311,
+}
+
+/// What stays of large blocks that are traced a part of the time is known from those that are seen; who makes more that do not
+/// stay is not taken for who holds the memory that these touched first.
+fn check_gaps(interpreter: &Interpreter) {
+    heap::check_gaps_of(&holding(interpreter, "heap_gaps.py", &[], &[]));
+}
+
 /// A megabyte a minute beside a hundred a second that come and go: after three minutes it comes first.
 fn check_a_slow_leak(interpreter: &Interpreter) {
     let arguments = ["--rate", "1", "--churn", "100", "--seconds", "180"];

@@ -11,15 +11,16 @@ use rustix::time::{ClockId, clock_gettime};
 use tracer_ebpf::site::group;
 
 use super::{
+    account::Account,
     attach::now,
     duty::own_time,
-    large::Large,
+    large::{self, Large},
     pool_changes::pool_changes,
     pool_scan::{Part, Scan, scan},
     survivors::Survivors,
 };
 use crate::{
-    capture::{Audit, ImageRecord},
+    capture::{Audit, Gap, ImageRecord},
     discover::{anonymous_regions, process, read_each, read_memory},
     ingest::{
         HeapAudit, PoolState,
@@ -49,12 +50,6 @@ const FIRST: Duration = Duration::from_secs(1);
 const FIRST_OF_HEAP: Duration = Duration::from_millis(200);
 /// Heap mode reads more often than that, as its figures are from these readings: after so many parts of an age.
 const AGES: u32 = 8;
-/// Heap mode's readings of all processes together take one part in so many of a processor,
-const SHARE: u32 = 400;
-/// ... which can be saved up, so that all of a few processes are read at one time,
-const MOST_SAVED: Duration = Duration::from_millis(20);
-/// ... and owed, since a process that is new is read whatever others have cost.
-const MOST_OWED: Duration = Duration::from_millis(50);
 /// Where a reading finds no change the next one waits twice as long, so many times in a row at most.
 const QUIET: u32 = 3;
 
@@ -90,31 +85,10 @@ pub(super) struct Auditor {
     account: Account,
     /// What is not traced.
     gaps: Gaps,
-}
-
-/// What readings may cost (heap mode), as time of this thread; it grows while time goes by.
-#[derive(Debug, Default)]
-struct Account {
-    /// Nanoseconds.
-    balance: i64,
-    last: Option<MonotonicNs>,
-}
-
-impl Account {
-    fn grow(&mut self, time: MonotonicNs) {
-        let before = self.last.replace(time).unwrap_or(time);
-        let elapsed = time.get().saturating_sub(before.get()) / u64::from(SHARE);
-        let grown = self.balance.saturating_add_unsigned(elapsed);
-        self.balance = grown.min(nanos(MOST_SAVED));
-    }
-
-    fn pay(&mut self, took: Duration) {
-        self.balance = self.balance.saturating_sub(nanos(took)).max(-nanos(MOST_OWED));
-    }
-
-    fn is_empty(&self) -> bool {
-        self.balance < 0
-    }
+    /// How many more large blocks are remembered, of all processes.
+    room: usize,
+    /// What was not, of processes that are gone.
+    left_out: Vec<Gap>,
 }
 
 /// A process that is traced.
@@ -152,6 +126,17 @@ impl Known {
         self.quiet = 0;
         self.due = self.due.min(latest);
     }
+
+    fn left_out(&self, pid: Pid, to: MonotonicNs) -> Option<Gap> {
+        let (blocks, from) = self.large.left_out()?;
+        Some(Gap {
+            from,
+            to,
+            pid: Some(pid),
+            reason: format!("{blocks} large blocks were too many to be read while frees are not traced"),
+            ..Gap::default()
+        })
+    }
 }
 
 impl Auditor {
@@ -166,7 +151,19 @@ impl Auditor {
             sampled: 0,
             account: Account::default(),
             gaps: Gaps::default(),
+            room: large::MOST_IN_ALL,
+            left_out: Vec::new(),
         }
+    }
+
+    /// Large blocks that were too many to be remembered, from the first of them to now or to the end of their process.
+    pub(super) fn left_out(&mut self, now: MonotonicNs) -> Vec<Gap> {
+        let running = self
+            .processes
+            .iter()
+            .filter_map(|(&pid, known)| known.left_out(pid, now));
+        self.left_out.extend(running);
+        std::mem::take(&mut self.left_out)
     }
 
     /// Images that traced processes run.
@@ -225,12 +222,14 @@ impl Auditor {
             Event::Alloc(alloc) if self.mode == Mode::Heap && alloc.kind == BlockKind::Raw => {
                 if let Some(known) = self.processes.get_mut(&alloc.pid) {
                     known.wake(later(alloc.time, self.interval));
-                    known.large.add(alloc.addr, alloc.size.get(), alloc.time);
+                    known
+                        .large
+                        .add(alloc.addr, alloc.size.get(), alloc.time, &mut self.room);
                 }
             }
             Event::Free(free) if self.mode == Mode::Heap => {
                 if let Some(known) = self.processes.get_mut(&free.pid) {
-                    known.large.remove(free.addr);
+                    known.large.remove(free.addr, &mut self.room);
                 }
             }
             Event::Process(process) => {
@@ -257,7 +256,9 @@ impl Auditor {
                 self.processes.insert(process.pid, known);
             }
             Event::Gone(gone) => {
-                self.processes.remove(&gone.pid);
+                let known = self.processes.remove(&gone.pid);
+                let left_out = known.and_then(|known| known.left_out(gone.pid, gone.time));
+                self.left_out.extend(left_out);
             }
             _ => {}
         }
@@ -273,13 +274,12 @@ impl Auditor {
             && let Some(known) = self.processes.get_mut(&realloc.pid)
         {
             if let Some(old) = realloc.old {
-                known.large.remove(old);
+                known.large.remove(old, &mut self.room);
             }
             let may_be_raw = realloc.kind == BlockKind::Raw || realloc.kind == BlockKind::Any && !is_small;
             if may_be_raw {
-                known
-                    .large
-                    .add(realloc.addr, realloc.raw_size.get(), realloc.time);
+                let size = realloc.raw_size.get();
+                known.large.add(realloc.addr, size, realloc.time, &mut self.room);
             }
         }
     }
@@ -319,6 +319,8 @@ impl Auditor {
         }
         let turn = now();
         self.account.grow(turn);
+        let remembered = self.processes.values().map(|known| known.large.len()).sum();
+        self.room = large::MOST_IN_ALL.saturating_sub(remembered);
         let mut due: Vec<(MonotonicNs, Pid)> = self
             .processes
             .iter()
@@ -491,10 +493,6 @@ fn is_since_start(pid: Pid, start: BootNs, image: &ImageRecord) -> io::Result<bo
     let slept = boot.saturating_sub(now().get());
     let attached = BootNs(image.attached.get().saturating_add(slept));
     Ok(start >= attached && !process(pid)?.forked)
-}
-
-fn nanos(duration: Duration) -> i64 {
-    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
 fn later(time: MonotonicNs, by: Duration) -> MonotonicNs {

@@ -13,8 +13,9 @@ use rustc_hash::FxHashMap;
 
 use crate::units::{MonotonicNs, ProcAddr};
 
-/// Blocks remembered of one process; of one that has more at one time, those beyond are not looked at.
-const MOST: usize = 1 << 15;
+/// Blocks remembered of one process, and of all. Those beyond are counted and not looked at: some 40 bytes each.
+const MOST: usize = 1 << 16;
+pub(super) const MOST_IN_ALL: usize = 1 << 19;
 /// The word before a block: the size of its chunk, and three bits.
 const SIZE_AT: u64 = 8;
 const FLAGS: u64 = 7;
@@ -31,19 +32,34 @@ const MAPPED_OVERHEAD: u64 = 16;
 pub(super) struct Large {
     /// By address: usable bytes, and when.
     blocks: FxHashMap<u64, (u64, u64)>,
+    /// Blocks that were not remembered, and since when.
+    left_out: Option<(u64, MonotonicNs)>,
 }
 
 impl Large {
-    /// A block was allocated.
-    pub(super) fn add(&mut self, addr: ProcAddr, bytes: u64, time: MonotonicNs) {
-        if self.blocks.len() < MOST || self.blocks.contains_key(&addr.get()) {
-            self.blocks.insert(addr.get(), (bytes, time.get()));
+    /// A block was allocated; there is room for so many more of all processes.
+    pub(super) fn add(&mut self, addr: ProcAddr, bytes: u64, time: MonotonicNs, room: &mut usize) {
+        let has_room = self.blocks.len() < MOST && *room > 0;
+        if !has_room && !self.blocks.contains_key(&addr.get()) {
+            self.left_out.get_or_insert((0, time)).0 += 1;
+        } else if self.blocks.insert(addr.get(), (bytes, time.get())).is_none() {
+            *room -= 1;
         }
     }
 
+    /// How many are remembered.
+    pub(super) fn len(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// How many were not, and since when.
+    pub(super) fn left_out(&self) -> Option<(u64, MonotonicNs)> {
+        self.left_out
+    }
+
     /// It was freed.
-    pub(super) fn remove(&mut self, addr: ProcAddr) {
-        self.blocks.remove(&addr.get());
+    pub(super) fn remove(&mut self, addr: ProcAddr, room: &mut usize) {
+        *room += usize::from(self.blocks.remove(&addr.get()).is_some());
     }
 
     /// Looks which blocks from before `began` are gone, and forgets those. `read` gives the word at each of the addresses,
@@ -101,10 +117,10 @@ mod tests {
     fn check(words: &[(u64, u64)], began: u64, expected: &[u64]) {
         let words: BTreeMap<u64, u64> = words.iter().copied().collect();
         let mut large = Large::default();
-        large.add(ProcAddr(0x1000), 1032, MonotonicNs(5));
-        large.add(ProcAddr(0x8010), 0x1ff0, MonotonicNs(5));
-        large.add(ProcAddr(0x9010), 0x1ff0, MonotonicNs(5));
-        large.remove(ProcAddr(0x9010));
+        for (addr, bytes) in [(0x1000, 1032), (0x8010, 0x1ff0), (0x9010, 0x1ff0)] {
+            large.add(ProcAddr(addr), bytes, MonotonicNs(5), &mut 9);
+        }
+        large.remove(ProcAddr(0x9010), &mut 9);
         let mut look = || {
             large.take_gone(MonotonicNs(began), |places| {
                 Ok(places
@@ -130,6 +146,25 @@ mod tests {
         check(&[], 5, &[]);
     }
 
+    #[test]
+    fn what_is_too_much_is_counted_and_room_is_for_all() {
+        let (mut large, mut room) = (Large::default(), 2);
+        for (addr, time) in [(0x10, 1), (0x20, 2), (0x30, 3), (0x20, 4), (0x40, 5)] {
+            large.add(ProcAddr(addr), 8, MonotonicNs(time), &mut room);
+        }
+        assert_eq!((large.len(), room), (2, 0));
+        assert_eq!(large.left_out(), Some((2, MonotonicNs(3))));
+        large.remove(ProcAddr(0x10), &mut room);
+        large.remove(ProcAddr(0x10), &mut room);
+        assert_eq!((large.len(), room), (1, 1));
+        let (mut large, mut room) = (Large::default(), MOST * 2);
+        for addr in 0..MOST as u64 + 7 {
+            large.add(ProcAddr(addr * 16), 8, MonotonicNs(1), &mut room);
+        }
+        assert_eq!((large.len(), room), (MOST, MOST));
+        assert_eq!(large.left_out(), Some((7, MonotonicNs(1))));
+    }
+
     proptest! {
         #[test]
         fn whatever_the_memory_holds_what_is_gone_was_known(
@@ -138,7 +173,7 @@ mod tests {
         ) {
             let mut large = Large::default();
             for (&addr, &bytes) in &blocks {
-                large.add(ProcAddr(addr), bytes, MonotonicNs(1));
+                large.add(ProcAddr(addr), bytes, MonotonicNs(1), &mut 9);
             }
             let mut words = words.iter().cycle();
             let gone = large

@@ -3,6 +3,7 @@
 //! One owner (`run`) consumes one closed enum of inputs; the ring reader, the map watcher, signals and the
 //! command only send into it. Invariant: whatever ends a recording, the capture is complete up to there.
 
+mod account;
 mod aggregate;
 mod attach;
 mod audit;

@@ -338,8 +338,11 @@ impl<'a> Owner<'a> {
         Ok(())
     }
 
-    /// Interpreters that ran and were never attached.
+    /// Interpreters that ran and were never attached, and blocks that were not remembered.
     fn note_missed(&mut self) -> Result<(), WriteError> {
+        for gap in self.auditor.left_out(now()) {
+            self.output.gap(gap)?;
+        }
         for (path, since) in self.attached.missed() {
             self.output.gap(Gap {
                 from: since,

@@ -24,6 +24,9 @@ const PACKAGES: &[(&str, &str)] = &[("bpftrace", "the stock probe to compare wit
 const ROUNDS: usize = 11;
 const GOAL_ALLOC: f64 = 2.0;
 const GOAL_FREE: f64 = 1.3;
+/// Nanoseconds for each frame beyond ten, and the frames of the stack that shows it.
+const GOAL_FRAME: f64 = 40.0;
+const DEEP: u32 = 30;
 /// A stock probe's cost over ours.
 const GOAL_STOCK: f64 = 12.0;
 
@@ -61,11 +64,14 @@ fn interpreter(pyrobe: &Path, python: &Path, library: Option<&Path>) -> Result<(
             .arg(&program);
         command
     };
-    let (mut empty, mut full, mut stock) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut empty, mut full, mut frame, mut stock) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let bare = measure(Command::new(python).arg(&program), python)?;
         empty.push(measure(&mut record(&["--empty"]), pyrobe)?.minus(bare));
-        full.push(measure(&mut record(&[]), pyrobe)?.minus(bare));
+        let recorded = measure(&mut record(&[]), pyrobe)?.minus(bare);
+        full.push(recorded);
+        let deep = measure(record(&[]).arg(DEEP.to_string()), pyrobe)?.minus(bare);
+        frame.push((deep.alloc - recorded.alloc) / f64::from(DEEP - 10));
         if let Some(library) = library {
             let _probe = Stock::start(library)?;
             stock.push(
@@ -89,6 +95,9 @@ fn interpreter(pyrobe: &Path, python: &Path, library: Option<&Path>) -> Result<(
             "{name}: empty programs {empty}, recorded with 10 frames {full}: ratio {:.2}, goal at most {goal:.1}",
             full.median / empty.median
         );
+    }
+    if let Some(frame) = spread(frame) {
+        println!("allocation: each further frame, up to {DEEP}, {frame}, goal at most {GOAL_FRAME:.0}");
     }
     if let Some(stock) = spread(stock) {
         let full = spread(full.iter().map(|cost| cost.alloc).collect()).context("no round was made")?;

@@ -87,9 +87,9 @@ impl Phases {
 
     /// How many blocks that are not seen one stands for that was allocated within `precision` after `born`, and is still there.
     pub(super) fn unseen(&self, born: u64, precision: u64, now: MonotonicNs) -> f64 {
-        let behind = self
-            .ended
-            .partition_point(|phase| phase.from <= born.saturating_add(precision));
+        // Nothing is seen between phases: what may have been in the later of two was.
+        let born = born.saturating_add(precision);
+        let behind = self.ended.partition_point(|phase| phase.from <= born);
         let Some(phase) = behind.checked_sub(1).and_then(|index| self.ended.get(index)) else {
             return 0.0;
         };
@@ -142,6 +142,7 @@ mod tests {
         check(&phases, 3000, &[(2005, 0.0)]);
         phases.begin(at(4000));
         check(&phases, 4050, &[(2005, 0.0), (4005, 0.0)]);
+        check(&phases, 4150, &[(3999, 0.0), (2099, 10.0)]);
         check(
             &phases,
             4100,

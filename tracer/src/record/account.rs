@@ -1,0 +1,88 @@
+//! What readings of heaps may cost, all processes together: a small share of one processor, so that pyrobe does not cost more
+//! the more processes there are.
+//!
+//! Pure. Apart from `audit`, which asks before it reads and tells what it took. Invariant: what is paid in any time is at most
+//! the share of that time, [`MOST_SAVED`], and what was paid while the account was empty.
+
+use std::time::Duration;
+
+use crate::units::MonotonicNs;
+
+/// Readings take one part in so many of a processor,
+const SHARE: u64 = 400;
+/// ... which can be saved up, so that all of a few processes are read at one time,
+const MOST_SAVED: Duration = Duration::from_millis(20);
+/// ... and owed, since a process that is new is read whatever others have cost.
+const MOST_OWED: Duration = Duration::from_millis(50);
+
+/// Time of this thread that readings may take; it grows while time goes by.
+#[derive(Debug, Default)]
+pub(super) struct Account {
+    /// Nanoseconds.
+    balance: i64,
+    last: Option<MonotonicNs>,
+}
+
+impl Account {
+    /// It is now this time.
+    pub(super) fn grow(&mut self, time: MonotonicNs) {
+        let before = self.last.replace(time).unwrap_or(time);
+        let elapsed = time.get().saturating_sub(before.get()) / SHARE;
+        let grown = self.balance.saturating_add_unsigned(elapsed);
+        self.balance = grown.min(nanos(MOST_SAVED));
+    }
+
+    /// A reading took so long.
+    pub(super) fn pay(&mut self, took: Duration) {
+        self.balance = self.balance.saturating_sub(nanos(took)).max(-nanos(MOST_OWED));
+    }
+
+    /// Whether more was paid than there was.
+    pub(super) fn is_empty(&self) -> bool {
+        self.balance < 0
+    }
+}
+
+fn nanos(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> MonotonicNs {
+        MonotonicNs(seconds * 1_000_000_000)
+    }
+
+    #[test]
+    fn readings_take_their_share_and_no_more() {
+        let mut account = Account::default();
+        account.grow(at(0));
+        let (reading, mut read) = (Duration::from_millis(5), Duration::ZERO);
+        for second in 1..=4000 {
+            account.grow(at(second));
+            if !account.is_empty() {
+                account.pay(reading);
+                read += reading;
+            }
+        }
+        let share = Duration::from_secs(4000 / SHARE);
+        assert!(read <= share + reading && read + reading * 2 >= share, "{read:?}");
+    }
+
+    #[test]
+    fn neither_rest_nor_debt_is_without_a_bound() {
+        let mut account = Account::default();
+        account.grow(at(0));
+        account.grow(at(1_000_000));
+        account.pay(MOST_SAVED);
+        assert!(!account.is_empty());
+        account.pay(Duration::from_nanos(1));
+        assert!(account.is_empty());
+        account.pay(Duration::from_hours(1));
+        let owed = MOST_OWED * u32::try_from(SHARE).unwrap_or(u32::MAX);
+        account.grow(at(1_000_000 + 1 + owed.as_secs()));
+        assert!(!account.is_empty());
+    }
+}
