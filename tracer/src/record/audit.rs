@@ -495,7 +495,7 @@ fn is_since_start(pid: Pid, start: BootNs, image: &ImageRecord) -> io::Result<bo
     Ok(start >= attached && !process(pid)?.forked)
 }
 
-fn later(time: MonotonicNs, by: Duration) -> MonotonicNs {
+pub(super) fn later(time: MonotonicNs, by: Duration) -> MonotonicNs {
     MonotonicNs(
         time.get()
             .saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)),

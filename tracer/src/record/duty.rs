@@ -11,6 +11,7 @@ use tracer_ebpf::site::group;
 
 use super::{
     attach::now,
+    audit::later,
     feeders::{self, Input, TICK},
     governor::{Group, Verdict},
     owner::Owner,
@@ -23,7 +24,8 @@ use crate::{
     units::MonotonicNs,
 };
 
-/// Looking at the counters takes one part in so many of this thread's time.
+/// Looking at the counters takes one part in so many of this thread's time, and so does putting probes in place for a sample:
+/// the kernel does that in every process that maps the file.
 const SHARE: u32 = 500;
 
 impl Owner<'_> {
@@ -68,7 +70,8 @@ impl Owner<'_> {
     }
 
     fn is_window_due(&self) -> bool {
-        self.governor.room() >= SHORTEST
+        !self.governor.rests(now())
+            && self.governor.room() >= SHORTEST
             && self.governor.is_windows_turn()
             && self.windows.is_due(now(), self.auditor.refilled())
     }
@@ -89,13 +92,18 @@ impl Owner<'_> {
     }
 
     /// Puts a group in place where processes run that are traced. It is charged with its end.
-    fn put_on(&mut self, group: u32) {
+    fn put_on(&mut self, number: u32) {
         let images = self.auditor.images();
-        let start = Instant::now();
-        if let Err(error) = self.tracer.put_on(group, |image| images.contains(&image)) {
+        let (start, before) = (Instant::now(), own_time());
+        if let Err(error) = self.tracer.put_on(number, |image| images.contains(&image)) {
             self.problems.push(error.to_string());
         }
         self.governor.changed(start.elapsed());
+        if number != group::POOLS {
+            // Taking them off costs as much again.
+            let took = own_time().saturating_sub(before) * 2;
+            self.governor.rest_until(later(now(), took * SHARE));
+        }
     }
 
     pub(super) fn close_window(&mut self) -> Result<(), WriteError> {

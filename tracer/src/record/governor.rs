@@ -43,6 +43,15 @@ impl Share {
         }
     }
 
+    /// A process that uses less of the time than this has the budget of one that uses so much. A hundredth of nothing would be
+    /// nothing, and such a process is not where a host's time goes; but there can be many of them.
+    const fn least_use(self) -> f64 {
+        match self {
+            Self::Sampled => 0.02,
+            Self::Base => 0.25,
+        }
+    }
+
     /// What a process begins with, and for how long it can be saved up; seconds of its processor time.
     const fn reserve(self) -> (f64, f64) {
         match self {
@@ -52,9 +61,6 @@ impl Share {
     }
 }
 
-/// A process that uses less of the time than this has the budget of one that uses so much. A hundredth of nothing would be
-/// nothing, and such a process is not where a host's time goes.
-const LEAST_USE: f64 = 0.25;
 /// What must have been saved up before a group is put back that was too dear, as a part of what can be.
 const ENOUGH: f64 = 0.3;
 /// When to look again: while a process recovers, while all is cheap, and while something is not.
@@ -162,6 +168,8 @@ pub(super) struct Governor {
     room: Option<Duration>,
     /// How long the last change of what stands took.
     change: Duration,
+    /// What is sampled stands no more before this.
+    rests_until: MonotonicNs,
     /// A group was put back since the last window.
     has_put_back: bool,
     /// No process was charged more than its budget since the last time.
@@ -180,6 +188,7 @@ impl Governor {
             off: Vec::new(),
             last: None,
             change: Duration::ZERO,
+            rests_until: MonotonicNs(0),
             has_put_back: false,
             is_calm: false,
         }
@@ -205,6 +214,16 @@ impl Governor {
     /// A window was opened.
     pub(super) fn opened(&mut self) {
         self.has_put_back = false;
+    }
+
+    /// What is sampled is not put in place before this.
+    pub(super) fn rest_until(&mut self, time: MonotonicNs) {
+        self.rests_until = time;
+    }
+
+    /// Whether it is too early for that.
+    pub(super) fn rests(&self, time: MonotonicNs) -> bool {
+        time < self.rests_until
     }
 
     /// Probes were put in place, which took so long. A process that runs their image is held up for a tenth of that, and for
@@ -273,8 +292,12 @@ impl Governor {
             for (share, purse) in Share::ALL.into_iter().zip(&mut account.purses) {
                 let of_share = || GROUPS.into_iter().filter(move |group| group.share == share);
                 let spent = of_share().map(cost).sum();
-                let earned = budget * share.part() * busy.max(elapsed * LEAST_USE) + over;
-                over = purse.settle(earned, spent);
+                let least = |share: Share| busy.max(elapsed * share.least_use());
+                let earned = budget * share.part() * least(share) + over;
+                // Of what is there because a process does little, nothing is left over.
+                over = purse
+                    .settle(earned, spent)
+                    .min(budget * share.part() * least(Share::Sampled));
                 self.is_calm &= spent <= earned;
                 if purse.balance >= 0.0 || spent <= earned {
                     continue;
@@ -303,7 +326,7 @@ impl Governor {
         }
         let can_return = |group: Group| match group.share {
             Share::Base => !base_recovers,
-            Share::Sampled => self.room.is_some() && !is_held,
+            Share::Sampled => self.room.is_some() && !is_held && !self.rests(time),
         };
         let back = self.off.iter().position(|(group, _)| can_return(*group));
         if let Some(place) = back {
@@ -364,7 +387,7 @@ mod tests {
                 None => {}
             }
         }
-        let time = seconds as f64 * runs.max(LEAST_USE);
+        let time = seconds as f64 * runs.max(Share::Sampled.least_use());
         (hits * 600.0 * large.factor / 1e9 / time, taken)
     }
 
@@ -386,6 +409,13 @@ mod tests {
         }
         let (share, taken) = run(0.1, 50_000.0, Some(2.0), 600);
         assert!(taken > 1 && share < 0.02, "{share} {taken}");
+    }
+
+    #[test]
+    fn what_is_dear_to_put_in_place_rests_longer() {
+        let mut governor = Governor::new(Mode::Heap, Some(2.0));
+        governor.rest_until(MonotonicNs(5));
+        assert!(governor.rests(MonotonicNs(4)) && !governor.rests(MonotonicNs(5)));
     }
 
     #[test]
