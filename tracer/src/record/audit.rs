@@ -50,6 +50,8 @@ const FIRST: Duration = Duration::from_secs(1);
 const FIRST_OF_HEAP: Duration = Duration::from_millis(200);
 /// Heap mode reads more often than that, as its figures are from these readings: after so many parts of an age.
 const AGES: u32 = 8;
+/// A change of resident memory counts from one part in so many.
+const CHANGED: u64 = 100;
 /// Where a reading finds no change the next one waits twice as long, so many times in a row at most.
 const QUIET: u32 = 3;
 
@@ -101,8 +103,9 @@ struct Known {
     parts: FxHashSet<Part>,
     /// Whether tracing began before the process had any block; not known before its first audit.
     since_start: Option<bool>,
-    /// Readings in a row that found no change (heap mode).
+    /// Readings in a row that found no change (heap mode), and the resident memory that the last one found.
     quiet: u32,
+    resident: u64,
     /// The pools as they were last told, by address (heap mode).
     pools: Vec<PoolState>,
     /// Blocks that were seen in sampling windows (heap mode).
@@ -248,6 +251,7 @@ impl Auditor {
                     parts: FxHashSet::default(),
                     since_start: None,
                     quiet: 0,
+                    resident: 0,
                     pools: Vec::new(),
                     survivors: Survivors::default(),
                     large: Large::default(),
@@ -441,7 +445,9 @@ fn audit(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode) -> io::Re
             let unseen = known.gaps.pools && !known.pools.is_empty();
             let changes = pool_changes(&mut known.pools, pools, unseen);
             refilled = changes.refilled;
-            known.quiet = if changes.pools.is_empty() {
+            let resident: u64 = regions.iter().map(|region| region.anonymous).sum();
+            let changed = resident.abs_diff(std::mem::replace(&mut known.resident, resident));
+            known.quiet = if changes.pools.is_empty() && changed < resident / CHANGED {
                 (known.quiet + 1).min(QUIET)
             } else {
                 0
