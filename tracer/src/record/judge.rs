@@ -24,6 +24,10 @@ const REMEMBERED: usize = 4;
 /// Processes whose programs are remembered; then all are forgotten, and /proc alone has to tell.
 const MAX_PROCESSES: usize = 65_536;
 
+/// The kernel side reads the clock once a tick, and HZ is 100 at least: a record can be as much later than it says, nanoseconds.
+/// No interpreter starts and becomes another program in that time.
+const TICK: u64 = 10_000_000;
+
 /// A program that a process became.
 #[derive(Clone, Debug)]
 struct Became {
@@ -192,7 +196,8 @@ impl Judge {
 
     fn judge(&mut self, process: &Announced, tracer: &mut Tracer) {
         let known = self.programs.get(&process.pid).and_then(|programs| {
-            let before = programs.iter().rev().find(|became| became.time <= process.time);
+            let latest = MonotonicNs(process.time.get().saturating_add(TICK));
+            let before = programs.iter().rev().find(|became| became.time <= latest);
             before?.path.clone()
         });
         let path = known.or_else(|| executable(process.pid).ok().map(|found| found.path));
