@@ -44,6 +44,10 @@ pub const MAX_THREADS_SEARCHED: u32 = 64;
 pub const MAX_INTERPRETERS_SEARCHED: u32 = 16;
 /// One page in so many is looked at when it is touched; a power of two.
 pub const FAULTED_PAGES: u32 = 4;
+/// The programs of one hit in so many are timed; a power of two.
+pub const TIMED_HITS: u32 = 16;
+/// The most that is taken down of one, nanoseconds: what takes longer was interrupted, by what is not its own.
+pub const MOST_TIMED_NS: u64 = 50_000;
 /// Page faults of one process are thinned out within windows of so many nanoseconds, as a power of two (1.07 s).
 pub const FAULT_WINDOW_BITS: u32 = 30;
 /// Page faults of one process in a window that are all reported; of as many again every second one is, of twice as many

@@ -43,9 +43,12 @@ pub struct ProcessState {
     pub fault_window: u64,
     /// Probe hits by [`crate::site::group`], whatever came of them (both halves of a session count).
     pub hits: [u64; GROUPS],
+    /// Nanoseconds that programs ran for these hits, by the same groups: the time of one in
+    /// [`crate::limits::TIMED_HITS`], times that.
+    pub run_ns: [u64; GROUPS],
     /// What was lost, by [`crate::reason::Reason`].
     pub losses: [u64; REASONS],
 }
 
 const _: () = assert!(size_of::<Mapped>() == 16);
-const _: () = assert!(size_of::<ProcessState>() == 8 + 32 + 8 * 8 + 8 * GROUPS + 8 * REASONS);
+const _: () = assert!(size_of::<ProcessState>() == 8 + 32 + 8 * 8 + 2 * 8 * GROUPS + 8 * REASONS);

@@ -135,6 +135,8 @@ pub struct Gone {
     pub faults: u64,
     /// Probe hits by [`crate::site::group`].
     pub hits: [u64; GROUPS],
+    /// Nanoseconds that programs ran for them, by the same.
+    pub run_ns: [u64; GROUPS],
     /// Losses by [`crate::reason::Reason`].
     pub losses: [u64; REASONS],
 }
@@ -324,7 +326,7 @@ pub struct Fault {
 
 const _: () = assert!(size_of::<Head>() == 8);
 const _: () = assert!(size_of::<Process>() == 8 + 8 + 8 + 8 + 8 + 8 + 8 + 16 + MAX_COMMAND_LINE);
-const _: () = assert!(size_of::<Gone>() == 48 + 8 * GROUPS + 8 * REASONS);
+const _: () = assert!(size_of::<Gone>() == 48 + 2 * 8 * GROUPS + 8 * REASONS);
 const _: () = assert!(size_of::<Code>() == 56 + MAX_FILE_NAME + MAX_QUALNAME);
 const _: () = assert!(size_of::<LineTable>() == 24 + LINE_TABLE_ROOM);
 const _: () = assert!(size_of::<Frame>() == 16);

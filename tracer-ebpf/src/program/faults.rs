@@ -10,6 +10,7 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 use tracer_ebpf::{
+    config::Config,
     limits::{FAULT_WINDOW_BITS, FAULTED_PAGES, FAULTS_REPORTED},
     process::ProcessState,
     reason::Reason,
@@ -23,6 +24,7 @@ use crate::{
     hit::stack_of,
     loops::{Counted, Loops, MayGoto},
     maps::{PROCESSES, config},
+    timing::Start,
 };
 
 /// Where the kernel's half of the address space begins.
@@ -65,6 +67,22 @@ fn fault<L: Loops>(ctx: &RawTracePointContext) -> Option<()> {
         return None;
     }
     let weight = weight(state, now)?;
+    let start = Start::now(config.nothing);
+    touched::<L>(config, state, thread, now, address, weight);
+    start.over(|| Some(state), group::FAULTS);
+    None
+}
+
+#[inline(always)]
+fn touched<L: Loops>(
+    config: &'static Config,
+    state: *mut ProcessState,
+    thread: u64,
+    now: u64,
+    address: u64,
+    weight: u32,
+) {
+    let pid = (thread >> 32) as u32;
     // SAFETY: a map value.
     let image = unsafe { (*state).images[0].id_plus_one }.wrapping_sub(1);
     // SAFETY: a map value.
@@ -76,11 +94,11 @@ fn fault<L: Loops>(ctx: &RawTracePointContext) -> Option<()> {
     // SAFETY: a map value.
     if unsafe { (*state).unannounced } != 0 {
         lose(state, Reason::RingFullFault);
-        return None;
+        return;
     }
     let Some(mut entry) = reserve::<Fault>() else {
         lose(state, Reason::RingFullFault);
-        return None;
+        return;
     };
     entry.write(Fault {
         head: Head {
@@ -96,7 +114,6 @@ fn fault<L: Loops>(ctx: &RawTracePointContext) -> Option<()> {
         stack,
     });
     submit(entry);
-    None
 }
 
 /// Pages beside each other are as likely as any: what is touched at one go is seen in its share.

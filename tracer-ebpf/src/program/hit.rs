@@ -14,9 +14,10 @@ use tracer_ebpf::{
 use crate::{
     emit::{lose, lose_unattributed},
     loops::Loops,
-    maps::{IMAGES, POINTS, SITES, config},
+    maps::{IMAGES, POINTS, PROCESSES, SITES, config},
     memory::{self, Memory},
     process, read,
+    timing::Start,
     walk::{self, Walker},
 };
 
@@ -33,6 +34,7 @@ pub(crate) struct Hit {
     /// Process and thread.
     pub(crate) thread: u64,
     pub(crate) pid: u32,
+    start: Start,
 }
 
 impl Hit {
@@ -44,6 +46,7 @@ impl Hit {
         if config.stopped != 0 {
             return None;
         }
+        let start = Start::now(config.nothing);
         let index = site_index(config, cookie);
         let Some(site) = SITES.get(index) else {
             lose_unattributed(Reason::SiteUnknown);
@@ -55,7 +58,15 @@ impl Hit {
             index: u64::from(index),
             thread,
             pid: (thread >> 32) as u32,
+            start,
         })
+    }
+
+    /// The program is through with it.
+    #[inline(always)]
+    pub(crate) fn over(&self) {
+        self.start
+            .over(|| PROCESSES.get_ptr_mut(self.pid), self.site.group);
     }
 
     #[inline(always)]

@@ -121,6 +121,7 @@ unsafe fn fill(record: *mut Gone, state: *mut ProcessState, kind: u8, pid: u32) 
         (*record).reallocs = (*state).reallocs;
         (*record).faults = (*state).faults;
         (*record).hits = (*state).hits;
+        (*record).run_ns = (*state).run_ns;
         (*record).losses = (*state).losses;
     }
 }

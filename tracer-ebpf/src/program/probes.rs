@@ -53,6 +53,7 @@ fn on_entry_old(ctx: ProbeContext) -> u32 {
 fn entered<L: Loops>(ctx: &ProbeContext) -> u32 {
     if let Some((hit, regs)) = hit(ctx.as_ptr()) {
         let _ = entry::<L>(&hit, regs);
+        hit.over();
     }
     0
 }
@@ -90,12 +91,15 @@ extern "C" fn on_session(ctx: *mut c_void) -> u32 {
         // SAFETY: the kernel gives a word that lives as long as the call.
         let requested = unsafe { *kept };
         let _ = report::<MayGoto>(&hit, regs, requested);
+        hit.over();
         return 1;
     }
     if hit.is(Role::PoolRefill) {
         return 0;
     }
-    let Some(requested) = functions::enter::<MayGoto>(&hit, regs) else {
+    let requested = functions::enter::<MayGoto>(&hit, regs);
+    hit.over();
+    let Some(requested) = requested else {
         return 1;
     };
     // SAFETY: as above.
@@ -119,6 +123,7 @@ fn on_place_old(ctx: ProbeContext) -> u32 {
 fn within<L: Loops>(ctx: &ProbeContext) -> u32 {
     if let Some((hit, regs)) = hit(ctx.as_ptr()) {
         let _ = report::<L>(&hit, regs, 0);
+        hit.over();
     }
     0
 }
@@ -130,6 +135,7 @@ fn on_call(ctx: ProbeContext) -> u32 {
         if let Some(requested) = functions::enter::<Counted>(&hit, regs) {
             let _ = PENDING.insert(key(&hit), requested, 0);
         }
+        hit.over();
     }
     0
 }
@@ -149,6 +155,7 @@ fn on_return(ctx: RetProbeContext) -> u32 {
             requested = pending;
         }
         let _ = report::<Counted>(&hit, regs, requested);
+        hit.over();
     }
     0
 }

@@ -245,6 +245,7 @@ fn insert(pid: u32, image: u32, bias: u64, start: u64) {
         faults: 0,
         fault_window: 0,
         hits: [0; GROUPS],
+        run_ns: [0; GROUPS],
         losses: [0; REASONS],
     };
     const { assert!(IMAGES_PER_PROCESS == 2) };

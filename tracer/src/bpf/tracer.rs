@@ -364,6 +364,7 @@ impl Tracer {
                     reallocs: state.reallocs,
                     faults: state.faults,
                     hits_by_group: state.hits,
+                    run_ns_by_group: state.run_ns,
                     losses: state.losses,
                 },
             })

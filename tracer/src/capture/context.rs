@@ -142,6 +142,8 @@ pub struct ProcessCounters {
     pub hits: u64,
     /// The same by `tracer_ebpf::site::group`.
     pub hits_by_group: Vec<u64>,
+    /// Nanoseconds that programs ran for them, by the same.
+    pub run_ns_by_group: Vec<u64>,
     /// Losses, by the number of the reason; shorter or longer if another version wrote it.
     pub losses: Vec<u64>,
 }
@@ -156,19 +158,23 @@ impl ProcessCounters {
             frees: counters.frees,
             reallocs: counters.reallocs,
             faults: counters.faults,
-            hits: counters.hits(),
+            hits: counters.hits().count,
             hits_by_group: counters.hits_by_group.to_vec(),
+            run_ns_by_group: counters.run_ns_by_group.to_vec(),
             losses: counters.losses.to_vec(),
         }
     }
 
     /// As ingest has them. Reasons that this version does not know are left out.
     pub fn counters(&self) -> Counters {
-        let (mut losses, mut hits_by_group) = ([0; REASONS], [0; GROUPS]);
+        let (mut losses, mut hits_by_group, mut run_ns_by_group) = ([0; REASONS], [0; GROUPS], [0; GROUPS]);
         for (to, from) in losses.iter_mut().zip(&self.losses) {
             *to = *from;
         }
         for (to, from) in hits_by_group.iter_mut().zip(&self.hits_by_group) {
+            *to = *from;
+        }
+        for (to, from) in run_ns_by_group.iter_mut().zip(&self.run_ns_by_group) {
             *to = *from;
         }
         Counters {
@@ -177,6 +183,7 @@ impl ProcessCounters {
             reallocs: self.reallocs,
             faults: self.faults,
             hits_by_group,
+            run_ns_by_group,
             losses,
         }
     }

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    ingest::event::Hits,
     profile::{Audits, Coverage, HeapSummary, Losses, ProcessInfo, Tally},
     units::MonotonicNs,
 };
@@ -45,7 +46,7 @@ pub struct ProcessPart {
     /// What was lost.
     pub losses: Losses,
     /// Probe hits.
-    pub hits: Option<u64>,
+    pub hits: Option<Hits>,
     /// What came of its audits.
     pub audits: Audits,
     /// What the last reading of its heap found.

@@ -306,21 +306,23 @@ fn process(record: &[u8], pid: Pid) -> Result<Process<'_>, RecordError> {
 fn gone(record: &[u8], pid: Pid, reason: GoneReason) -> Result<Gone, RecordError> {
     type R = record::Gone;
     let bytes = fixed::<{ size_of::<R>() }>(record)?;
-    let (mut losses, mut hits_by_group) = ([0; REASONS], [0; GROUPS]);
+    let (mut losses, mut hits_by_group, mut run_ns_by_group) = ([0; REASONS], [0; GROUPS], [0; GROUPS]);
     words(record, core::mem::offset_of!(R, losses), &mut losses)?;
     words(record, core::mem::offset_of!(R, hits), &mut hits_by_group)?;
+    words(record, core::mem::offset_of!(R, run_ns), &mut run_ns_by_group)?;
     Ok(Gone {
         pid,
         reason,
         time: MonotonicNs(get!(bytes, R, time_ns)),
-        counters: Counters {
+        counters: Box::new(Counters {
             allocs: get!(bytes, R, allocs),
             frees: get!(bytes, R, frees),
             reallocs: get!(bytes, R, reallocs),
             faults: get!(bytes, R, faults),
             hits_by_group,
+            run_ns_by_group,
             losses,
-        },
+        }),
     })
 }
 

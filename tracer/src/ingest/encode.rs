@@ -132,6 +132,7 @@ fn gone(e: &Gone, out: &mut Vec<u8>) {
     put!(r, R, reallocs, e.counters.reallocs);
     put!(r, R, faults, e.counters.faults);
     words(r, offset_of!(R, hits), &e.counters.hits_by_group);
+    words(r, offset_of!(R, run_ns), &e.counters.run_ns_by_group);
     words(r, offset_of!(R, losses), &e.counters.losses);
 }
 

@@ -2,7 +2,11 @@
 //!
 //! One variant per record kind of `tracer_ebpf::record`; see there for what each field means.
 
-use tracer_ebpf::{reason::REASONS, site::group::GROUPS};
+use serde::{Deserialize, Serialize};
+use tracer_ebpf::{
+    reason::REASONS,
+    site::group::{self, GROUPS},
+};
 
 use crate::units::{BootNs, ByteCount, ImageId, MonotonicNs, Pid, ProcAddr, StackId, Tid};
 
@@ -73,7 +77,7 @@ pub enum GoneReason {
 }
 
 /// A process is gone; the counters are its last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gone {
     /// Process id.
     pub pid: Pid,
@@ -82,7 +86,7 @@ pub struct Gone {
     /// When.
     pub time: MonotonicNs,
     /// What the kernel side counted for it.
-    pub counters: Counters,
+    pub counters: Box<Counters>,
 }
 
 /// What the kernel side counted for one process.
@@ -98,8 +102,22 @@ pub struct Counters {
     pub faults: u64,
     /// Probe hits, by `tracer_ebpf::site::group`.
     pub hits_by_group: [u64; GROUPS],
+    /// Nanoseconds that programs ran for them, by the same.
+    pub run_ns_by_group: [u64; GROUPS],
     /// Losses, by the number of the `tracer_ebpf::reason::Reason`.
     pub losses: [u64; REASONS],
+}
+
+/// Hits of probes, and what they took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hits {
+    /// All of them.
+    pub count: u64,
+    /// Those that cost a trap into the kernel: page faults do not.
+    pub traps: u64,
+    /// Nanoseconds for which their programs ran, estimated from some of them.
+    pub run_ns: u64,
 }
 
 /// A string of the target, in its own representation. Hostile: any bytes.
@@ -299,12 +317,53 @@ pub struct Fault {
     pub stack: StackId,
 }
 
+/// What a trap costs a program at work, which has filled the caches with its own, against one in a loop: `cargo xtask bench
+/// peers` holds what this makes of the hits against the time that was really lost.
+const AT_WORK: f64 = 2.0;
+
 impl Counters {
     /// Probe hits of all groups.
-    pub fn hits(&self) -> u64 {
-        self.hits_by_group
-            .iter()
-            .fold(0, |sum, &hits| sum.saturating_add(hits))
+    pub fn hits(&self) -> Hits {
+        let groups = 0..GROUPS;
+        groups.fold(Hits::default(), |sum, group| sum.plus(self.hits_of(group)))
+    }
+
+    /// Those of one group.
+    pub fn hits_of(&self, group: usize) -> Hits {
+        let of = |numbers: &[u64; GROUPS]| numbers.get(group).copied().unwrap_or(0);
+        let count = of(&self.hits_by_group);
+        Hits {
+            count,
+            traps: if group == group::FAULTS as usize { 0 } else { count },
+            run_ns: of(&self.run_ns_by_group),
+        }
+    }
+}
+
+impl Hits {
+    /// What they took from the processes, nanoseconds, if an empty program on an emulated instruction takes so much in a loop.
+    pub fn cost_ns(&self, loop_ns: f64) -> f64 {
+        (loop_ns * AT_WORK).mul_add(self.traps as f64, self.run_ns as f64)
+    }
+
+    /// Both.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            count: self.count.saturating_add(other.count),
+            traps: self.traps.saturating_add(other.traps),
+            run_ns: self.run_ns.saturating_add(other.run_ns),
+        }
+    }
+
+    /// What came since.
+    #[must_use]
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            count: self.count.saturating_sub(before.count),
+            traps: self.traps.saturating_sub(before.traps),
+            run_ns: self.run_ns.saturating_sub(before.run_ns),
+        }
     }
 }
 

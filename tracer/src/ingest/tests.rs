@@ -88,14 +88,15 @@ impl Material {
                 pid,
                 reason: [GoneReason::Exec, GoneReason::Exit][usize::from(self.small % 2)],
                 time,
-                counters: Counters {
+                counters: Box::new(Counters {
                     allocs: d,
                     frees: e,
                     reallocs: f,
                     faults: g,
                     hits_by_group: [g; GROUPS],
+                    run_ns_by_group: [a; GROUPS],
                     losses: self.losses.clone().try_into().unwrap(),
-                },
+                }),
             }),
             2 => Event::Code(Code {
                 pid,

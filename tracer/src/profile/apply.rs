@@ -308,7 +308,7 @@ impl Profile {
         };
         if let Some(process) = self.processes.get_mut(index) {
             process.before(event.time, &mut self.stacks, &mut self.all);
-            process.counters = Some(event.counters);
+            process.counters = Some(*event.counters);
             process.info.last_seen = Some(event.time);
             process.end(end, &mut self.all);
         }

@@ -58,7 +58,7 @@ mod tests {
             story.alloc(pid, 128, 64, "main:1");
             story.free(pid, 128);
             story.free(pid, 256);
-            story.exit(pid, counters(2, 2, 0, &[(Reason::CallUnseen, 1)]));
+            story.exit(pid, &counters(2, 2, 0, &[(Reason::CallUnseen, 1)]));
         }
         story.process(77, "python3 app.py").alloc(77, 64, 32, "main:1");
         let whole = story.snapshot();
@@ -68,7 +68,7 @@ mod tests {
         for pid in 31..=60 {
             let mut more = Story::default();
             more.process(pid, "python3 job.py").alloc(pid, 64, 32, "main:1");
-            more.exit(pid, counters(1, 0, 0, &[]));
+            more.exit(pid, &counters(1, 0, 0, &[]));
             for event in &more.events {
                 profile.apply(event);
             }

@@ -16,7 +16,7 @@ use super::{
     stacks::{StackId, StackTable},
     tally::Tally,
 };
-use crate::{symbolize::FrameTable, units::MonotonicNs};
+use crate::{ingest::event::Hits, symbolize::FrameTable, units::MonotonicNs};
 
 /// One process in a snapshot.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ pub struct ProcessSummary {
     /// What was lost.
     pub losses: Losses,
     /// Probe hits, if the kernel side's counters are known.
-    pub hits: Option<u64>,
+    pub hits: Option<Hits>,
     /// How far what is believed alive is from what its pools held.
     pub audits: Audits,
     /// In heap mode, what the last reading of its heap found.
@@ -63,7 +63,7 @@ pub struct Totals {
     /// longer held, so this can be less than the sum of what was live at each exit.
     pub peak_bytes: u64,
     /// Probe hits of all processes whose counters are known.
-    pub hits: u64,
+    pub hits: Hits,
     /// How long was recorded, nanoseconds.
     pub duration_ns: u64,
 }
@@ -99,10 +99,15 @@ impl ProcessSummary {
         self.losses.is_lossy()
     }
 
+    /// Estimated time that probes took from it, nanoseconds, if that is known.
+    pub fn probe_ns(&self, context: &Context) -> Option<f64> {
+        Some(self.hits?.cost_ns(context.cost_per_hit_ns?))
+    }
+
     /// Its share of the time that probes took, 0 to 1 and more, if that is known.
     pub fn overhead(&self, context: &Context) -> Option<f64> {
         let seen = self.info.seen_ns().filter(|&ns| ns > 0)?;
-        Some(self.hits? as f64 * context.cost_per_hit_ns? / seen as f64)
+        Some(self.probe_ns(context)? / seen as f64)
     }
 }
 

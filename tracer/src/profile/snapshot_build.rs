@@ -38,7 +38,7 @@ impl Profile {
         for process in &processes {
             losses.add(&process.losses);
             totals.tally.add(&process.total);
-            totals.hits = totals.hits.saturating_add(process.hits.unwrap_or(0));
+            totals.hits = totals.hits.plus(process.hits.unwrap_or_default());
         }
         losses.add(&Losses {
             by_reason: self.host_losses,

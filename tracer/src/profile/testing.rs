@@ -237,19 +237,19 @@ impl Story {
     }
 
     /// A process exits, with these counters.
-    pub(crate) fn exit(&mut self, pid: u32, counters: Counters) -> &mut Self {
+    pub(crate) fn exit(&mut self, pid: u32, counters: &Counters) -> &mut Self {
         self.gone(pid, GoneReason::Exit, counters)
     }
 
     /// A process exits or becomes another program.
-    pub(crate) fn gone(&mut self, pid: u32, reason: GoneReason, counters: Counters) -> &mut Self {
+    pub(crate) fn gone(&mut self, pid: u32, reason: GoneReason, counters: &Counters) -> &mut Self {
         let time = self.time();
         self.sent.retain(|(of, _)| *of != pid);
         self.events.push(Event::Gone(Gone {
             pid: Pid(pid),
             reason,
             time,
-            counters,
+            counters: Box::new(*counters),
         }));
         self
     }
@@ -287,6 +287,7 @@ pub(crate) fn counters(allocs: u64, frees: u64, reallocs: u64, lost: &[(Reason, 
         reallocs,
         faults: 0,
         hits_by_group,
+        run_ns_by_group: [0; GROUPS],
         losses,
     }
 }

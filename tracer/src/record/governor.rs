@@ -3,7 +3,8 @@
 //!
 //! The budget is a share of the processor time that a process uses, and a little of the time that goes by besides. Pure: it
 //! is told the counters and says what to do; `owner` does it and puts the gaps on record. The cost of a hit is that of an
-//! empty program, measured on this host, times a factor for what the programs of a group do. Invariant: what a process is
+//! empty program, measured on this host, and the time that its program ran, which the kernel side measures where it
+//! happens. Invariant: what a process is
 //! charged in any time is at most the budget of that time and what was saved up before, and what a group costs until it is
 //! taken off.
 
@@ -14,12 +15,14 @@ use tracer_ebpf::site::group;
 
 use crate::{
     bpf::LiveCounters,
+    ingest::event::Hits,
     mode::Mode,
     units::{BootNs, MonotonicNs, Pid},
 };
 
-/// Cost of a hit until it is known, nanoseconds.
+/// Cost of a hit of an empty program until it is known, nanoseconds.
 const UNKNOWN_COST: f64 = 1000.0;
+
 /// A part of the budget, for groups that give way for each other. What is left of it is for what is not charged: page faults, which
 /// thin themselves out, deaths of code objects, code that is in pages of its own where probes stand, and what the recorder takes
 /// from the same processors.
@@ -56,7 +59,7 @@ impl Share {
     const fn reserve(self) -> (f64, f64) {
         match self {
             Self::Sampled => (1.0, 10.0),
-            Self::Base => (4.0, 4.0),
+            Self::Base => (2.0, 4.0),
         }
     }
 }
@@ -70,16 +73,15 @@ const TENSE: Duration = Duration::from_millis(10);
 /// A process counts as busy from this share of the time on.
 const BUSY: f64 = 0.05;
 
-/// Groups of sites that can be taken off: whose budget they live on, their number, what they are called, and how many times
-/// an empty program their hits cost. The factors are those of `cargo xtask bench hit` (an allocation 1.9, a free 1.2).
+/// Groups of sites that can be taken off: whose budget they live on, their number, and what they are called.
 const GROUPS: [Group; 4] = [
-    Group::new(Share::Sampled, group::LARGE, "large blocks", 1.6),
-    Group::new(Share::Sampled, group::DOMAINS, "blocks of extensions", 1.6),
+    Group::new(Share::Sampled, group::LARGE, "large blocks"),
+    Group::new(Share::Sampled, group::DOMAINS, "blocks of extensions"),
     BLOCKS,
-    Group::new(Share::Base, group::POOLS, "acquisitions of pools", 1.9),
+    Group::new(Share::Base, group::POOLS, "acquisitions of pools"),
 ];
 /// Stands in heap mode for a moment now and then only, and is only counted there.
-const BLOCKS: Group = Group::new(Share::Sampled, group::BLOCKS, "small blocks", 1.6);
+const BLOCKS: Group = Group::new(Share::Sampled, group::BLOCKS, "small blocks");
 
 /// See [`GROUPS`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -87,17 +89,11 @@ pub(super) struct Group {
     share: Share,
     pub(super) number: u32,
     pub(super) name: &'static str,
-    factor: f64,
 }
 
 impl Group {
-    const fn new(share: Share, number: u32, name: &'static str, factor: f64) -> Self {
-        Self {
-            share,
-            number,
-            name,
-            factor,
-        }
+    const fn new(share: Share, number: u32, name: &'static str) -> Self {
+        Self { share, number, name }
     }
 
     fn place(self) -> usize {
@@ -146,7 +142,7 @@ impl Purse {
 /// One process's account.
 #[derive(Clone, Copy, Debug)]
 struct Account {
-    hits: [u64; group::GROUPS],
+    hits: [Hits; group::GROUPS],
     /// Processor time that it had used.
     used: Option<Duration>,
     /// In the order of [`Share::ALL`].
@@ -265,12 +261,12 @@ impl Governor {
         let (mut room, mut hottest, mut most, mut base_recovers) = (Some(f64::MAX), None, 0.0, false);
         self.is_calm = true;
         for process in counters {
-            let hits = process.counters.hits_by_group;
+            let hits = std::array::from_fn(|group| process.counters.hits_of(group));
             let account = self
                 .accounts
                 .entry((process.pid, process.start))
                 .or_insert(Account {
-                    hits: [0; group::GROUPS],
+                    hits: [Hits::default(); group::GROUPS],
                     used: None,
                     purses: Share::ALL.map(|share| Purse::new(share, budget)),
                     seen: time,
@@ -285,8 +281,8 @@ impl Governor {
             account.used = now;
             let cost = |group: Group| {
                 let [now, known] =
-                    [&hits, &account.hits].map(|hits| hits.get(group.place()).copied().unwrap_or(0));
-                now.saturating_sub(known) as f64 * self.hit_cost_ns * group.factor / 1e9
+                    [&hits, &account.hits].map(|hits| hits.get(group.place()).copied().unwrap_or_default());
+                now.since(known).cost_ns(self.hit_cost_ns) / 1e9
             };
             let mut over = 0.0;
             for (share, purse) in Share::ALL.into_iter().zip(&mut account.purses) {
@@ -351,7 +347,7 @@ mod tests {
     const STEPS_PER_SECOND: u64 = 1_000_000_000 / STEP_NS;
 
     /// A process that runs for a part of the time, and hits so often a second while a group is on; the share of what it has a
-    /// budget of that this takes, and how often the group was taken off.
+    /// budget of that this takes, and how often the group was taken off. A hit takes 600 ns, and its program 400.
     fn run(runs: f64, hits_per_second: f64, budget: Option<f64>, seconds: u64) -> (f64, u32) {
         let mut governor = Governor::new(Mode::Heap, budget);
         governor.set_hit_cost(600.0);
@@ -362,7 +358,7 @@ mod tests {
                 hits += hits_per_second / STEPS_PER_SECOND as f64;
             }
             let used = Duration::from_nanos(step * STEP_NS).mul_f64(runs);
-            let mut hits_by_group = [0; group::GROUPS];
+            let (mut hits_by_group, mut run_ns_by_group) = ([0; group::GROUPS], [0; group::GROUPS]);
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
@@ -370,11 +366,13 @@ mod tests {
             )]
             let whole = hits as u64;
             hits_by_group[large.place()] = whole;
+            run_ns_by_group[large.place()] = whole * 400;
             let counters = LiveCounters {
                 pid: Pid(7),
                 start: BootNs(1),
                 counters: Counters {
                     hits_by_group,
+                    run_ns_by_group,
                     ..Counters::default()
                 },
             };
@@ -388,7 +386,7 @@ mod tests {
             }
         }
         let time = seconds as f64 * runs.max(Share::Sampled.least_use());
-        (hits * 600.0 * large.factor / 1e9 / time, taken)
+        (hits * 1000.0 / 1e9 / time, taken)
     }
 
     #[test]

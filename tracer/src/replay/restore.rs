@@ -136,7 +136,7 @@ impl Restored {
         for process in &self.processes {
             losses.add(&process.losses);
             totals.tally.add(&process.total);
-            totals.hits = totals.hits.saturating_add(process.hits.unwrap_or(0));
+            totals.hits = totals.hits.plus(process.hits.unwrap_or_default());
         }
         let mut host_losses = [0; REASONS];
         for (to, from) in host_losses.iter_mut().zip(&state.host_losses) {

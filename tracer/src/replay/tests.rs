@@ -260,7 +260,7 @@ fn story(steps: &[Step]) -> Story {
                 story.realloc(*pid, *old, *addr, 100, STACKS[*stack]);
             }
             Step::Gone(pid, reason) => {
-                story.gone(*pid, *reason, counters(9, 8, 7, &[(Reason::RingFullAlloc, 2)]));
+                story.gone(*pid, *reason, &counters(9, 8, 7, &[(Reason::RingFullAlloc, 2)]));
             }
         }
     }

@@ -89,7 +89,10 @@ fn subtitle(snapshot: &Snapshot) -> String {
     if snapshot.losses.total() == 0 && snapshot.lossy().next().is_none() {
         parts.insert(0, "no losses".to_owned());
     }
-    parts.push(format!("{} probe hits", format::count(snapshot.totals.hits)));
+    parts.push(format!(
+        "{} probe hits",
+        format::count(snapshot.totals.hits.count)
+    ));
     if let Some(covered) = snapshot.coverage_percent() {
         parts.push(format!("coverage {}", format::percent(covered)));
     }

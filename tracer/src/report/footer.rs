@@ -163,14 +163,14 @@ fn coverage_text(snapshot: &Snapshot, out: &mut String) -> std::fmt::Result {
 
 fn hits_text(snapshot: &Snapshot, out: &mut String) -> std::fmt::Result {
     let hits = snapshot.totals.hits;
-    write!(out, "Hits:     {} probe hits", count(hits))?;
+    write!(out, "Hits:     {} probe hits", count(hits.count))?;
     if let Some(cost) = snapshot.context.cost_per_hit_ns.filter(|cost| *cost > 0.0) {
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "a positive estimate; `as` saturates"
         )]
-        let spent = (hits as f64 * cost) as u64;
+        let spent = hits.cost_ns(cost) as u64;
         write!(out, ", about {} of the processes' time", duration(spent))?;
     }
     writeln!(out)

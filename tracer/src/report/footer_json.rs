@@ -116,7 +116,7 @@ pub fn json(snapshot: &Snapshot) -> Footer {
     Footer {
         losses: losses_json(snapshot),
         coverage: coverage_json(snapshot),
-        hits: snapshot.totals.hits,
+        hits: snapshot.totals.hits.count,
         truncated: snapshot.truncated.as_deref().map(escape),
         notes: snapshot.notes.iter().map(|note| escape(note)).collect(),
     }

@@ -92,7 +92,9 @@ struct ProcessJson {
     peak_bytes: u64,
     temporary_allocations: u64,
     hits: Option<u64>,
-    /// Estimated share of its time that probes took, percent; `null` if it is not known.
+    /// Estimated time that probes took from it, nanoseconds; `null` if it is not known.
+    probe_ns: Option<f64>,
+    /// The same as a share of the time for which it was seen, percent; `null` if it is not known.
     overhead_percent: Option<f64>,
     coverage_percent: Option<f64>,
     produced: Option<Operations>,
@@ -305,7 +307,8 @@ fn process_json(snapshot: &Snapshot, process: &ProcessSummary) -> ProcessJson {
         live_blocks: total.live_count,
         peak_bytes: total.peak_bytes,
         temporary_allocations: total.temporary_count,
-        hits: process.hits,
+        hits: process.hits.map(|hits| hits.count),
+        probe_ns: process.probe_ns(&snapshot.context),
         overhead_percent: process.overhead(&snapshot.context).map(|share| share * 100.0),
         coverage_percent: process.coverage.and_then(crate::profile::Coverage::percent),
         produced: process.losses.produced,

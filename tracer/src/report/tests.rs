@@ -38,7 +38,7 @@ fn recording() -> Snapshot {
         .alloc(100, 0x4000, 64, "")
         .alloc(100, 0x5000, 48, "... deep:7")
         .free(100, 0x2000);
-    story.exit(100, counters(5, 2, 0, &[]));
+    story.exit(100, &counters(5, 2, 0, &[]));
     story.process_at(200, 2_000, "python3 -m worker");
     story
         .alloc(200, 0x1000, 256, "run:1 lost:2")

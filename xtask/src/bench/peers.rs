@@ -1,9 +1,9 @@
 //! What pyrobe costs the programs that it watches, in one table with the tools that people use today.
 //!
-//! The same programs, the same interpreter, the same run. In each round every tool runs each program once. pyrobe's runs have
-//! a run without any tool right beside them, alternately before and after, since its goal is below what a machine
-//! drifts in a round, and these runs are longer; the others are held against one of the same round. A row without any tool
-//! shows what chance gives.
+//! The same programs, the same interpreter, the same run. In each round every tool runs each program once, and is held against
+//! a run without any tool. pyrobe's goal is far below what a machine drifts from one run to the next, so its two runs go on at
+//! the same time and share a processor, which alternates between them in milliseconds. A row without any tool shows what
+//! chance gives.
 //! A tool that fails on a program is not tried on it again, and its place says why.
 
 mod client;
@@ -67,40 +67,48 @@ pub(crate) struct Args {
     /// pyrobe's mode
     #[arg(long, default_value = "heap")]
     mode: String,
+    /// A further option of `pyrobe record`, as `--option=--max-overhead=5`; can be given several times
+    #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
+    option: Vec<String>,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let (programs, tools) = chosen(&args.only)?;
+    let python = environment::make()?;
     let places = Places {
         pyrobe: pyrobe()?,
-        python: environment::make()?,
+        copies: environment::copies(&python)?,
+        python,
         scratch: scratch("peers")?,
         mode: args.mode.clone(),
+        options: args.option.clone(),
     };
     let mut cells: BTreeMap<(&str, &str), Cell> = BTreeMap::new();
     for round in 0..args.rounds {
         for &program in &programs {
             let file = file_of(program);
-            let once = |tool: Tool, times| session::run(&places, tool, &file, times);
             let mut without: Option<Took> = None;
             for &tool in &tools {
                 let cell = cells.entry((tool.key(), program)).or_default();
                 if cell.failure.is_some() {
                     continue;
                 }
-                let times = tool.times();
-                let bare =
-                    || once(Tool::Nothing, times).with_context(|| format!("{program} without any tool"));
-                let with_first = tool.is_exact() && round % 2 == 1;
-                let early = with_first.then(|| once(tool, times));
-                let beside = match without {
-                    Some(took) if !tool.is_exact() => took,
-                    _ => bare()?,
-                };
-                if !tool.is_exact() {
-                    without = Some(beside);
+                if tool.is_exact() {
+                    let pair = session::run_beside(&places, tool, &file, round)
+                        .with_context(|| format!("{program} under {}", tool.key()))?;
+                    cell.pairs.push(pair);
+                    if tool.is_pyrobe() {
+                        cell.estimates.push(places.estimate(tool)?);
+                    }
+                    continue;
                 }
-                match early.unwrap_or_else(|| once(tool, times)) {
+                let beside = match without {
+                    Some(took) => took,
+                    None => session::run(&places, Tool::Nothing, &file)
+                        .with_context(|| format!("{program} without any tool"))?,
+                };
+                without = Some(beside);
+                match session::run(&places, tool, &file) {
                     Ok(took) => cell.pairs.push((beside, took)),
                     Err(error) => {
                         println!("{program} under {}: {error:#}", tool.key());
@@ -151,16 +159,20 @@ fn print(
                 .collect(),
         })
         .collect();
-    let attached = Tool::PyrobeAttached.title(&args.mode);
-    println!("{}", table::markdown(programs, &rows, &[attached]));
+    let exact: Vec<String> = tools
+        .iter()
+        .filter(|tool| tool.is_exact())
+        .map(|tool| tool.title(&args.mode))
+        .collect();
+    println!("{}", table::markdown(programs, &rows, &exact));
     for tool in tools.iter().filter(|tool| tool.is_pyrobe()) {
         for Program { name, goal, .. } in chosen_of(programs) {
-            let ratio = cells
-                .get(&(tool.key(), *name))
-                .and_then(|cell| cell.ratio(|took| took.wall));
-            if let Some(ratio) = ratio {
+            let Some(cell) = cells.get(&(tool.key(), *name)) else {
+                continue;
+            };
+            if let (Some(ratio), Some(estimate)) = (cell.ratio(|took| took.wall), cell.estimated()) {
                 println!(
-                    "{name} under {}: {ratio}, goal at most {goal}: {}",
+                    "{name} under {}: {ratio}, by its own estimate {estimate}; goal at most {goal}: {}",
                     tool.key(),
                     if ratio.median <= *goal { "met" } else { "missed" }
                 );

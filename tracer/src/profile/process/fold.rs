@@ -102,6 +102,9 @@ fn add(sum: &mut Counters, counters: &Counters) {
     for (sum, count) in sum.hits_by_group.iter_mut().zip(counters.hits_by_group) {
         *sum = sum.saturating_add(count);
     }
+    for (sum, time) in sum.run_ns_by_group.iter_mut().zip(counters.run_ns_by_group) {
+        *sum = sum.saturating_add(time);
+    }
     for (sum, count) in sum.losses.iter_mut().zip(counters.losses) {
         *sum = sum.saturating_add(count);
     }

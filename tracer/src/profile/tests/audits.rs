@@ -124,7 +124,7 @@ fn the_last_audit_and_the_worst_are_kept() {
 #[test]
 fn an_audit_of_another_process_or_after_the_end_is_not_compared() {
     let mut story = story();
-    story.exit(7, counters(4, 1, 0, &[]));
+    story.exit(7, &counters(4, 1, 0, &[]));
     let audit = found(after(4), after(4), [2, 1]);
     let other = PoolAudit {
         start: BootNs(1),

@@ -14,7 +14,7 @@ fn an_exec_begins_another_incarnation_with_an_empty_live_set() {
     let mut story = Story::default();
     story.process(7, "python3 old.py").alloc(7, 0x100, 64, "a:1");
     story
-        .gone(7, GoneReason::Exec, Counters::default())
+        .gone(7, GoneReason::Exec, &Counters::default())
         .process(7, "python3 new.py");
     story.alloc(7, 0x100, 32, "b:1").free(7, 0x100);
     let snapshot = story.snapshot();
@@ -157,7 +157,7 @@ fn delivered_and_lost_make_up_what_was_produced() {
         .alloc(7, 0x100, 64, "a:1")
         .free(7, 0x100);
     let lost = [(Reason::RingFullAlloc, 4), (Reason::RingFullFree, 2)];
-    story.exit(7, counters(5, 3, 0, &lost));
+    story.exit(7, &counters(5, 3, 0, &lost));
     let snapshot = story.snapshot();
     let losses = &only(&snapshot).losses;
     assert_eq!(
@@ -171,7 +171,7 @@ fn delivered_and_lost_make_up_what_was_produced() {
     );
     assert_eq!(losses.total(), 6);
     assert!(losses.is_lossy());
-    assert_eq!(snapshot.totals.hits, 16);
+    assert_eq!(snapshot.totals.hits.count, 16);
 }
 
 #[test]

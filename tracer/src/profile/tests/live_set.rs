@@ -142,7 +142,7 @@ fn what_a_process_held_when_it_exited_stays_live_and_is_held_by_nobody() {
     let mut story = Story::default();
     for pid in [7, 8] {
         story.process(pid, "python3 app.py").alloc(pid, 0x100, 100, "a:1");
-        story.exit(pid, counters(1, 0, 0, &[]));
+        story.exit(pid, &counters(1, 0, 0, &[]));
     }
     let snapshot = story.snapshot();
     assert_eq!(snapshot.totals.tally.of(View::InUse), (200, 2));

@@ -88,7 +88,7 @@ fn tell(pid: u32, steps: &[Step]) -> Vec<Event<'static>> {
                 story.realloc(pid, old, addr, requested, STACKS[stack]);
             }
             Step::Exit => {
-                story.exit(pid, counters(0, 0, 0, &[]));
+                story.exit(pid, &counters(0, 0, 0, &[]));
             }
         }
     }
@@ -140,7 +140,7 @@ fn hostile_event() -> impl Strategy<Value = Event<'static>> {
             2 => story.free_by(pid, 1, BlockKind::Raw, b),
             3 => story.realloc(pid, b, c, d.min(u64::MAX - 8), ""),
             4 => story.process_at(pid, b, "x"),
-            5 => story.exit(pid, counters(b, c, d, &[])),
+            5 => story.exit(pid, &counters(b, c, d, &[])),
             6 => story.code(pid, b, "", ""),
             _ => {
                 story.stack(pid, "main:1 main:2");

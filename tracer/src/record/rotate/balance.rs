@@ -58,6 +58,7 @@ pub(super) fn minus(counters: &Counters, base: &Counters) -> Counters {
         reallocs: counters.reallocs.saturating_sub(base.reallocs),
         faults: counters.faults.saturating_sub(base.faults),
         hits_by_group: losses_minus(&counters.hits_by_group, &base.hits_by_group),
+        run_ns_by_group: losses_minus(&counters.run_ns_by_group, &base.run_ns_by_group),
         losses: losses_minus(&counters.losses, &base.losses),
     }
 }

@@ -185,9 +185,9 @@ impl Kept {
             Event::Process(_) => {}
             Event::Gone(gone) => {
                 self.introduce(pid, time, out);
-                let mut gone = *gone;
+                let mut gone = gone.clone();
                 if let Some(known) = self.processes.get(&pid) {
-                    gone.counters = known.balance.since(&gone.counters);
+                    *gone.counters = known.balance.since(&gone.counters);
                 }
                 encode(&Event::Gone(gone), out);
                 return;

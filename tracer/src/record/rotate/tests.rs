@@ -175,7 +175,7 @@ fn play(steps: &[Step], name: &Path) -> (Vec<Snapshot>, Snapshot, Counters) {
             }
             Step::Gone(reason) => {
                 add(&mut total, &kernel.counters);
-                story.gone(PID, *reason, kernel.counters);
+                story.gone(PID, *reason, &kernel.counters);
                 kernel = Kernel::default();
                 story.process(PID, "python3 app.py");
             }

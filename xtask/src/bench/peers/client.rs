@@ -6,6 +6,7 @@
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{Ipv4Addr, TcpStream},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
     time::Duration,
 };
@@ -17,23 +18,32 @@ const REQUESTS: usize = 5000;
 /// Far above what any answer takes.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Asks all that there is to ask, so many times.
-pub(super) fn load(port: u16, times: usize) -> Result<()> {
-    let clients: Vec<_> = (0..CONNECTIONS)
-        .map(|number| thread::spawn(move || client(port, number, times * REQUESTS)))
-        .collect();
-    for client in clients {
-        client.join().map_err(|_| anyhow!("a client panicked"))??;
-    }
-    Ok(())
+/// Asks all that there is to ask, so many times, or until it is over, which it is when this is through. The share that was asked.
+pub(super) fn load(port: u16, times: usize, is_over: &AtomicBool) -> Result<f64> {
+    let all = times * REQUESTS;
+    let asked = thread::scope(|scope| {
+        let clients: Vec<_> = (0..CONNECTIONS)
+            .map(|number| scope.spawn(move || client(port, number, all, is_over)))
+            .collect();
+        let mut asked = 0;
+        for client in clients {
+            asked += client.join().map_err(|_| anyhow!("a client panicked"))??;
+        }
+        anyhow::Ok(asked)
+    })?;
+    is_over.store(true, Relaxed);
+    Ok(asked as f64 / (CONNECTIONS * all) as f64)
 }
 
-fn client(port: u16, number: usize, requests: usize) -> Result<()> {
+fn client(port: u16, number: usize, requests: usize, is_over: &AtomicBool) -> Result<usize> {
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).context("cannot reach the service")?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
     let mut answers = BufReader::new(stream);
     for turn in 0..requests {
+        if is_over.load(Relaxed) {
+            return Ok(turn);
+        }
         let seed = turn * CONNECTIONS + number;
         let request = match turn % 4 {
             0 | 1 => post(seed),
@@ -43,7 +53,7 @@ fn client(port: u16, number: usize, requests: usize) -> Result<()> {
         answers.get_mut().write_all(request.as_bytes())?;
         read_answer(&mut answers)?;
     }
-    Ok(())
+    Ok(requests)
 }
 
 fn post(seed: usize) -> String {

@@ -9,6 +9,12 @@ import sys
 import time
 
 
+def queued():
+    """Seconds for which this thread waited for a processor: proc(5), `schedstat`."""
+    with open("/proc/thread-self/schedstat") as file:
+        return int(file.read().split()[1]) / 1e9
+
+
 class Control:
     def __init__(self):
         host, _, port = sys.argv[1].rpartition(":")
@@ -16,6 +22,9 @@ class Control:
         self.lines = self.socket.makefile("r")
         #: How many times the work is to be done.
         self.times = int(sys.argv[2])
+        # A processor to stay on, where it is held against one beside it.
+        if len(sys.argv) > 3:
+            os.sched_setaffinity(0, {int(sys.argv[3])})
 
     def say(self, *words):
         self.socket.sendall((" ".join(map(str, words)) + "\n").encode())
@@ -28,8 +37,8 @@ class Control:
         """Says ready (and where it can be reached), waits for the word, and starts the clocks."""
         self.say("ready", os.getpid(), port)
         self.wait()
-        self.wall, self.cpu = time.perf_counter(), time.process_time()
+        self.wall, self.cpu, self.queued = time.perf_counter(), time.process_time(), queued()
 
     def end(self):
         wall, cpu = time.perf_counter() - self.wall, time.process_time() - self.cpu
-        self.say("took", wall, cpu)
+        self.say("took", wall, cpu, queued() - self.queued)

@@ -2,9 +2,13 @@
 //!
 //! A peer that cannot be installed is left out, and the table says why.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::super::target::debian_python;
 use crate::{process, setup, workspace};
@@ -49,8 +53,17 @@ pub(super) fn make() -> Result<PathBuf> {
     Ok(python)
 }
 
+/// Two copies of its executable in the same environment: files of their own, so that probes in one are not in the other.
+pub(super) fn copies(python: &Path) -> Result<[PathBuf; 2]> {
+    let copies = ["python-a", "python-b"].map(|name| python.with_file_name(name));
+    for copy in &copies {
+        fs::copy(python, copy).with_context(|| format!("cannot write {}", copy.display()))?;
+    }
+    Ok(copies)
+}
+
 /// The versions of all of them, for the head of the table.
-pub(super) fn versions(python: &std::path::Path) -> Result<String> {
+pub(super) fn versions(python: &Path) -> Result<String> {
     let names = MODULES.map(|(package, _)| format!("'{package}'")).join(", ");
     let script = format!(
         "import importlib.metadata as m\nfor name in ({names}):\n try: print(name, m.version(name))\n except m.PackageNotFoundError: print(name, 'missing')"

@@ -49,6 +49,8 @@ fn quantile(sorted: &[f64], part: f64) -> Option<f64> {
 pub(super) struct Cell {
     /// Without, with.
     pub(super) pairs: Vec<(Took, Took)>,
+    /// What pyrobe says of itself: estimated seconds that its probes took from the program.
+    pub(super) estimates: Vec<f64>,
     /// Why there are no more.
     pub(super) failure: Option<String>,
 }
@@ -62,6 +64,14 @@ impl Cell {
                 .map(|(without, with)| time(with) / time(without))
                 .collect(),
         )
+    }
+}
+
+impl Cell {
+    /// What probes took from the program by the tool's own estimate, against the processor time of its work without them.
+    pub(super) fn estimated(&self) -> Option<Ratio> {
+        let of_pair = |(seconds, (without, _)): (&f64, &(Took, Took))| 1.0 + seconds / without.cpu;
+        Ratio::of(self.estimates.iter().zip(&self.pairs).map(of_pair).collect())
     }
 }
 
@@ -141,8 +151,11 @@ mod tests {
                 (took(2.0), took(2.0)),
                 (took(4.0), took(5.0)),
             ],
+            estimates: vec![0.25, 0.5, 4.0],
             failure: None,
         };
+        let estimated = cell.estimated().map(|ratio| ratio.median);
+        assert_eq!(estimated, Some(1.25));
         let ratio = cell.ratio(|took| took.wall);
         let expected = Ratio {
             median: 1.25,
@@ -157,11 +170,11 @@ mod tests {
     fn what_failed_says_why_in_its_place() {
         let good = Cell {
             pairs: vec![(took(1.0), took(2.0))],
-            failure: None,
+            ..Cell::default()
         };
         let bad = Cell {
-            pairs: Vec::new(),
             failure: Some("a | b".to_owned()),
+            ..Cell::default()
         };
         let row = |title: &str, cell| Row {
             title: title.to_owned(),

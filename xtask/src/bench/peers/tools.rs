@@ -8,6 +8,8 @@ use std::{
     process::Command,
 };
 
+use anyhow::{Context as _, Result};
+
 /// A way to run a program; the order is that of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tool {
@@ -75,7 +77,7 @@ impl Tool {
         matches!(self, Self::PyrobeLaunched | Self::PyrobeAttached)
     }
 
-    /// Whether each of its runs is held against one of its own right beside it.
+    /// Whether each of its runs is held against one beside it, on the same processor.
     pub(super) fn is_exact(self) -> bool {
         self == Self::Nothing || self.is_pyrobe()
     }
@@ -88,17 +90,29 @@ impl Tool {
 }
 
 /// Where the programs that the bench starts are.
+#[derive(Clone)]
 pub(super) struct Places {
     pub(super) pyrobe: PathBuf,
     /// The interpreter of the virtual environment that the peers are in.
     pub(super) python: PathBuf,
+    /// Copies of it, which run beside each other.
+    pub(super) copies: [PathBuf; 2],
     /// Where captures and reports go.
     pub(super) scratch: PathBuf,
-    /// pyrobe's mode.
+    /// pyrobe's mode, and what else it is told.
     pub(super) mode: String,
+    pub(super) options: Vec<String>,
 }
 
 impl Places {
+    /// The same with either copy of the interpreter.
+    pub(super) fn with_copies(&self) -> [Self; 2] {
+        self.copies.clone().map(|python| Self {
+            python,
+            ..self.clone()
+        })
+    }
+
     /// The command that runs a program under a tool. One that is attached to runs by itself.
     pub(super) fn command(&self, tool: Tool, program: &Path, argument: &str) -> Command {
         let capture = self.capture(tool);
@@ -106,7 +120,9 @@ impl Places {
             Tool::Nothing | Tool::PyrobeAttached => vec![self.python.as_ref()],
             Tool::PyrobeLaunched => {
                 let mut words = [self.pyrobe.as_os_str()].to_vec();
-                words.extend(["record", "--mode", &self.mode, "-f", "-o"].map(OsStr::new));
+                words.extend(["record", "--mode", &self.mode].map(OsStr::new));
+                words.extend(self.options.iter().map(OsStr::new));
+                words.extend(["-f", "-o"].map(OsStr::new));
                 words.extend([capture.as_os_str(), OsStr::new("--"), self.python.as_ref()]);
                 words
             }
@@ -154,10 +170,31 @@ impl Places {
     pub(super) fn recorder(&self, pid: u32) -> Command {
         let mut command = Command::new(&self.pyrobe);
         command
-            .args(["record", "--mode", &self.mode, "-f", "-o"])
+            .args(["record", "--mode", &self.mode])
+            .args(&self.options)
+            .args(["-f", "-o"])
             .arg(self.capture(Tool::PyrobeAttached))
             .arg(format!("--pid={pid}"));
         command
+    }
+
+    /// Seconds that pyrobe says its probes took from the program that it just recorded.
+    pub(super) fn estimate(&self, tool: Tool) -> Result<f64> {
+        let capture = self.capture(tool);
+        let stats = Command::new(&self.pyrobe)
+            .args(["report", "stats", "--json"])
+            .arg(capture)
+            .output()
+            .context("cannot start pyrobe")?;
+        let stats: serde_json::Value =
+            serde_json::from_slice(&stats.stdout).context("no report of the recording")?;
+        let processes = stats["processes"]
+            .as_array()
+            .context("no processes in the report")?;
+        let nanoseconds = processes
+            .iter()
+            .map(|process| process["probe_ns"].as_f64().context("no estimate in the report"));
+        Ok(nanoseconds.sum::<Result<f64>>()? / 1e9)
     }
 
     fn capture(&self, tool: Tool) -> PathBuf {
