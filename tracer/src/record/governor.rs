@@ -347,10 +347,10 @@ mod tests {
     const STEPS_PER_SECOND: u64 = 1_000_000_000 / STEP_NS;
 
     /// A process that runs for a part of the time, and hits so often a second while a group is on; the share of what it has a
-    /// budget of that this takes, and how often the group was taken off. A hit takes 600 ns, and its program 400.
+    /// budget of that this takes, and how often the group was taken off. A hit takes a microsecond, 400 ns of it its program.
     fn run(runs: f64, hits_per_second: f64, budget: Option<f64>, seconds: u64) -> (f64, u32) {
         let mut governor = Governor::new(Mode::Heap, budget);
-        governor.set_hit_cost(600.0);
+        governor.set_hit_cost(300.0);
         let large = GROUPS[0];
         let (mut hits, mut on, mut taken) = (0.0, true, 0);
         for step in 0..seconds * STEPS_PER_SECOND {
