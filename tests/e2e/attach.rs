@@ -69,6 +69,29 @@ fn only_the_named_processes_are_recorded() {
     );
 }
 
+/// A process that is not recorded pays for each hit, too: what that comes to is held within the same budget.
+#[test]
+fn who_is_not_recorded_is_spared_too() {
+    let Some(interpreter) = find(Id::Debian311) else {
+        return;
+    };
+    let (named, mut other) = (Target::start(&interpreter), Target::start(&interpreter));
+    let (capture, pid) = (Capture::new(), named.pid().to_string());
+    let recording = Recording::start(pyrobe(["record", "--pid", &pid, "-o"]).arg(&capture.path));
+    for _ in 0..20 {
+        other.tell("make 20000 700");
+        other.tell("drop");
+    }
+    recording.stop().expect_code(0);
+    let stats = capture.report("stats", &[]);
+    assert_eq!(stats["processes"].as_array().map(Vec::len), Some(1), "{stats:#}");
+    assert_eq!(stats["processes"][0]["pid"], named.pid(), "{stats:#}");
+    let notes = stats["notes"].to_string();
+    assert!(notes.contains("large blocks: over --max-overhead"), "{stats:#}");
+    named.finish();
+    other.finish();
+}
+
 #[test]
 fn a_recording_ends_with_its_only_process() {
     let Some(interpreter) = find(Id::Pyenv(12)) else {

@@ -28,6 +28,8 @@ pub const MAX_CGROUP_DEPTH: u32 = 32;
 pub const MAX_RULES: usize = 1024;
 /// Processes traced at one time.
 pub const MAX_PROCESSES: usize = 16_384;
+/// Processes that are not traced and whose hits are counted.
+pub const MAX_BYSTANDERS: u32 = 1024;
 /// Bytes of the ring unless the user says otherwise.
 pub const DEFAULT_RING_BYTES: u32 = 32 << 20;
 /// The same where only some events are looked at. Its pages are mapped twice, and count as memory of the reader's.

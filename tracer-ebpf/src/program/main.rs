@@ -9,6 +9,8 @@
 #[cfg(target_arch = "bpf")]
 mod blocks;
 #[cfg(target_arch = "bpf")]
+mod bystanders;
+#[cfg(target_arch = "bpf")]
 mod clock;
 #[cfg(target_arch = "bpf")]
 mod code;

@@ -8,10 +8,12 @@ use aya_ebpf::{
 use tracer_ebpf::{
     config::{Config, RuleKey},
     layout::ImageLayout,
-    limits::{DEFAULT_RING_BYTES, MAX_IMAGES, MAX_PROCESSES, MAX_RULES, MAX_SITES, WORKPLACES},
+    limits::{
+        DEFAULT_RING_BYTES, MAX_BYSTANDERS, MAX_IMAGES, MAX_PROCESSES, MAX_RULES, MAX_SITES, WORKPLACES,
+    },
     process::ProcessState,
     reason::REASONS,
-    site::{PointKey, Site},
+    site::{PointKey, Site, group::GROUPS},
 };
 
 use crate::{clock::Tick, memory::Memory};
@@ -64,6 +66,11 @@ pub(crate) static POINTS: HashMap<PointKey, u32> = HashMap::with_max_entries(1, 
 /// Process id to state; made at the first hit.
 #[map]
 pub(crate) static PROCESSES: HashMap<u32, ProcessState> = HashMap::with_max_entries(MAX_PROCESSES as u32, 0);
+
+/// Hits of processes that are not traced, by group; those that were hit last.
+#[map]
+pub(crate) static BYSTANDERS: LruHashMap<u32, [u64; GROUPS]> =
+    LruHashMap::with_max_entries(MAX_BYSTANDERS, 0);
 
 /// Process ids that are traced if the filter is on, or that userspace has rejected; children are added here.
 #[map]

@@ -17,7 +17,7 @@ use tracer_ebpf::{
 };
 
 use crate::{
-    clock,
+    bystanders, clock,
     emit::{add, lose, lose_unattributed, reserve, submit},
     loops::{Loops, Rounds},
     maps::{PROCESSES, RULES, TARGETS, config},
@@ -31,7 +31,13 @@ pub(crate) fn at_site<L: Loops>(pid: u32, site: &Site, ip: u64) -> Option<*mut P
     let bias = ip.wrapping_sub(site.address);
     let state = match PROCESSES.get_ptr_mut(pid) {
         Some(state) => state,
-        None => create::<L>(pid, site.image, bias)?,
+        None => match create::<L>(pid, site.image, bias) {
+            Some(state) => state,
+            None => {
+                bystanders::count(pid, site.group);
+                return None;
+            }
+        },
     };
     // SAFETY: a map value.
     if unsafe { (*state).unannounced } != 0 && announce_again::<L>(pid, site.image, bias) {

@@ -15,7 +15,10 @@ use tracer_ebpf::{
     limits::{MAX_IMAGES, MAX_SITES},
     process::ProcessState,
     reason::{REASONS, Reason},
-    site::{PointKey, Role, Site, group},
+    site::{
+        PointKey, Role, Site,
+        group::{self, GROUPS},
+    },
 };
 
 use super::{
@@ -369,6 +372,31 @@ impl Tracer {
                 },
             })
             .collect())
+    }
+
+    /// Hits of processes that are not recorded and run what is probed; nothing else of them is counted.
+    pub fn bystanders(&self) -> Result<Vec<LiveCounters>, BpfError> {
+        if self.config.filter == filter::ALL {
+            return Ok(Vec::new());
+        }
+        let name = "BYSTANDERS";
+        let Some(Map::LruHashMap(map)) = self.ebpf.map(name) else {
+            return Err(BpfError::Missing { what: "map", name });
+        };
+        let hits = raw::entries::<[u64; GROUPS]>(map.fd().as_fd()).map_err(|error| BpfError::Map {
+            name,
+            source: MapError::IoError(error),
+        })?;
+        let of = |(pid, hits_by_group)| LiveCounters {
+            pid: Pid(pid),
+            // No recorded process started then.
+            start: BootNs(0),
+            counters: Counters {
+                hits_by_group,
+                ..Counters::default()
+            },
+        };
+        Ok(hits.into_iter().map(of).collect())
     }
 
     /// Losses that no process could be charged with, by reason.

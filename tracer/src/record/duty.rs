@@ -57,7 +57,9 @@ impl Owner<'_> {
 
     /// What is to be done, and since when the group is off that it is about.
     fn judge_costs(&mut self) -> Option<(Verdict, MonotonicNs)> {
-        let counters = self.tracer.counters().ok()?;
+        let mut counters = self.tracer.counters().ok()?;
+        // Who is not recorded did not ask for it at all.
+        counters.extend(self.tracer.bystanders().ok()?);
         let off = self.governor.off().to_vec();
         // A window that waits for its budget comes before a group that could use it up.
         let is_held = self.is_window_due();
