@@ -118,6 +118,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             }
         }
         println!("round {} of {} is done", round + 1, args.rounds);
+        print_goals(&programs, &tools, &cells);
     }
     print(args, &places, &programs, &tools, &cells)
 }
@@ -165,6 +166,12 @@ fn print(
         .map(|tool| tool.title(&args.mode))
         .collect();
     println!("{}", table::markdown(programs, &rows, &exact));
+    print_goals(programs, tools, cells);
+    Ok(())
+}
+
+/// How near pyrobe is to its goals so far.
+fn print_goals(programs: &[&str], tools: &[Tool], cells: &BTreeMap<(&str, &str), Cell>) {
     for tool in tools.iter().filter(|tool| tool.is_pyrobe()) {
         for Program { name, goal, .. } in chosen_of(programs) {
             let Some(cell) = cells.get(&(tool.key(), *name)) else {
@@ -179,7 +186,6 @@ fn print(
             }
         }
     }
-    Ok(())
 }
 
 fn chosen_of<'p>(names: &'p [&str]) -> impl Iterator<Item = &'static Program> + 'p {
