@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::{
     matrix::on_every_interpreter,
-    support::{capture::record, interpreters::Interpreter},
+    support::{arenas::right_but_for_a_leaf, capture::record, interpreters::Interpreter},
 };
 
 /// What the lines of one case made.
@@ -84,10 +84,7 @@ fn within(seen: u64, truth: u64) -> bool {
     seen.abs_diff(truth) * 200 <= truth
 }
 
-/// The same for bytes, of which the allocator may have taken some for itself: a node of its arenas' radix tree, of
-/// 2^14 pointers, is made when an arena comes to stand in another 16 GiB of the address space.
-/// <https://github.com/python/cpython/blob/3.13/Include/internal/pycore_obmalloc.h>
+/// The same for bytes, of which the allocator may have taken some for itself.
 fn bytes_within(seen: u64, truth: u64) -> bool {
-    const NODE: u64 = (1 << 14) * 8;
-    within(seen, truth) || within(seen.saturating_sub(NODE), truth)
+    right_but_for_a_leaf(seen, |seen| within(seen, truth))
 }

@@ -3,6 +3,7 @@
 //! The tests know pyrobe only as a program: its arguments, streams, exit codes and files. Nothing here sleeps
 //! to wait for something: targets and recordings say when they are ready.
 
+pub(crate) mod arenas;
 pub(crate) mod capture;
 pub(crate) mod collapsed;
 pub(crate) mod embedding;
