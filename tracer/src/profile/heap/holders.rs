@@ -59,7 +59,7 @@ impl Holders {
     }
 
     pub(in crate::profile) fn touched(&mut self, event: &Fault, tally: TallyIndex) {
-        self.heap.touched(event.addr.0, event.weight, tally);
+        self.heap.touched(event, tally);
     }
 
     pub(in crate::profile) fn add(&mut self, audit: HeapAudit) {

@@ -25,7 +25,11 @@ use self::{
     regions::{Faults, Shares},
 };
 use super::live::{AGE_UNIT_NS, LargeBlock, TallyIndex};
-use crate::{ingest::HeapAudit, python::SIZE_CLASSES, units::MonotonicNs};
+use crate::{
+    ingest::{HeapAudit, event::Fault},
+    python::SIZE_CLASSES,
+    units::MonotonicNs,
+};
 
 /// Memory that no tally of the process's own stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -145,8 +149,8 @@ impl Heap {
     }
 
     /// A page was touched.
-    pub(super) fn touched(&mut self, addr: u64, weight: u32, tally: TallyIndex) {
-        self.faults.touched(addr, weight, tally);
+    pub(super) fn touched(&mut self, fault: &Fault, tally: TallyIndex) {
+        self.faults.touched(fault.addr.0, fault.weight, tally, fault.time);
     }
 
     /// An audit; it is taken in when all events before its end are.
@@ -229,6 +233,7 @@ impl Heap {
             |tally| is_partial && drops(tally),
             &mut estimates,
         );
+        shares.forget_unmapped(&mut self.faults, audit.began);
         let of = |holder: Special| {
             let estimate = estimates.get(&Holder::Special(holder));
             estimate.map_or(0, |estimate| estimate.bytes)

@@ -10,6 +10,7 @@ use super::{Estimates, Holder, Special, add, unseen::Unseen};
 use crate::{
     ingest::Region,
     profile::live::{LargeBlock, TallyIndex},
+    units::MonotonicNs,
 };
 
 const PAGE: u64 = 4096;
@@ -20,22 +21,32 @@ const ARENA_POOLS: u64 = 64;
 /// Faults remembered of one process; past it every second one is forgotten and the others count twice.
 const MAX_FAULTS: usize = 1 << 16;
 
-/// Pages whose first touch was seen: by whom, and how many faults that one stands for.
+/// Pages whose first touch was seen.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
-    pages: FxHashMap<u64, (TallyIndex, u32)>,
+    /// By page.
+    pages: FxHashMap<u64, Touch>,
     /// Memory from before tracing, by the start of its region: what was there at the first audit.
     before: Option<FxHashMap<u64, u64>>,
 }
 
+/// A fault.
+#[derive(Clone, Copy, Debug)]
+struct Touch {
+    tally: TallyIndex,
+    /// How many faults it stands for.
+    weight: u32,
+    time: MonotonicNs,
+}
+
 impl Faults {
-    pub(super) fn touched(&mut self, addr: u64, weight: u32, tally: TallyIndex) {
-        self.pages.insert(addr / PAGE, (tally, weight));
+    pub(super) fn touched(&mut self, addr: u64, weight: u32, tally: TallyIndex, time: MonotonicNs) {
+        self.pages.insert(addr / PAGE, Touch { tally, weight, time });
         if self.pages.len() > MAX_FAULTS {
             let mut keep = false;
-            self.pages.retain(|_, (_, weight)| {
+            self.pages.retain(|_, touch| {
                 keep = !keep;
-                *weight = weight.saturating_mul(2);
+                touch.weight = touch.weight.saturating_mul(2);
                 keep
             });
         }
@@ -94,13 +105,18 @@ impl Shares {
         }
     }
 
-    fn at(&mut self, address: u64) -> Option<(usize, &mut Share)> {
+    /// Which region an address is in.
+    fn index(&self, address: u64) -> Option<usize> {
         let behind = self
             .regions
             .partition_point(|share| share.region.start <= address);
         let index = behind.checked_sub(1)?;
-        let share = self.regions.get_mut(index)?;
-        (address < share.region.end).then_some((index, share))
+        (address < self.regions.get(index)?.region.end).then_some(index)
+    }
+
+    fn at(&mut self, address: u64) -> Option<(usize, &mut Share)> {
+        let index = self.index(address)?;
+        Some((index, self.regions.get_mut(index)?))
     }
 
     /// A part of a pool is in use. The parts of a pool come one after the other.
@@ -189,7 +205,7 @@ impl Shares {
     /// Shares what is left of each region out to those who touched it.
     fn settle_touched(
         &mut self,
-        faults: &mut Faults,
+        faults: &Faults,
         left: &[u64],
         drops: impl Fn(TallyIndex) -> bool,
         estimates: &mut Estimates,
@@ -197,13 +213,11 @@ impl Shares {
         let mut pages: Vec<(u64, TallyIndex, u32)> = faults
             .pages
             .iter()
-            .map(|(&page, &(tally, weight))| (page * PAGE, tally, weight))
+            .map(|(&page, touch)| (page * PAGE, touch.tally, touch.weight))
             .collect();
         pages.sort_unstable();
         let mut rest = pages.as_slice();
-        let mut kept: Vec<u64> = Vec::new();
-        let mut arenas: Vec<(u64, u64)> = self.arenas.values().copied().collect();
-        arenas.sort_unstable();
+        let arenas = self.arenas();
         for (share, &left) in self.regions.iter().zip(left) {
             let Region { start, end, .. } = share.region;
             let skip = rest.partition_point(|&(page, ..)| page < start);
@@ -216,16 +230,26 @@ impl Shares {
                 .filter(|&&(page, ..)| !is_within(&arenas, page))
                 .copied()
                 .collect();
-            kept.extend(here.iter().map(|&(page, ..)| page / PAGE));
             let holds = |tally| share.large == 0 || !drops(tally);
             self.touched += share_out(&here, left, holds, estimates);
         }
-        // Pages of memory that is mapped no more.
-        if kept.len() < faults.pages.len() {
-            let pages = std::mem::take(&mut faults.pages);
-            let known = |page: &u64| pages.get(page).map(|&seen| (*page, seen));
-            faults.pages = kept.iter().filter_map(known).collect();
-        }
+    }
+
+    /// Forgets pages that are mapped no more, or whose arena tells more. The regions were read from `began` on: what was touched
+    /// later can be in one that was mapped later.
+    pub(super) fn forget_unmapped(&self, faults: &mut Faults, began: MonotonicNs) {
+        let arenas = self.arenas();
+        faults.pages.retain(|page, touch| {
+            let address = page * PAGE;
+            touch.time >= began || self.index(address).is_some() && !is_within(&arenas, address)
+        });
+    }
+
+    /// Where arenas are, in order.
+    fn arenas(&self) -> Vec<(u64, u64)> {
+        let mut arenas: Vec<(u64, u64)> = self.arenas.values().copied().collect();
+        arenas.sort_unstable();
+        arenas
     }
 
     pub(super) fn anonymous(&self) -> u64 {
@@ -339,9 +363,9 @@ mod tests {
         check(
             &[(10, 20, 8)],
             |_, faults| {
-                faults.touched(10 * MIB, 768, 0);
-                faults.touched(11 * MIB, 256, 1);
-                faults.touched(30 * MIB, 256, 1);
+                faults.touched(10 * MIB, 768, 0, MonotonicNs(1));
+                faults.touched(11 * MIB, 256, 1, MonotonicNs(1));
+                faults.touched(30 * MIB, 256, 1, MonotonicNs(1));
             },
             [3, 1, 0, 0, 4],
         );
@@ -349,8 +373,8 @@ mod tests {
         check(
             &[(10, 20, 2)],
             |_, faults| {
-                faults.touched(10 * MIB, 768, 0);
-                faults.touched(11 * MIB, 768, 1);
+                faults.touched(10 * MIB, 768, 0, MonotonicNs(1));
+                faults.touched(11 * MIB, 768, 1, MonotonicNs(1));
             },
             [1, 1, 0, 0, 0],
         );
@@ -363,9 +387,9 @@ mod tests {
             |shares, faults| {
                 shares.pool(10 * MIB, 5, 100, MIB / 64);
                 shares.large(&large(31 * MIB, 3 * MIB), 0.0);
-                faults.touched(31 * MIB, 10_000, 0);
-                faults.touched(10 * MIB + 8000, 10_000, 1);
-                faults.touched(11 * MIB, 1024, 1);
+                faults.touched(31 * MIB, 10_000, 0, MonotonicNs(1));
+                faults.touched(10 * MIB + 8000, 10_000, 1, MonotonicNs(1));
+                faults.touched(11 * MIB, 1024, 1, MonotonicNs(1));
             },
             [2, 4, 0, 0, 3],
         );
@@ -383,7 +407,7 @@ mod tests {
             &[(10, 20, 8)],
             |shares, faults| {
                 shares.large(&large(11 * MIB, MIB / 8), 16.0);
-                faults.touched(12 * MIB, 10_000, 1);
+                faults.touched(12 * MIB, 10_000, 1, MonotonicNs(1));
             },
             [2, 5, 0, 0, 0],
         );
@@ -396,12 +420,36 @@ mod tests {
                 &[(10, 20, 8), (30, 40, 1)],
                 |shares, faults| {
                     shares.large(&large(block * MIB, MIB), 0.0);
-                    faults.touched(12 * MIB, 1024, 9);
-                    faults.touched(13 * MIB, 1024, 1);
+                    faults.touched(12 * MIB, 1024, 9, MonotonicNs(1));
+                    faults.touched(13 * MIB, 1024, 1, MonotonicNs(1));
                 },
                 expected,
             );
         }
+    }
+
+    #[test]
+    fn what_was_touched_after_the_regions_were_read_is_kept_for_the_next_reading() {
+        let read = Region {
+            start: 10 * MIB,
+            end: 20 * MIB,
+            anonymous: MIB,
+        };
+        let mut faults = Faults::default();
+        for (place, time) in [(11, 5), (12, 7), (31, 5), (32, 6), (33, 7)] {
+            faults.touched(place * MIB, 1, 0, MonotonicNs(time));
+        }
+        let mut shares = Shares::new(&[read]);
+        shares.forget_unmapped(&mut faults, MonotonicNs(6));
+        let kept = |faults: &Faults| {
+            let mut places: Vec<u64> = faults.pages.keys().map(|page| page * PAGE / MIB).collect();
+            places.sort_unstable();
+            places
+        };
+        assert_eq!(kept(&faults), [11, 12, 32, 33]);
+        shares.pool(11 * MIB, 5, 100, MIB / 64);
+        shares.forget_unmapped(&mut faults, MonotonicNs(9));
+        assert_eq!(kept(&faults), [12]);
     }
 
     #[test]
