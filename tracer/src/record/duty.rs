@@ -40,8 +40,10 @@ impl Owner<'_> {
             match verdict {
                 Some((Verdict::TakeOff(group), _)) => {
                     tracing::debug!("{}: over the budget, off", group.name);
+                    // Nothing is hit any more long before that returns.
+                    let from = now();
                     self.tracer.take_off(group.number);
-                    self.gap(group, now(), MonotonicNs(0))?;
+                    self.gap(group, from, MonotonicNs(0))?;
                 }
                 Some((Verdict::PutBack(group), since)) => {
                     tracing::debug!("{}: on again", group.name);
