@@ -317,9 +317,10 @@ pub struct Fault {
     pub stack: StackId,
 }
 
-/// What a trap costs a program at work, which has filled the caches with its own, against one in a loop: `cargo xtask bench
-/// peers` holds what this makes of the hits against the time that was really lost.
-const AT_WORK: f64 = 2.0;
+/// What a program at work loses by a hit beyond the trap, as a multiple of what the hit's program took: where that found the
+/// caches cold, the trap did, too, and so does what comes after it. `cargo xtask bench peers` holds the estimate against the
+/// time that was lost. Where nothing but hits happens it is 1.
+const COLD: f64 = 2.2;
 
 impl Counters {
     /// Probe hits of all groups.
@@ -343,7 +344,7 @@ impl Counters {
 impl Hits {
     /// What they took from the processes, nanoseconds, if an empty program on an emulated instruction takes so much in a loop.
     pub fn cost_ns(&self, loop_ns: f64) -> f64 {
-        (loop_ns * AT_WORK).mul_add(self.traps as f64, self.run_ns as f64)
+        loop_ns.mul_add(self.traps as f64, COLD * self.run_ns as f64)
     }
 
     /// Both.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 use tracer_ebpf::site::group;
 
+use super::audit::later;
 use crate::{
     bpf::LiveCounters,
     ingest::event::Hits,
@@ -42,7 +43,7 @@ impl Share {
     const fn part(self) -> f64 {
         match self {
             Self::Sampled => 0.25,
-            Self::Base => 0.4,
+            Self::Base => 0.3,
         }
     }
 
@@ -58,14 +59,21 @@ impl Share {
     /// What a process begins with, and for how long it can be saved up; seconds of its processor time.
     const fn reserve(self) -> (f64, f64) {
         match self {
-            Self::Sampled => (1.0, 10.0),
-            Self::Base => (2.0, 4.0),
+            Self::Sampled => (0.75, 10.0),
+            Self::Base => (1.0, 4.0),
+        }
+    }
+
+    /// For how long a process saves up, once it owes nothing, before a group is put back that was too dear: what it is then
+    /// looked at for is what it earned in this time, however little it does.
+    const fn rest(self) -> Duration {
+        match self {
+            Self::Sampled => Duration::from_secs(3),
+            Self::Base => Duration::from_secs(1),
         }
     }
 }
 
-/// What must have been saved up before a group is put back that was too dear, as a part of what can be.
-const ENOUGH: f64 = 0.3;
 /// When to look again: while a process recovers, while all is cheap, and while something is not.
 const RECOVERING: Duration = Duration::from_millis(100);
 const CALM: Duration = Duration::from_millis(25);
@@ -114,8 +122,8 @@ struct Purse {
     /// Seconds of its time that probes may still take, and the most that can be saved up.
     balance: f64,
     full: f64,
-    /// Whether it was overdrawn, and has not saved up enough since.
-    recovers: bool,
+    /// It was overdrawn, and saves up until this time at least.
+    recovers_until: MonotonicNs,
 }
 
 impl Purse {
@@ -125,16 +133,18 @@ impl Purse {
         Self {
             balance: budget * first,
             full: budget * reserve,
-            recovers: false,
+            recovers_until: MonotonicNs(0),
         }
     }
 
     /// Takes in and spends; what it has no room for.
-    fn settle(&mut self, earned: f64, spent: f64) -> f64 {
+    fn settle(&mut self, earned: f64, spent: f64, saved_up: MonotonicNs) -> f64 {
         let balance = self.balance + earned - spent;
         // What was overdrawn does not keep a group off for hours.
         self.balance = balance.clamp(-self.full, self.full);
-        self.recovers = self.balance < 0.0 || self.recovers && self.balance < self.full * ENOUGH;
+        if self.balance < 0.0 {
+            self.recovers_until = saved_up;
+        }
         (balance - self.full).max(0.0)
     }
 }
@@ -292,7 +302,7 @@ impl Governor {
                 let earned = budget * share.part() * least(share) + over;
                 // Of what is there because a process does little, nothing is left over.
                 over = purse
-                    .settle(earned, spent)
+                    .settle(earned, spent, later(time, share.rest()))
                     .min(budget * share.part() * least(Share::Sampled));
                 self.is_calm &= spent <= earned;
                 if purse.balance >= 0.0 || spent <= earned {
@@ -307,8 +317,8 @@ impl Governor {
             }
             account.hits = hits;
             let [base, sampled] = account.purses;
-            base_recovers |= base.recovers;
-            if sampled.recovers {
+            base_recovers |= time < base.recovers_until;
+            if time < sampled.recovers_until {
                 room = None;
             } else if busy >= elapsed * BUSY {
                 room = room.map(|room| room.min(sampled.balance));
@@ -347,10 +357,10 @@ mod tests {
     const STEPS_PER_SECOND: u64 = 1_000_000_000 / STEP_NS;
 
     /// A process that runs for a part of the time, and hits so often a second while a group is on; the share of what it has a
-    /// budget of that this takes, and how often the group was taken off. A hit takes a microsecond, 400 ns of it its program.
+    /// budget of that this takes, and how often the group was taken off. A hit takes a microsecond, 300 ns of it its program.
     fn run(runs: f64, hits_per_second: f64, budget: Option<f64>, seconds: u64) -> (f64, u32) {
         let mut governor = Governor::new(Mode::Heap, budget);
-        governor.set_hit_cost(300.0);
+        governor.set_hit_cost(340.0);
         let large = GROUPS[0];
         let (mut hits, mut on, mut taken) = (0.0, true, 0);
         for step in 0..seconds * STEPS_PER_SECOND {
@@ -366,7 +376,7 @@ mod tests {
             )]
             let whole = hits as u64;
             hits_by_group[large.place()] = whole;
-            run_ns_by_group[large.place()] = whole * 400;
+            run_ns_by_group[large.place()] = whole * 300;
             let counters = LiveCounters {
                 pid: Pid(7),
                 start: BootNs(1),
