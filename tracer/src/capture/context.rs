@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use tracer_ebpf::{reason::REASONS, site::group::GROUPS};
 
 use crate::{
     ingest::event::Counters,
@@ -167,26 +166,25 @@ impl ProcessCounters {
 
     /// As ingest has them. Reasons that this version does not know are left out.
     pub fn counters(&self) -> Counters {
-        let (mut losses, mut hits_by_group, mut run_ns_by_group) = ([0; REASONS], [0; GROUPS], [0; GROUPS]);
-        for (to, from) in losses.iter_mut().zip(&self.losses) {
-            *to = *from;
-        }
-        for (to, from) in hits_by_group.iter_mut().zip(&self.hits_by_group) {
-            *to = *from;
-        }
-        for (to, from) in run_ns_by_group.iter_mut().zip(&self.run_ns_by_group) {
-            *to = *from;
-        }
         Counters {
             allocs: self.allocs,
             frees: self.frees,
             reallocs: self.reallocs,
             faults: self.faults,
-            hits_by_group,
-            run_ns_by_group,
-            losses,
+            hits_by_group: known(&self.hits_by_group),
+            run_ns_by_group: known(&self.run_ns_by_group),
+            losses: known(&self.losses),
         }
     }
+}
+
+/// A table of which another version may have more or less.
+fn known<const N: usize>(table: &[u64]) -> [u64; N] {
+    let mut known = [0; N];
+    for (to, from) in known.iter_mut().zip(table) {
+        *to = *from;
+    }
+    known
 }
 
 /// What the pools of a process held at one time, as the interpreter itself counts. It stands in the capture before any

@@ -323,6 +323,27 @@ pub struct Fault {
 const COLD: f64 = 2.2;
 
 impl Counters {
+    /// Each together with the other's.
+    #[must_use]
+    pub fn combine(&self, other: &Self, each: impl Fn(u64, u64) -> u64) -> Self {
+        fn tables<const N: usize>(a: &[u64; N], b: &[u64; N], each: impl Fn(u64, u64) -> u64) -> [u64; N] {
+            let mut sums = *a;
+            for (sum, b) in sums.iter_mut().zip(b) {
+                *sum = each(*sum, *b);
+            }
+            sums
+        }
+        Self {
+            allocs: each(self.allocs, other.allocs),
+            frees: each(self.frees, other.frees),
+            reallocs: each(self.reallocs, other.reallocs),
+            faults: each(self.faults, other.faults),
+            hits_by_group: tables(&self.hits_by_group, &other.hits_by_group, &each),
+            run_ns_by_group: tables(&self.run_ns_by_group, &other.run_ns_by_group, &each),
+            losses: tables(&self.losses, &other.losses, &each),
+        }
+    }
+
     /// Probe hits of all groups.
     pub fn hits(&self) -> Hits {
         let groups = 0..GROUPS;

@@ -5,7 +5,6 @@
 
 use super::{Held, ProcessState, StackTally};
 use crate::{
-    ingest::event::Counters,
     mode::Mode,
     profile::{End, ProcessInfo, StackId},
     units::Pid,
@@ -43,7 +42,8 @@ impl ProcessState {
             }
         }
         if let Some(counters) = gone.counters {
-            add(self.counters.get_or_insert_default(), &counters);
+            let sum = self.counters.get_or_insert_default();
+            *sum = sum.combine(&counters, u64::saturating_add);
         }
         self.delivered = self.delivered.plus(gone.delivered);
         self.unmatched_frees = self.unmatched_frees.saturating_add(gone.unmatched_frees);
@@ -87,25 +87,5 @@ fn plus(a: Held, b: Held) -> Held {
     Held {
         bytes: a.bytes.saturating_add(b.bytes),
         count: a.count.saturating_add(b.count),
-    }
-}
-
-fn add(sum: &mut Counters, counters: &Counters) {
-    for (sum, count) in [
-        (&mut sum.allocs, counters.allocs),
-        (&mut sum.frees, counters.frees),
-        (&mut sum.reallocs, counters.reallocs),
-        (&mut sum.faults, counters.faults),
-    ] {
-        *sum = sum.saturating_add(count);
-    }
-    for (sum, count) in sum.hits_by_group.iter_mut().zip(counters.hits_by_group) {
-        *sum = sum.saturating_add(count);
-    }
-    for (sum, time) in sum.run_ns_by_group.iter_mut().zip(counters.run_ns_by_group) {
-        *sum = sum.saturating_add(time);
-    }
-    for (sum, count) in sum.losses.iter_mut().zip(counters.losses) {
-        *sum = sum.saturating_add(count);
     }
 }

@@ -22,7 +22,7 @@ pub(super) struct Balance {
 impl Balance {
     /// The kernel side's counters, as this file is to have them.
     pub(super) fn since(&self, counters: &Counters) -> Counters {
-        minus(counters, &self.base)
+        counters.combine(&self.base, u64::saturating_sub)
     }
 
     /// Takes the kernel side's counters; gives them as this file is to have them.
@@ -44,26 +44,13 @@ impl Balance {
             faults: self.delivered.faults.saturating_add(lost(Reason::RingFullFault)),
             ..self.newest
         };
-        let of_file = minus(&now, &self.base);
+        let of_file = now.combine(&self.base, u64::saturating_sub);
         self.base = now;
         of_file
     }
 }
 
 /// Each minus the other's, never below 0.
-pub(super) fn minus(counters: &Counters, base: &Counters) -> Counters {
-    Counters {
-        allocs: counters.allocs.saturating_sub(base.allocs),
-        frees: counters.frees.saturating_sub(base.frees),
-        reallocs: counters.reallocs.saturating_sub(base.reallocs),
-        faults: counters.faults.saturating_sub(base.faults),
-        hits_by_group: losses_minus(&counters.hits_by_group, &base.hits_by_group),
-        run_ns_by_group: losses_minus(&counters.run_ns_by_group, &base.run_ns_by_group),
-        losses: losses_minus(&counters.losses, &base.losses),
-    }
-}
-
-/// The same of a table of counts.
 pub(super) fn losses_minus<const N: usize>(losses: &[u64; N], base: &[u64; N]) -> [u64; N] {
     let mut left = *losses;
     for (left, base) in left.iter_mut().zip(base) {
