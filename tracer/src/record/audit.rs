@@ -1,33 +1,27 @@
 //! The truth check: now and then the used-block counts that the interpreter keeps in its pools are read and put into
 //! the capture, where a report compares them with the blocks that the events leave alive.
 //!
-//! Apart from `pool_scan`, which reads one process; here is decided when, of whom, and from where. Invariants: nothing is
+//! Apart from `reading`, which reads one process; here is decided when, of whom, and from where. Invariants: nothing is
 //! judged here; a reading costs the owner a bounded time; an audit is written before any event that is later than it.
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHashSet};
-use rustix::time::{ClockId, clock_gettime};
 use tracer_ebpf::site::group;
 
 use super::{
     account::Account,
     attach::now,
     duty::own_time,
-    large::{self, Large},
-    pool_changes::pool_changes,
-    pool_scan::{Part, Scan, scan},
-    survivors::Survivors,
+    large,
+    pool_scan::Part,
+    reading::{Gaps, Known, Reading, read},
 };
 use crate::{
-    capture::{Audit, Gap, ImageRecord},
-    discover::{anonymous_regions, process, read_each, read_memory},
-    ingest::{
-        HeapAudit, PoolState,
-        event::{AllocSite, BlockKind, Event, Realloc, same_start},
-    },
+    capture::{Gap, ImageRecord},
+    ingest::event::{AllocSite, BlockKind, Event, Realloc, same_start},
     mode::Mode,
-    units::{BootNs, ImageId, MonotonicNs, Pid, ProcAddr},
+    units::{ImageId, MonotonicNs, Pid, ProcAddr},
 };
 
 /// Headers read in one turn, after which the other processes wait for the next one: 1 GiB of pools. A header costs half a
@@ -35,11 +29,6 @@ use crate::{
 const HEADERS_PER_TURN: usize = 1 << 16;
 /// Headers read in the turn that ends a recording.
 const HEADERS_AT_END: usize = 1 << 20;
-/// Headers read of one process at most: 4 GiB of pools (1 GiB up to 3.9). A larger heap is not audited, and a report
-/// says so.
-const HEADERS_PER_PROCESS: usize = 1 << 18;
-/// Parts remembered of one process at most; more than the headers of one reading come from.
-const PARTS_PER_PROCESS: usize = 1 << 14;
 /// Larger requests are not served from pools.
 /// <https://github.com/python/cpython/blob/v3.13.0/Include/internal/pycore_obmalloc.h#L157>
 const SMALL_REQUEST_THRESHOLD: u64 = 512;
@@ -50,10 +39,6 @@ const FIRST: Duration = Duration::from_secs(1);
 const FIRST_OF_HEAP: Duration = Duration::from_millis(200);
 /// Heap mode reads more often than that, as its figures are from these readings: after so many parts of an age.
 const AGES: u32 = 8;
-/// A change of resident memory counts from one part in so many.
-const CHANGED: u64 = 100;
-/// Where a reading finds no change the next one waits twice as long, so many times in a row at most.
-const QUIET: u32 = 3;
 
 /// Which processes are audited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,14 +47,6 @@ pub(super) enum Which {
     Due,
     /// All, at the end of the recording.
     All,
-}
-
-/// What was read of one process.
-pub(super) enum Reading {
-    /// Sums by size class, to compare with the blocks that were seen.
-    Sums(Audit),
-    /// Every pool, and the rest of the memory: what heap mode rests on.
-    Heap(HeapAudit),
 }
 
 /// Knows where each process was seen to have pool blocks.
@@ -91,55 +68,6 @@ pub(super) struct Auditor {
     room: usize,
     /// What was not, of processes that are gone.
     left_out: Vec<Gap>,
-}
-
-/// A process that is traced.
-#[derive(Debug)]
-struct Known {
-    start: BootNs,
-    image: ImageId,
-    first_seen: MonotonicNs,
-    due: MonotonicNs,
-    parts: FxHashSet<Part>,
-    /// Whether tracing began before the process had any block; not known before its first audit.
-    since_start: Option<bool>,
-    /// Readings in a row that found no change (heap mode), and the resident memory that the last one found.
-    quiet: u32,
-    resident: u64,
-    /// The pools as they were last told, by address (heap mode).
-    pools: Vec<PoolState>,
-    /// Blocks that were seen in sampling windows (heap mode).
-    survivors: Survivors,
-    /// Large blocks (heap mode).
-    large: Large,
-    /// What was not traced for a time since the last reading.
-    gaps: Gaps,
-}
-
-/// Groups of sites that are not traced, or were not (heap mode).
-#[derive(Clone, Copy, Debug, Default)]
-struct Gaps {
-    pools: bool,
-    large: bool,
-}
-
-impl Known {
-    /// It does something: no need to wait for longer than this.
-    fn wake(&mut self, latest: MonotonicNs) {
-        self.quiet = 0;
-        self.due = self.due.min(latest);
-    }
-
-    fn left_out(&self, pid: Pid, to: MonotonicNs) -> Option<Gap> {
-        let (blocks, from) = self.large.left_out()?;
-        Some(Gap {
-            from,
-            to,
-            pid: Some(pid),
-            reason: format!("{blocks} large blocks were too many to be read while frees are not traced"),
-            ..Gap::default()
-        })
-    }
 }
 
 impl Auditor {
@@ -243,20 +171,8 @@ impl Auditor {
                     known.start = process.start;
                     return;
                 }
-                let known = Known {
-                    start: process.start,
-                    image: process.image,
-                    first_seen: process.time,
-                    due: later(process.time, self.first().min(self.interval)),
-                    parts: FxHashSet::default(),
-                    since_start: None,
-                    quiet: 0,
-                    resident: 0,
-                    pools: Vec::new(),
-                    survivors: Survivors::default(),
-                    large: Large::default(),
-                    gaps: self.gaps,
-                };
+                let due = later(process.time, self.first().min(self.interval));
+                let known = Known::new(process, due, self.gaps);
                 self.processes.insert(process.pid, known);
             }
             Event::Gone(gone) => {
@@ -308,10 +224,8 @@ impl Auditor {
             return;
         }
         self.last = (pid, part);
-        if let Some(known) = self.processes.get_mut(&pid)
-            && known.parts.len() < PARTS_PER_PROCESS
-        {
-            known.parts.insert(part);
+        if let Some(known) = self.processes.get_mut(&pid) {
+            known.block(part);
         }
     }
 
@@ -336,9 +250,9 @@ impl Auditor {
             Which::Due => HEADERS_PER_TURN,
             Which::All => HEADERS_AT_END,
         };
-        let (mut audits, mut read) = (Vec::new(), 0);
+        let (mut audits, mut headers) = (Vec::new(), 0);
         for (_, pid) in due {
-            if read >= limit {
+            if headers >= limit {
                 break;
             }
             let Some(known) = self.processes.get_mut(&pid) else {
@@ -352,7 +266,7 @@ impl Auditor {
                 continue;
             }
             let before = own_time();
-            let made = audit(pid, known, image, self.mode);
+            let made = read(pid, known, image, self.mode);
             known.gaps = self.gaps;
             self.account.pay(own_time().saturating_sub(before));
             let age = Duration::from_nanos(turn.get().saturating_sub(known.first_seen.get()));
@@ -363,7 +277,7 @@ impl Auditor {
             known.due = later(turn, wait);
             match made {
                 Ok(Some(made)) => {
-                    read += made.headers;
+                    headers += made.headers;
                     self.refilled += made.refilled;
                     audits.push(made.reading);
                 }
@@ -380,125 +294,6 @@ impl Auditor {
         self.last = (Pid(0), Part::of(ProcAddr(0)));
         audits
     }
-}
-
-/// A reading, and what it took.
-struct Made {
-    reading: Reading,
-    /// Headers read.
-    headers: usize,
-    /// Blocks that were filled again, as far as it tells.
-    refilled: u64,
-}
-
-/// Reads one process. Nothing for a build without pools.
-fn audit(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode) -> io::Result<Option<Made>> {
-    if image.pool_bytes == 0 {
-        return Ok(None);
-    }
-    let since_start = match known.since_start {
-        Some(since_start) => since_start,
-        None => *known.since_start.insert(is_since_start(pid, known.start, image)?),
-    };
-    let began = now();
-    let mut regions = Vec::new();
-    if mode == Mode::Heap {
-        regions = anonymous_regions(pid)?;
-        // Where its arenas are is not known: anywhere.
-        if !since_start && known.pools.is_empty() {
-            let parts = regions
-                .iter()
-                .flat_map(|region| Part::between(region.start, region.end));
-            known.parts.extend(parts.take(PARTS_PER_PROCESS));
-        }
-    }
-    let found = scan(
-        known.parts.iter().copied(),
-        image.pool_bytes,
-        HEADERS_PER_PROCESS,
-        |places, headers| read_each(pid, places, headers),
-    )?;
-    let ended = now();
-    let Scan {
-        used,
-        pools,
-        read,
-        complete,
-        parts,
-    } = found;
-    if complete {
-        known.parts = parts;
-    }
-    let mut refilled = 0;
-    let reading = match mode {
-        Mode::Allocs => Reading::Sums(Audit {
-            pid,
-            start: known.start,
-            began,
-            ended,
-            since_start,
-            complete,
-            pools: pools.len() as u64,
-            used: used.to_vec(),
-        }),
-        Mode::Heap => {
-            let unseen = known.gaps.pools && !known.pools.is_empty();
-            let changes = pool_changes(&mut known.pools, pools, unseen);
-            refilled = changes.refilled;
-            let resident: u64 = regions.iter().map(|region| region.anonymous).sum();
-            let changed = resident.abs_diff(std::mem::replace(&mut known.resident, resident));
-            known.quiet = if changes.pools.is_empty() && changed < resident / CHANGED {
-                (known.quiet + 1).min(QUIET)
-            } else {
-                0
-            };
-            let alive = known.survivors.check(began, image.pool_bytes, |pool| {
-                let len = usize::try_from(image.pool_bytes).ok()?;
-                read_memory(pid, pool, len).ok()
-            });
-            let mut gone = Vec::new();
-            if known.gaps.large {
-                gone = known.large.take_gone(began, |places| {
-                    let mut words = Vec::with_capacity(places.len());
-                    read_each(pid, places, &mut words)?;
-                    Ok(words
-                        .into_iter()
-                        .map(|word| word.map(u64::from_le_bytes))
-                        .collect())
-                })?;
-            }
-            Reading::Heap(HeapAudit {
-                pid,
-                start: known.start,
-                began,
-                ended,
-                since_start,
-                complete,
-                pool_bytes: image.pool_bytes,
-                changed: changes.pools,
-                regions,
-                alive,
-                gone,
-            })
-        }
-    };
-    Ok(Some(Made {
-        reading,
-        headers: read,
-        refilled,
-    }))
-}
-
-/// Whether a process has no block from before it was traced: it began after its image was attached, and is no fork
-/// that began with its parent's blocks.
-fn is_since_start(pid: Pid, start: BootNs, image: &ImageRecord) -> io::Result<bool> {
-    // The two clocks differ by the time that the machine slept.
-    let boot = clock_gettime(ClockId::Boottime);
-    let boot =
-        u64::try_from(boot.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(boot.tv_nsec).unwrap_or(0);
-    let slept = boot.saturating_sub(now().get());
-    let attached = BootNs(image.attached.get().saturating_add(slept));
-    Ok(start >= attached && !process(pid)?.forked)
 }
 
 pub(super) fn later(time: MonotonicNs, by: Duration) -> MonotonicNs {

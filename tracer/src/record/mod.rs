@@ -18,6 +18,7 @@ mod output;
 mod owner;
 mod pool_changes;
 mod pool_scan;
+mod reading;
 mod rotate;
 mod start;
 mod survivors;

@@ -11,12 +11,13 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use super::{
     Settings, Target,
     attach::{Attached, Found, now},
-    audit::{Auditor, Reading, Which},
+    audit::{Auditor, Which},
     feeders::{self, Input, RingThread},
     governor::Governor,
     judge::Judge,
     meta::unix_ns,
     output::Output,
+    reading::Reading,
     watch_records::{announced, watch},
     window::Windows,
 };

@@ -1,6 +1,6 @@
 //! What changed in a process's pools since they were last told: most pools of a large heap stay as they are.
 //!
-//! Apart from `audit`, which reads; here is only compared. Invariant: the changes of all readings so far, applied in their
+//! Apart from `reading`, which reads; here is only compared. Invariant: the changes of all readings so far, applied in their
 //! order, give the pools of the last one.
 
 use crate::{ingest::PoolState, python::Pool, units::ProcAddr};

@@ -1,0 +1,235 @@
+//! One process whose heap is read: what is known of it, and the reading.
+//!
+//! Apart from `audit`, which says whose turn it is, and `pool_scan`, which finds pools in memory. Invariant: what is remembered of
+//! a process is bounded.
+
+use std::io;
+
+use rustc_hash::FxHashSet;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::{
+    attach::now,
+    large::Large,
+    pool_changes::pool_changes,
+    pool_scan::{Part, Scan, scan},
+    survivors::Survivors,
+};
+use crate::{
+    capture::{Audit, Gap, ImageRecord},
+    discover::{anonymous_regions, process, read_each, read_memory},
+    ingest::{HeapAudit, PoolState, event::Process},
+    mode::Mode,
+    units::{BootNs, ImageId, MonotonicNs, Pid},
+};
+
+/// Headers read of one process at most: 4 GiB of pools (1 GiB up to 3.9). A larger heap is not audited, and a report
+/// says so.
+const HEADERS_PER_PROCESS: usize = 1 << 18;
+/// Parts remembered of one process at most; more than the headers of one reading come from.
+const PARTS_PER_PROCESS: usize = 1 << 14;
+/// A change of resident memory counts from one part in so many.
+const CHANGED: u64 = 100;
+/// Where a reading finds no change the next one waits twice as long, so many times in a row at most.
+const QUIET: u32 = 3;
+
+/// What was read of one process.
+pub(super) enum Reading {
+    /// Sums by size class, to compare with the blocks that were seen.
+    Sums(Audit),
+    /// Every pool, and the rest of the memory: what heap mode rests on.
+    Heap(HeapAudit),
+}
+
+/// A process that is traced.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) start: BootNs,
+    pub(super) image: ImageId,
+    pub(super) first_seen: MonotonicNs,
+    pub(super) due: MonotonicNs,
+    pub(super) parts: FxHashSet<Part>,
+    /// Whether tracing began before the process had any block; not known before its first audit.
+    pub(super) since_start: Option<bool>,
+    /// Readings in a row that found no change (heap mode), and the resident memory that the last one found.
+    pub(super) quiet: u32,
+    pub(super) resident: u64,
+    /// The pools as they were last told, by address (heap mode).
+    pub(super) pools: Vec<PoolState>,
+    /// Blocks that were seen in sampling windows (heap mode).
+    pub(super) survivors: Survivors,
+    /// Large blocks (heap mode).
+    pub(super) large: Large,
+    /// What was not traced for a time since the last reading.
+    pub(super) gaps: Gaps,
+}
+
+/// Groups of sites that are not traced, or were not (heap mode).
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Gaps {
+    pub(super) pools: bool,
+    pub(super) large: bool,
+}
+
+impl Known {
+    /// Nothing is known yet. `gaps`: what is not traced now.
+    pub(super) fn new(process: &Process<'_>, due: MonotonicNs, gaps: Gaps) -> Self {
+        Self {
+            start: process.start,
+            image: process.image,
+            first_seen: process.time,
+            due,
+            parts: FxHashSet::default(),
+            since_start: None,
+            quiet: 0,
+            resident: 0,
+            pools: Vec::new(),
+            survivors: Survivors::default(),
+            large: Large::default(),
+            gaps,
+        }
+    }
+
+    /// It has a block there.
+    pub(super) fn block(&mut self, part: Part) {
+        if self.parts.len() < PARTS_PER_PROCESS {
+            self.parts.insert(part);
+        }
+    }
+
+    /// It does something: no need to wait for longer than this.
+    pub(super) fn wake(&mut self, latest: MonotonicNs) {
+        self.quiet = 0;
+        self.due = self.due.min(latest);
+    }
+
+    pub(super) fn left_out(&self, pid: Pid, to: MonotonicNs) -> Option<Gap> {
+        let (blocks, from) = self.large.left_out()?;
+        Some(Gap {
+            from,
+            to,
+            pid: Some(pid),
+            reason: format!("{blocks} large blocks were too many to be read while frees are not traced"),
+            ..Gap::default()
+        })
+    }
+}
+
+/// A reading, and what it took.
+pub(super) struct Made {
+    pub(super) reading: Reading,
+    /// Headers read.
+    pub(super) headers: usize,
+    /// Blocks that were filled again, as far as it tells.
+    pub(super) refilled: u64,
+}
+
+/// Reads one process. Nothing for a build without pools.
+pub(super) fn read(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode) -> io::Result<Option<Made>> {
+    if image.pool_bytes == 0 {
+        return Ok(None);
+    }
+    let since_start = match known.since_start {
+        Some(since_start) => since_start,
+        None => *known.since_start.insert(is_since_start(pid, known.start, image)?),
+    };
+    let began = now();
+    let mut regions = Vec::new();
+    if mode == Mode::Heap {
+        regions = anonymous_regions(pid)?;
+        // Where its arenas are is not known: anywhere.
+        if !since_start && known.pools.is_empty() {
+            let parts = regions
+                .iter()
+                .flat_map(|region| Part::between(region.start, region.end));
+            known.parts.extend(parts.take(PARTS_PER_PROCESS));
+        }
+    }
+    let found = scan(
+        known.parts.iter().copied(),
+        image.pool_bytes,
+        HEADERS_PER_PROCESS,
+        |places, headers| read_each(pid, places, headers),
+    )?;
+    let ended = now();
+    let Scan {
+        used,
+        pools,
+        read,
+        complete,
+        parts,
+    } = found;
+    if complete {
+        known.parts = parts;
+    }
+    let mut refilled = 0;
+    let reading = match mode {
+        Mode::Allocs => Reading::Sums(Audit {
+            pid,
+            start: known.start,
+            began,
+            ended,
+            since_start,
+            complete,
+            pools: pools.len() as u64,
+            used: used.to_vec(),
+        }),
+        Mode::Heap => {
+            let unseen = known.gaps.pools && !known.pools.is_empty();
+            let changes = pool_changes(&mut known.pools, pools, unseen);
+            refilled = changes.refilled;
+            let resident: u64 = regions.iter().map(|region| region.anonymous).sum();
+            let changed = resident.abs_diff(std::mem::replace(&mut known.resident, resident));
+            known.quiet = if changes.pools.is_empty() && changed < resident / CHANGED {
+                (known.quiet + 1).min(QUIET)
+            } else {
+                0
+            };
+            let alive = known.survivors.check(began, image.pool_bytes, |pool| {
+                let len = usize::try_from(image.pool_bytes).ok()?;
+                read_memory(pid, pool, len).ok()
+            });
+            let mut gone = Vec::new();
+            if known.gaps.large {
+                gone = known.large.take_gone(began, |places| {
+                    let mut words = Vec::with_capacity(places.len());
+                    read_each(pid, places, &mut words)?;
+                    Ok(words
+                        .into_iter()
+                        .map(|word| word.map(u64::from_le_bytes))
+                        .collect())
+                })?;
+            }
+            Reading::Heap(HeapAudit {
+                pid,
+                start: known.start,
+                began,
+                ended,
+                since_start,
+                complete,
+                pool_bytes: image.pool_bytes,
+                changed: changes.pools,
+                regions,
+                alive,
+                gone,
+            })
+        }
+    };
+    Ok(Some(Made {
+        reading,
+        headers: read,
+        refilled,
+    }))
+}
+
+/// Whether a process has no block from before it was traced: it began after its image was attached, and is no fork
+/// that began with its parent's blocks.
+fn is_since_start(pid: Pid, start: BootNs, image: &ImageRecord) -> io::Result<bool> {
+    // The two clocks differ by the time that the machine slept.
+    let boot = clock_gettime(ClockId::Boottime);
+    let boot =
+        u64::try_from(boot.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(boot.tv_nsec).unwrap_or(0);
+    let slept = boot.saturating_sub(now().get());
+    let attached = BootNs(image.attached.get().saturating_add(slept));
+    Ok(start >= attached && !process(pid)?.forked)
+}
