@@ -104,11 +104,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
                 }
                 let beside = match without {
                     Some(took) => took,
-                    None => session::run(&places, Tool::Nothing, &file)
+                    None => session::run(&places, Tool::Nothing, &file, tool.times())
                         .with_context(|| format!("{program} without any tool"))?,
                 };
                 without = Some(beside);
-                match session::run(&places, tool, &file) {
+                match session::run(&places, tool, &file, tool.times()) {
                     Ok(took) => cell.pairs.push((beside, took)),
                     Err(error) => {
                         println!("{program} under {}: {error:#}", tool.key());

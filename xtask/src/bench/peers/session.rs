@@ -39,9 +39,8 @@ pub(super) struct Took {
     pub(super) whole: f64,
 }
 
-/// Runs a program once.
-pub(super) fn run(places: &Places, tool: Tool, program: &Path) -> Result<Took> {
-    let times = tool.times();
+/// Runs a program once, which does its work so many times.
+pub(super) fn run(places: &Places, tool: Tool, program: &Path, times: usize) -> Result<Took> {
     let mut started = Started::new(places, tool, program, &[times.to_string()])?;
     let took = (|| {
         started.begin(places)?;
