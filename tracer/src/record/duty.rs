@@ -40,7 +40,7 @@ impl Owner<'_> {
             match verdict {
                 Some((Verdict::TakeOff(group), _)) => {
                     tracing::debug!("{}: over the budget, off", group.name);
-                    // Nothing is hit any more long before that returns.
+                    // Long before that returns nothing is hit any more, or less and less where links go one by one.
                     let from = now();
                     self.tracer.take_off(group.number);
                     self.gap(group, from, MonotonicNs(0))?;
@@ -64,7 +64,7 @@ impl Owner<'_> {
         counters.extend(self.tracer.bystanders().ok()?);
         let off = self.governor.off().to_vec();
         // A window that waits for its budget comes before a group that could use it up.
-        let is_held = self.is_window_due();
+        let is_held = self.wants_window();
         let verdict = self.governor.judge(now(), &counters, is_held, cpu_time)?;
         let since = match verdict {
             Verdict::PutBack(group) => off.iter().find(|(known, _)| *known == group),
@@ -73,16 +73,16 @@ impl Owner<'_> {
         Some((verdict, since.map_or_else(now, |(_, since)| *since)))
     }
 
-    fn is_window_due(&self) -> bool {
+    fn wants_window(&self) -> bool {
         !self.governor.rests(now())
-            && self.governor.room() >= SHORTEST
+            && self.governor.can_have(SHORTEST)
             && self.governor.is_windows_turn()
             && self.windows.is_due(now(), self.auditor.refilled())
     }
 
     /// Looks at every allocation for a moment, if pools were filled again and the budget allows it.
     fn open_window(&mut self, to: &Sender<Input>) {
-        if !self.is_window_due() {
+        if !self.wants_window() || self.governor.room() < SHORTEST {
             return;
         }
         let refilled = self.auditor.refilled();
@@ -102,7 +102,7 @@ impl Owner<'_> {
         if let Err(error) = self.tracer.put_on(number, |image| images.contains(&image)) {
             self.problems.push(error.to_string());
         }
-        self.governor.changed(start.elapsed());
+        self.governor.changed(number, start.elapsed());
         if number != group::POOLS {
             // Taking them off costs as much again.
             let took = own_time().saturating_sub(before) * 2;

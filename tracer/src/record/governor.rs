@@ -104,6 +104,11 @@ impl Group {
         Self { share, number, name }
     }
 
+    fn of_number(number: u32) -> Self {
+        let found = GROUPS.into_iter().find(|group| group.number == number);
+        found.unwrap_or(BLOCKS)
+    }
+
     fn place(self) -> usize {
         usize::try_from(self.number).unwrap_or_default()
     }
@@ -153,8 +158,9 @@ impl Purse {
 #[derive(Clone, Copy, Debug)]
 struct Account {
     hits: [Hits; group::GROUPS],
-    /// Processor time that it had used.
+    /// Processor time that it had used, and for which part of the time it ran since the look before.
     used: Option<Duration>,
+    busy: f64,
     /// In the order of [`Share::ALL`].
     purses: [Purse; 2],
     seen: MonotonicNs,
@@ -170,10 +176,11 @@ pub(super) struct Governor {
     /// Groups that are off, since when.
     off: Vec<(Group, MonotonicNs)>,
     last: Option<MonotonicNs>,
-    /// What each busy process may still be charged at least; `None` while one recovers.
-    room: Option<Duration>,
-    /// How long the last change of what stands took.
-    change: Duration,
+    /// What each busy process may still be charged at least, behind what a change of what stands costs it; `None` while one
+    /// recovers. In the order of [`Share::ALL`].
+    rooms: [Option<Duration>; 2],
+    /// How long it took to put each group in place, the last time.
+    changes: [Duration; group::GROUPS],
     /// What is sampled stands no more before this.
     rests_until: MonotonicNs,
     /// A group was put back since the last window.
@@ -187,13 +194,13 @@ impl Governor {
     pub(super) fn new(mode: Mode, percent: Option<f64>) -> Self {
         Self {
             mode,
-            room: percent.is_none().then_some(Duration::MAX),
+            rooms: [percent.is_none().then_some(Duration::MAX); 2],
             budget: percent.map(|percent| percent / 100.0),
             hit_cost_ns: UNKNOWN_COST,
             accounts: FxHashMap::default(),
             off: Vec::new(),
             last: None,
-            change: Duration::ZERO,
+            changes: [Duration::ZERO; group::GROUPS],
             rests_until: MonotonicNs(0),
             has_put_back: false,
             is_calm: false,
@@ -205,11 +212,28 @@ impl Governor {
         self.hit_cost_ns = nanoseconds;
     }
 
-    /// For how long everything can be looked at once more: at worst a process does nothing but to be looked at, and while
-    /// probes are put in place and taken off, waits.
+    /// For how long everything can be looked at once more, as far as it is sampled: at worst a process does nothing but to be
+    /// looked at.
     pub(super) fn room(&self) -> Duration {
-        let room = self.room.unwrap_or_default();
-        room.saturating_sub(self.change)
+        let [_, sampled] = self.rooms;
+        sampled.unwrap_or_default()
+    }
+
+    /// Whether there can ever be so much room.
+    pub(super) fn can_have(&self, room: Duration) -> bool {
+        self.budget.is_none_or(|budget| {
+            let full = Purse::new(Share::Sampled, budget).full;
+            full - self.change(Share::Sampled, full) >= room.as_secs_f64()
+        })
+    }
+
+    /// Seconds that putting a group of this share in place can take. What takes longer than it can be saved up for is not put
+    /// off for ever.
+    fn change(&self, share: Share, full: f64) -> f64 {
+        let groups = GROUPS.into_iter().filter(|group| group.share == share);
+        let longest = groups.filter_map(|group| self.changes.get(group.place())).max();
+        let longest = longest.copied().unwrap_or_default();
+        longest.as_secs_f64().min(full / 2.0)
     }
 
     /// Whether it is the turn of a window, which lives on what groups that are off wait for.
@@ -232,22 +256,28 @@ impl Governor {
         time < self.rests_until
     }
 
-    /// Probes were put in place, which took so long. A process that runs their image is held up for a tenth of that, and for
-    /// several times as much when they are taken off, which mostly waits.
-    pub(super) fn changed(&mut self, took: Duration) {
-        self.change = took;
+    /// Probes of a group were put in place, which took so long. A process that runs their image is held up for a tenth of that
+    /// while it runs, and for several times as much when they are taken off, which mostly waits.
+    pub(super) fn changed(&mut self, number: u32, took: Duration) {
+        let group = Group::of_number(number);
+        if let Some(change) = self.changes.get_mut(group.place()) {
+            *change = took;
+        }
         for account in self.accounts.values_mut() {
-            let [_, sampled] = &mut account.purses;
-            sampled.balance -= took.as_secs_f64() / 2.0;
+            for (share, purse) in Share::ALL.into_iter().zip(&mut account.purses) {
+                if share == group.share {
+                    purse.balance -= took.as_secs_f64() / 2.0 * account.busy;
+                }
+            }
         }
     }
 
     /// How soon to look again: how fast what stands can get too dear, as far as one knows.
     pub(super) fn pace(&self) -> Duration {
-        match (self.room, self.is_calm) {
-            (None, _) => RECOVERING,
-            (Some(_), true) => CALM,
-            (Some(_), false) => TENSE,
+        match (self.is_calm, self.rooms.iter().all(Option::is_some)) {
+            (false, _) => TENSE,
+            (true, true) => CALM,
+            (true, false) => RECOVERING,
         }
     }
 
@@ -268,7 +298,8 @@ impl Governor {
         let budget = self.budget?;
         let before = self.last.replace(time).unwrap_or(time);
         let elapsed = time.0.saturating_sub(before.0) as f64 / 1e9;
-        let (mut room, mut hottest, mut most, mut base_recovers) = (Some(f64::MAX), None, 0.0, false);
+        let (mut rooms, mut hottest, mut most) = ([Some(f64::MAX); 2], None, 0.0);
+        let changes = Share::ALL.map(|share| self.change(share, Purse::new(share, budget).full));
         self.is_calm = true;
         for process in counters {
             let hits = std::array::from_fn(|group| process.counters.hits_of(group));
@@ -278,6 +309,7 @@ impl Governor {
                 .or_insert(Account {
                     hits: [Hits::default(); group::GROUPS],
                     used: None,
+                    busy: 1.0,
                     purses: Share::ALL.map(|share| Purse::new(share, budget)),
                     seen: time,
                 });
@@ -289,6 +321,11 @@ impl Governor {
                 _ => elapsed,
             };
             account.used = now;
+            account.busy = if elapsed > 0.0 {
+                (busy / elapsed).min(1.0)
+            } else {
+                1.0
+            };
             let cost = |group: Group| {
                 let [now, known] =
                     [&hits, &account.hits].map(|hits| hits.get(group.place()).copied().unwrap_or_default());
@@ -316,23 +353,27 @@ impl Governor {
                 }
             }
             account.hits = hits;
-            let [base, sampled] = account.purses;
-            base_recovers |= time < base.recovers_until;
-            if time < sampled.recovers_until {
-                room = None;
-            } else if busy >= elapsed * BUSY {
-                room = room.map(|room| room.min(sampled.balance));
+            for ((room, purse), change) in rooms.iter_mut().zip(account.purses).zip(changes) {
+                if time < purse.recovers_until {
+                    *room = None;
+                } else if account.busy >= BUSY {
+                    *room = room.map(|room| room.min(purse.balance - change * account.busy));
+                }
             }
         }
-        self.room = room.map(|room| Duration::try_from_secs_f64(room).unwrap_or(Duration::MAX));
+        self.rooms = rooms.map(|room| {
+            let room = room?.max(0.0);
+            Some(Duration::try_from_secs_f64(room).unwrap_or(Duration::MAX))
+        });
         self.accounts.retain(|_, account| account.seen == time);
         if let Some(group) = hottest {
             self.off.push((group, time));
             return Some(Verdict::TakeOff(group));
         }
-        let can_return = |group: Group| match group.share {
-            Share::Base => !base_recovers,
-            Share::Sampled => self.room.is_some() && !is_held && !self.rests(time),
+        let can_return = |group: Group| {
+            let mut rooms = Share::ALL.into_iter().zip(self.rooms);
+            let has_room = rooms.any(|(share, room)| share == group.share && room > Some(Duration::ZERO));
+            has_room && (group.share == Share::Base || !is_held && !self.rests(time))
         };
         let back = self.off.iter().position(|(group, _)| can_return(*group));
         if let Some(place) = back {
@@ -417,6 +458,78 @@ mod tests {
         }
         let (share, taken) = run(0.1, 50_000.0, Some(2.0), 600);
         assert!(taken > 1 && share < 0.02, "{share} {taken}");
+    }
+
+    /// A process that hits large blocks and pools a hundred thousand times a second while they stand, where putting a group in
+    /// place takes so long; how often each was put back in ten seconds, and for how many steps each stood after that.
+    fn put_back(change: Duration) -> [(u32, u32); 2] {
+        let mut governor = Governor::new(Mode::Heap, Some(2.0));
+        governor.set_hit_cost(1000.0);
+        let groups = [GROUPS[0], GROUPS[3]];
+        let (mut hits, mut on, mut backs) = ([0; group::GROUPS], [true; 2], [(0, 0); 2]);
+        for step in 0..10 * STEPS_PER_SECOND {
+            for ((group, _), (times, steps)) in
+                groups.iter().zip(on).zip(&mut backs).filter(|((_, on), _)| *on)
+            {
+                hits[group.place()] += 100_000 / STEPS_PER_SECOND;
+                *steps += u32::from(*times > 0);
+            }
+            let counters = LiveCounters {
+                pid: Pid(7),
+                start: BootNs(1),
+                counters: Counters {
+                    hits_by_group: hits,
+                    ..Counters::default()
+                },
+            };
+            let used = Duration::from_nanos(step * STEP_NS);
+            let verdict = governor.judge(MonotonicNs(step * STEP_NS), &[counters], false, |_| Some(used));
+            let place = |group: Group| usize::from(group == groups[1]);
+            match verdict {
+                Some(Verdict::TakeOff(group)) => on[place(group)] = false,
+                Some(Verdict::PutBack(group)) => {
+                    governor.changed(group.number, change);
+                    on[place(group)] = true;
+                    backs[place(group)].0 += 1;
+                }
+                None => {}
+            }
+        }
+        backs
+    }
+
+    #[test]
+    fn what_a_change_costs_is_saved_up_first_and_by_its_own_share() {
+        let [large, pools] = put_back(Duration::ZERO);
+        assert!(
+            (2..=4).contains(&large.0) && (6..=10).contains(&pools.0),
+            "{large:?} {pools:?}"
+        );
+        // A change costs a busy process five milliseconds, of which each share has five or six a second.
+        let [large, pools] = put_back(Duration::from_millis(10));
+        assert!(
+            (2..=4).contains(&large.0) && (3..=6).contains(&pools.0),
+            "{large:?} {pools:?}"
+        );
+        for (times, steps) in [large, pools] {
+            assert!(steps >= times * 4, "{times} looks of {steps} steps");
+        }
+        // More than can be saved up: seldom, but not never.
+        let [large, pools] = put_back(Duration::from_secs(1));
+        assert!(
+            (1..=2).contains(&large.0) && (1..=2).contains(&pools.0),
+            "{large:?} {pools:?}"
+        );
+    }
+
+    #[test]
+    fn there_is_room_for_a_window_unless_the_budget_is_too_small() {
+        let ms = Duration::from_millis;
+        let mut governor = Governor::new(Mode::Heap, Some(2.0));
+        governor.changed(group::BLOCKS, ms(1000));
+        assert!(governor.can_have(ms(20)) && !governor.can_have(ms(40)));
+        assert!(!Governor::new(Mode::Heap, Some(0.02)).can_have(ms(5)));
+        assert!(Governor::new(Mode::Heap, None).can_have(ms(1_000_000)));
     }
 
     #[test]
