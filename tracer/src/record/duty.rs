@@ -26,7 +26,7 @@ use crate::{
 
 /// Looking at the counters takes one part in so many of this thread's time, and so does putting probes in place for a sample:
 /// the kernel does that in every process that maps the file.
-const SHARE: u32 = 500;
+const SHARE: u32 = 800;
 
 impl Owner<'_> {
     /// Keeps the cost within its budget, and looks at every allocation if it is time for that; when to look again.

@@ -274,10 +274,11 @@ impl Governor {
 
     /// How soon to look again: how fast what stands can get too dear, as far as one knows.
     pub(super) fn pace(&self) -> Duration {
-        match (self.is_calm, self.rooms.iter().all(Option::is_some)) {
-            (false, _) => TENSE,
-            (true, true) => CALM,
-            (true, false) => RECOVERING,
+        let [_, sampled] = self.rooms;
+        match (sampled, self.is_calm) {
+            (None, _) => RECOVERING,
+            (Some(_), true) => CALM,
+            (Some(_), false) => TENSE,
         }
     }
 
