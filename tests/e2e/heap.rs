@@ -164,8 +164,6 @@ fn within(seen: u64, truth: u64, whole: u64, percent: u64) -> bool {
 
 on_interpreters! { shares, check_shares,
     debian_311: Id::Debian311,
-    pyenv_39: Id::Pyenv(9),
-    pyenv_310: Id::Pyenv(10),
     pyenv_312: Id::Pyenv(12),
     sid_313: Id::Sid(13),
     sid_314: Id::Sid(14),
