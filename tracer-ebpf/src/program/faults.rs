@@ -24,6 +24,7 @@ use crate::{
     hit::stack_of,
     loops::{Counted, Loops, MayGoto},
     maps::{PROCESSES, config},
+    opaque::forget,
     timing::Start,
 };
 
@@ -66,7 +67,8 @@ fn fault<L: Loops>(ctx: &RawTracePointContext) -> Option<()> {
     if config.stopped != 0 {
         return None;
     }
-    let weight = weight(state, now)?;
+    // One of twenty numbers: none of them is a reason to follow the walk once more.
+    let weight = forget(weight(state, now)?, config.nothing) as u32;
     let start = Start::now(config.nothing);
     touched::<L>(config, state, thread, now, address, weight);
     start.over(|| Some(state), group::FAULTS);
@@ -126,7 +128,7 @@ fn is_looked_at(address: u64) -> bool {
 /// How many faults this one stands for; `None` if it is left out. Two threads that meet here can make a count one too
 /// small.
 #[inline(always)]
-fn weight(state: *mut ProcessState, now: u64) -> Option<u32> {
+fn weight(state: *mut ProcessState, now: u64) -> Option<u64> {
     let window = now >> FAULT_WINDOW_BITS << COUNT_BITS;
     // SAFETY: a map value.
     let known = unsafe { (&raw const (*state).fault_window).read_volatile() };
@@ -143,5 +145,5 @@ fn weight(state: *mut ProcessState, now: u64) -> Option<u32> {
         step *= 2;
         passed += passed;
     }
-    (count & (step - 1) == 0).then_some(step as u32 * FAULTED_PAGES)
+    (count & (step - 1) == 0).then_some(step * u64::from(FAULTED_PAGES))
 }

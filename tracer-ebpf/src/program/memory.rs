@@ -7,7 +7,7 @@
 //! for the same thread. They are an array's, which the kernel allocates in a way that its checks of copies from user space
 //! are quick about; entries of a hash map double the price of a read.
 
-use core::arch::asm;
+use core::{arch::asm, mem};
 
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use tracer_ebpf::limits::{FRAME_WINDOW, WORKPLACES};
@@ -135,6 +135,17 @@ impl Memory {
     pub(crate) unsafe fn give_back(this: *mut Self) {
         // SAFETY: by contract. x86 keeps stores in order.
         unsafe { (&raw mut (*this).taken).write_volatile(0) };
+    }
+
+    /// Its bytes, for something else than pieces, which are forgotten at the beginning of each walk.
+    #[inline(always)]
+    pub(crate) unsafe fn room<T>(this: *mut Self) -> *mut T {
+        const {
+            assert!(size_of::<T>() <= PIECE as usize && align_of::<T>() <= align_of::<Self>());
+            assert!(mem::offset_of!(Self, bytes).is_multiple_of(align_of::<Self>()));
+        };
+        // SAFETY: by contract.
+        unsafe { (&raw mut (*this).bytes).cast() }
     }
 
     /// Whether the stack with this key was sent, as far as this place knows.

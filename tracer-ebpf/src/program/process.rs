@@ -3,15 +3,15 @@
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::{
-        bpf_get_current_comm,
+        bpf_get_current_comm, bpf_get_current_pid_tgid,
         generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id},
     },
 };
 use tracer_ebpf::{
     config::{Config, RuleKey, filter, rule, target},
-    limits::{IMAGES_PER_PROCESS, MAX_CGROUP_DEPTH, MAX_COMMAND_LINE},
+    limits::{MAX_CGROUP_DEPTH, MAX_COMMAND_LINE},
     process::{Mapped, ProcessState},
-    reason::{REASONS, Reason},
+    reason::Reason,
     record::{Head, Process, chosen, kind},
     site::{Site, group::GROUPS},
 };
@@ -21,6 +21,8 @@ use crate::{
     emit::{add, lose, lose_unattributed, reserve, submit},
     loops::{Loops, Rounds},
     maps::{PROCESSES, RULES, TARGETS, config},
+    memory::{self, Memory},
+    opaque::forget,
     read,
 };
 
@@ -40,7 +42,7 @@ pub(crate) fn at_site<L: Loops>(pid: u32, site: &Site, ip: u64) -> Option<*mut P
         },
     };
     // SAFETY: a map value.
-    if unsafe { (*state).unannounced } != 0 && announce_again::<L>(pid, site.image, bias) {
+    if unsafe { (*state).unannounced } != 0 && announce_again::<L>(pid, site.image, bias) != 0 {
         // SAFETY: a map value.
         unsafe { (*state).unannounced = 0 };
     }
@@ -201,14 +203,17 @@ fn create<L: Loops>(pid: u32, image: u32, bias: u64) -> Option<*mut ProcessState
 }
 
 /// Sends the record of the current process, as often as it takes: no event of the process precedes it. Two threads may
-/// both send one: they are equal.
+/// both send one: they are equal. Returns not 0 if it was sent.
+///
+/// That is no constant: the compiler would tell it from the reservation by a second comparison with null, and kernels
+/// like 6.1 do not know that it comes out as the first did.
 #[inline(never)]
-fn announce_again<L: Loops>(pid: u32, image: u32, bias: u64) -> bool {
+fn announce_again<L: Loops>(pid: u32, image: u32, bias: u64) -> u64 {
     let Some(config) = config() else {
-        return false;
+        return 0;
     };
     let (Some(chosen), Some(start)) = (wanted::<L>(config, pid), start_ns(config)) else {
-        return false;
+        return 0;
     };
     announce(config, pid, image, bias, start, chosen)
 }
@@ -225,46 +230,40 @@ fn admit<L: Loops>(pid: u32) -> u64 {
     start_ns(config).unwrap_or(0)
 }
 
-/// Puts the state of a new process in the table.
+/// Puts the state of a new process in the table. It is made in a place for working memory: it takes most of a program's
+/// stack, and nobody may find it half made.
 #[inline(never)]
 fn insert(pid: u32, image: u32, bias: u64, start: u64) {
-    let state = ProcessState {
-        start_ns: start,
-        images: [
-            Mapped {
-                id_plus_one: image + 1,
-                reserved: 0,
-                bias,
-            },
-            Mapped {
-                id_plus_one: 0,
-                reserved: 0,
-                bias: 0,
-            },
-        ],
-        epoch: start,
-        allocs: 0,
-        frees: 0,
-        reallocs: 0,
-        reallocs_open: 0,
-        unannounced: 1,
-        faults: 0,
-        fault_window: 0,
-        hits: [0; GROUPS],
-        run_ns: [0; GROUPS],
-        losses: [0; REASONS],
+    let Some(memory) = memory::take(bpf_get_current_pid_tgid()) else {
+        lose_unattributed(Reason::NoWorkplace);
+        return;
     };
-    const { assert!(IMAGES_PER_PROCESS == 2) };
-    if PROCESSES.insert(pid, state, u64::from(BPF_NOEXIST)).is_err() && PROCESSES.get_ptr(pid).is_none() {
+    // SAFETY: the place was taken, nothing else uses its room, and zeros are a state.
+    let failed = unsafe {
+        let state = Memory::room::<ProcessState>(memory);
+        state.write_bytes(0, 1);
+        (*state).start_ns = start;
+        (*state).epoch = start;
+        (*state).unannounced = 1;
+        (*state).images[0] = Mapped {
+            id_plus_one: image + 1,
+            reserved: 0,
+            bias,
+        };
+        PROCESSES.insert(pid, &*state, u64::from(BPF_NOEXIST)).is_err()
+    };
+    // SAFETY: as above; nothing uses it from here on.
+    unsafe { Memory::give_back(memory) };
+    if failed && PROCESSES.get_ptr(pid).is_none() {
         lose_unattributed(Reason::ProcessTableFull);
     }
 }
 
 /// Sends the record of a new process.
 #[inline(always)]
-fn announce(config: &Config, pid: u32, image: u32, bias: u64, start: u64, chosen: u8) -> bool {
+fn announce(config: &Config, pid: u32, image: u32, bias: u64, start: u64, chosen: u8) -> u64 {
     let Some(mut entry) = reserve::<Process>() else {
-        return false;
+        return 0;
     };
     let record = entry.as_mut_ptr();
     let task = read::task();
@@ -290,7 +289,7 @@ fn announce(config: &Config, pid: u32, image: u32, bias: u64, start: u64, chosen
         (*record).command_line_len = command_line(config, &raw mut (*record).command_line);
     }
     submit(entry);
-    true
+    forget(1, config.nothing)
 }
 
 /// Copies the process's arguments; bytes copied. What is behind them is left as it is.
