@@ -91,7 +91,12 @@ pub struct Config {
     pub utask_vaddr: u32,
     /// `trace_uprobe.offset`: where in the file the probe stands.
     pub probe_offset: u32,
+    /// Groups of sites ([`crate::site::group`], a bit each) whose hits are counted and lead to nothing: their probes are
+    /// being put in place or taken off, which takes long, and what is looked at begins and ends at once.
+    pub muted: u32,
+    /// Always 0.
+    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<Config>() == 96);
+const _: () = assert!(size_of::<Config>() == 104);
 const _: () = assert!(size_of::<RuleKey>() == 16);

@@ -1,6 +1,6 @@
 //! Records into the ring, and counts of what could not be written.
 //!
-//! Userspace polls; it is woken only when the ring fills past the configured mark.
+//! Userspace polls; it is woken only when the ring fills past the configured mark, or a process is new.
 
 use core::arch::asm;
 
@@ -68,6 +68,12 @@ pub(crate) fn submit_one_of<T>(entry: RingBufEntry<T>, config: &Config, number: 
 #[inline(always)]
 pub(crate) fn submit<T>(entry: RingBufEntry<T>) {
     entry.submit(wake());
+}
+
+/// Hands a record over that userspace is to see at once.
+#[inline(always)]
+pub(crate) fn submit_loudly<T>(entry: RingBufEntry<T>) {
+    entry.submit(FORCE_WAKEUP);
 }
 
 /// Whether userspace is to be woken: the ring is past the mark.

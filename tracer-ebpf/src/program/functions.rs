@@ -34,7 +34,7 @@ pub(crate) fn enter<L: Loops>(hit: &Hit, regs: &pt_regs) -> Option<u64> {
     if !hit.counts(regs) {
         return None;
     }
-    let state = process::at_site::<L>(hit.pid, hit.site, regs.rip)?;
+    let state = process::at_site::<L>(hit, regs.rip)?;
     if nested(hit, state, regs.rsp) {
         return None;
     }

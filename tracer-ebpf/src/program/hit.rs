@@ -8,7 +8,7 @@ use tracer_ebpf::{
     process::ProcessState,
     reason::Reason,
     record::{Head, block, stack_id::UNREADABLE},
-    site::{Operand, PointKey, Role, Site, event, flag, operand},
+    site::{Operand, PointKey, Role, Site, event, flag, group::GROUPS, operand},
 };
 
 use crate::{
@@ -77,6 +77,12 @@ impl Hit {
     #[inline(always)]
     pub(crate) fn has(&self, bit: u32) -> bool {
         self.site.flags & bit != 0
+    }
+
+    /// Whether nothing but its number counts.
+    #[inline(always)]
+    pub(crate) fn is_muted(&self) -> bool {
+        self.config.muted >> (self.site.group & (GROUPS as u32 - 1)) & 1 != 0
     }
 
     /// The kind of the blocks that the interpreter's own allocator makes, computed without a branch.

@@ -60,7 +60,7 @@ fn entered<L: Loops>(ctx: &ProbeContext) -> u32 {
 
 #[inline(always)]
 fn entry<L: Loops>(hit: &Hit, regs: &pt_regs) -> Option<()> {
-    let state = process::at_site::<L>(hit.pid, hit.site, regs.rip)?;
+    let state = process::at_site::<L>(hit, regs.rip)?;
     if hit.is(Role::CodeDealloc) {
         crate::code::forget(state, hit.pid, regs.rdi);
     } else if hit.is(Role::LibcRealloc) {
@@ -186,7 +186,7 @@ mod outcome {
 fn report<L: Loops>(hit: &Hit, regs: &pt_regs, requested: u64) -> Option<()> {
     let within = sites::is_within(hit);
     let state = if within {
-        process::at_site::<L>(hit.pid, hit.site, regs.rip)?
+        process::at_site::<L>(hit, regs.rip)?
     } else {
         process::known(hit.pid, hit.site)?
     };
@@ -196,6 +196,10 @@ fn report<L: Loops>(hit: &Hit, regs: &pt_regs, requested: u64) -> Option<()> {
         }
         sites::block(hit, state, regs)?
     } else if hit.is(Role::PoolRefill) {
+        // No first half has looked.
+        if hit.is_muted() {
+            return None;
+        }
         sites::refilled(hit, state, regs.rax)?
     } else {
         functions::leave(hit, requested, regs.rax)

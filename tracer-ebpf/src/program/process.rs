@@ -18,7 +18,8 @@ use tracer_ebpf::{
 
 use crate::{
     bystanders, clock,
-    emit::{add, lose, lose_unattributed, reserve, submit},
+    emit::{add, lose, lose_unattributed, reserve, submit_loudly},
+    hit::Hit,
     loops::{Loops, Rounds},
     maps::{PROCESSES, RULES, TARGETS, config},
     memory::{self, Memory},
@@ -26,10 +27,11 @@ use crate::{
     read,
 };
 
-/// The state of the current process, with the site's image mapped in it; `None` if the process is not traced.
-/// `ip` is the run-time address of the site.
+/// The state of the current process, with the site's image mapped in it; `None` if the process is not traced, or the
+/// site's group is muted. `ip` is the run-time address of the site.
 #[inline(always)]
-pub(crate) fn at_site<L: Loops>(pid: u32, site: &Site, ip: u64) -> Option<*mut ProcessState> {
+pub(crate) fn at_site<L: Loops>(hit: &Hit, ip: u64) -> Option<*mut ProcessState> {
+    let (pid, site) = (hit.pid, hit.site);
     let bias = ip.wrapping_sub(site.address);
     let state = match PROCESSES.get_ptr_mut(pid) {
         Some(state) => state,
@@ -52,7 +54,7 @@ pub(crate) fn at_site<L: Loops>(pid: u32, site: &Site, ip: u64) -> Option<*mut P
     if first.id_plus_one != site.image + 1 || first.bias != bias {
         map_image(state, site.image, bias);
     }
-    Some(state)
+    (!hit.is_muted()).then_some(state)
 }
 
 /// The state of the current process if it has one (the second half of a call).
@@ -288,7 +290,8 @@ fn announce(config: &Config, pid: u32, image: u32, bias: u64, start: u64, chosen
         (*record).comm = bpf_get_current_comm().unwrap_or([0; 16]);
         (*record).command_line_len = command_line(config, &raw mut (*record).command_line);
     }
-    submit(entry);
+    // What userspace adds to it, it reads while the process lives.
+    submit_loudly(entry);
     forget(1, config.nothing)
 }
 

@@ -318,9 +318,13 @@ impl Tracer {
         self.groups.attach_gathered(&self.programs)
     }
 
-    /// Puts a group of sites in place, in the images that are `wanted` at once.
+    /// Puts a group of sites in place, in the images that are `wanted` at once. It is looked at once this is done, everywhere at
+    /// the same moment.
     pub fn put_on(&mut self, group: u32, wanted: impl Fn(ImageId) -> bool) -> Result<(), BpfError> {
-        self.groups.put_on(&self.programs, group, wanted)
+        self.mute(group, true);
+        let put_on = self.groups.put_on(&self.programs, group, wanted);
+        self.mute(group, false);
+        put_on
     }
 
     /// Puts a group of sites that stands in place in all other images.
@@ -328,9 +332,31 @@ impl Tracer {
         self.groups.complete(&self.programs, group)
     }
 
-    /// Takes a group of sites off, in all images.
+    /// No hit of this group leads to anything from here on; they are counted while its probes stand.
+    pub fn silence(&mut self, group: u32) {
+        self.mute(group, true);
+    }
+
+    /// Takes a group of sites off, in all images, silent from the first moment.
     pub fn take_off(&mut self, group: u32) {
+        self.silence(group);
         self.groups.take_off(group);
+    }
+
+    fn mute(&mut self, group: u32, is_muted: bool) {
+        let bit = 1 << (group & (number(GROUPS) - 1));
+        let muted = self.config.muted;
+        self.config.muted = if is_muted { muted | bit } else { muted & !bit };
+        if self.config.muted != muted {
+            self.configure();
+        }
+    }
+
+    /// Tells the kernel side what has changed: words that it reads one by one.
+    fn configure(&mut self) {
+        if let Err(error) = array::<Config>(&mut self.ebpf, "CONFIG", 0, self.config) {
+            tracing::warn!("the kernel side does not know what is wanted of it: {error}");
+        }
     }
 
     /// The ring; can be taken once.
@@ -428,9 +454,7 @@ impl Tracer {
     /// without its free, would be wrong figures.
     pub fn detach(&mut self) {
         self.config.stopped = 1;
-        if let Err(error) = array::<Config>(&mut self.ebpf, "CONFIG", 0, self.config) {
-            tracing::debug!("the probes go one by one: {error}");
-        }
+        self.configure();
         self.groups.clear();
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::units::MonotonicNs;
 
 /// Readings take one part in so many of a processor,
-const SHARE: u64 = 500;
+const SHARE: u64 = 600;
 /// ... which can be saved up, so that all of a few processes are read at one time,
 const MOST_SAVED: Duration = Duration::from_millis(20);
 /// ... and owed, since a process that is new is read whatever others have cost.
@@ -67,7 +67,7 @@ mod tests {
                 read += reading;
             }
         }
-        let share = Duration::from_secs(4000 / SHARE);
+        let share = Duration::from_millis(4_000_000 / SHARE);
         assert!(read <= share + reading && read + reading * 2 >= share, "{read:?}");
     }
 

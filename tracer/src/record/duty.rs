@@ -24,9 +24,10 @@ use crate::{
     units::MonotonicNs,
 };
 
-/// Looking at the counters takes one part in so many of this thread's time, and so does putting probes in place for a sample:
-/// the kernel does that in every process that maps the file.
-const SHARE: u32 = 800;
+/// Looking at the counters takes one part in so many of this thread's time,
+const LOOK_SHARE: u32 = 800;
+/// ... and putting probes in place for a sample, which the kernel does in every process that maps the file, one in so many.
+const CHANGE_SHARE: u32 = 1000;
 
 impl Owner<'_> {
     /// Keeps the cost within its budget, and looks at every allocation if it is time for that; when to look again.
@@ -36,11 +37,11 @@ impl Owner<'_> {
             let before = own_time();
             let verdict = self.judge_costs();
             let took = own_time().saturating_sub(before);
-            wait = self.governor.pace().max((took * SHARE).min(TICK));
+            wait = self.governor.pace().max((took * LOOK_SHARE).min(TICK));
             match verdict {
                 Some((Verdict::TakeOff(group), _)) => {
                     tracing::debug!("{}: over the budget, off", group.name);
-                    // Long before that returns nothing is hit any more, or less and less where links go one by one.
+                    self.tracer.silence(group.number);
                     let from = now();
                     self.tracer.take_off(group.number);
                     self.gap(group, from, MonotonicNs(0))?;
@@ -106,11 +107,12 @@ impl Owner<'_> {
         if number != group::POOLS {
             // Taking them off costs as much again.
             let took = own_time().saturating_sub(before) * 2;
-            self.governor.rest_until(later(now(), took * SHARE));
+            self.governor.rest_until(later(now(), took * CHANGE_SHARE));
         }
     }
 
     pub(super) fn close_window(&mut self) -> Result<(), WriteError> {
+        self.tracer.silence(group::BLOCKS);
         let end = now();
         self.tracer.take_off(group::BLOCKS);
         match self.windows.closed(end) {

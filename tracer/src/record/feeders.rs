@@ -22,8 +22,8 @@ use crate::{
     images::{Image, Images},
 };
 
-/// How long a record waits in the ring at most, unless the ring fills before.
-const POLL: Duration = Duration::from_millis(50);
+/// How long a record waits in the ring at most, unless the ring fills before or a process is new.
+const POLL: Duration = Duration::from_millis(100);
 /// How long the owner waits at most until it looks after what has no event of its own.
 pub(super) const TICK: Duration = Duration::from_millis(250);
 /// How long the map watcher sleeps before it looks whether it is to stop.
