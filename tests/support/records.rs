@@ -4,7 +4,10 @@ use std::path::Path;
 
 use pyrobe::{
     capture::{Block, Reader},
-    ingest::{Decoder, event::Event},
+    ingest::{
+        Decoder,
+        event::{AllocSite, Event},
+    },
 };
 
 /// A stack as it was sent.
@@ -14,6 +17,30 @@ pub(crate) struct SentStack {
     pub(crate) id: u64,
     /// Code object and instruction of each frame, leaf first.
     pub(crate) frames: Vec<(u64, i32)>,
+}
+
+/// Times of events are of the last tick of the kernel's clock, nanoseconds at most.
+const TICK: u64 = 10_000_000;
+
+/// How many small blocks were seen in sampling windows, and how many outside of them, which should not be seen.
+#[track_caller]
+pub(crate) fn sampled_blocks(capture: &Path) -> (usize, usize) {
+    let (mut windows, mut times) = (Vec::new(), Vec::new());
+    for block in Reader::open(capture).expect("it is a capture") {
+        match block {
+            Block::Window(window) => windows.push(window.from.get() - TICK..=window.to.get()),
+            Block::Events { records, .. } => {
+                times.extend(Decoder::new(&records).filter_map(|event| match event {
+                    Event::Alloc(alloc) if alloc.site == AllocSite::Copy => Some(alloc.time.get()),
+                    _ => None,
+                }))
+            }
+            _ => {}
+        }
+    }
+    let is_inside = |time: &u64| windows.iter().any(|window| window.contains(time));
+    let inside = times.iter().filter(|time| is_inside(time)).count();
+    (inside, times.len() - inside)
 }
 
 /// Every stack record of a capture, in order.
