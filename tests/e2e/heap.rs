@@ -165,6 +165,8 @@ fn within(seen: u64, truth: u64, whole: u64, percent: u64) -> bool {
 
 on_interpreters! { shares, check_shares,
     debian_311: Id::Debian311,
+    pyenv_39: Id::Pyenv(9),
+    pyenv_310: Id::Pyenv(10),
     pyenv_312: Id::Pyenv(12),
     sid_313: Id::Sid(13),
     sid_314: Id::Sid(14),
@@ -195,6 +197,12 @@ pub(crate) fn check_shares(interpreter: &Interpreter) {
         wrong.is_empty(),
         "of {all} bytes:\n{}\n{table:#}",
         wrong.join("\n")
+    );
+    // It was traced from its first instruction.
+    let before = special(&table, "[before tracing]");
+    assert!(
+        before * 200 <= all,
+        "{before} of {all} from before tracing\n{table:#}"
     );
     let heap = holding.heap();
     let seen = number(&heap, "pools_in_use") + number(&heap, "large");

@@ -30,10 +30,11 @@ pub(crate) fn sampled_blocks(capture: &Path) -> (usize, usize) {
         match block {
             Block::Window(window) => windows.push(window.from.get() - TICK..=window.to.get()),
             Block::Events { records, .. } => {
-                times.extend(Decoder::new(&records).filter_map(|event| match event {
+                let sampled = Decoder::new(&records).filter_map(|event| match event {
                     Event::Alloc(alloc) if alloc.site == AllocSite::Copy => Some(alloc.time.get()),
                     _ => None,
-                }))
+                });
+                times.extend(sampled);
             }
             _ => {}
         }

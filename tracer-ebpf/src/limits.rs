@@ -26,6 +26,8 @@ pub const IMAGES_PER_PROCESS: usize = 2;
 pub const MAX_CGROUP_DEPTH: u32 = 32;
 /// Users and control groups that processes can be selected by.
 pub const MAX_RULES: usize = 1024;
+/// The time of an event is at most so much before its own, nanoseconds: a tick of the kernel's clock, at 100 a second.
+pub const MOST_TICK_NS: u64 = 10_000_000;
 /// Processes traced at one time.
 pub const MAX_PROCESSES: usize = 16_384;
 /// Processes that are not traced and whose hits are counted.

@@ -23,7 +23,7 @@ pub struct HeapAudit {
     pub pid: Pid,
     /// When it started; with the pid it names the process.
     pub start: BootNs,
-    /// When reading began, on the clock of the events.
+    /// What an event tells of that is older than this was there to be read; a tick of the events' clock before reading began.
     pub began: MonotonicNs,
     /// When it ended.
     pub ended: MonotonicNs,

@@ -7,6 +7,7 @@ use std::io;
 
 use rustc_hash::FxHashSet;
 use rustix::time::{ClockId, clock_gettime};
+use tracer_ebpf::limits::MOST_TICK_NS;
 
 use super::{
     attach::now,
@@ -134,6 +135,8 @@ pub(super) fn read(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode)
         None => *known.since_start.insert(is_since_start(pid, known.start, image)?),
     };
     let began = now();
+    // An event that is told to be older than this is: what it made was there to be read.
+    let settled = MonotonicNs(began.get().saturating_sub(MOST_TICK_NS));
     let mut regions = Vec::new();
     if mode == Mode::Heap {
         regions = anonymous_regions(pid)?;
@@ -185,13 +188,13 @@ pub(super) fn read(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode)
             } else {
                 0
             };
-            let alive = known.survivors.check(began, image.pool_bytes, |pool| {
+            let alive = known.survivors.check(settled, image.pool_bytes, |pool| {
                 let len = usize::try_from(image.pool_bytes).ok()?;
                 read_memory(pid, pool, len).ok()
             });
             let mut gone = Vec::new();
             if known.gaps.large {
-                gone = known.large.take_gone(began, |places| {
+                gone = known.large.take_gone(settled, |places| {
                     let mut words = Vec::with_capacity(places.len());
                     read_each(pid, places, &mut words)?;
                     Ok(words
@@ -203,7 +206,7 @@ pub(super) fn read(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode)
             Reading::Heap(HeapAudit {
                 pid,
                 start: known.start,
-                began,
+                began: settled,
                 ended,
                 since_start,
                 complete,

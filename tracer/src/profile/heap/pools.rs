@@ -16,6 +16,10 @@ use crate::{
 /// Bytes between two size classes.
 pub(super) const ALIGNMENT: u64 = 16;
 
+/// For how long an event waits at most until it tells where there are pools to be read, nanoseconds: some times as long as in
+/// the ring.
+const UNREAD_NS: u64 = 2_000_000_000;
+
 #[derive(Clone, Copy, Debug)]
 struct Pool {
     class: u8,
@@ -90,8 +94,6 @@ impl Pools {
             // The last one counts; they are in order.
             newest.insert(acquired.addr & !mask, *acquired);
         }
-        // What was acquired while the pools were read may not have been there yet: the next audit shows it.
-        self.pending.retain(|acquired| acquired.time >= audit.began.0);
         for state in &audit.changed {
             self.change(state, unseen);
         }
@@ -109,6 +111,13 @@ impl Pools {
                 };
             }
         }
+        // What was acquired while the pools were read may not have been there yet, and what lies where nobody had told of a
+        // pool was not read: the next audit shows it.
+        let all = &self.all;
+        self.pending.retain(|acquired| {
+            let age = audit.began.0.saturating_sub(acquired.time);
+            age == 0 || age < UNREAD_NS && !all.contains_key(&(acquired.addr & !mask))
+        });
     }
 
     /// `unseen`: a pool that is new may have been acquired by anybody.
@@ -259,6 +268,19 @@ mod tests {
                 Audit(vec![(1, 120, 120)]),
             ],
             [70, 0, 0, 50],
+        );
+    }
+
+    #[test]
+    fn an_acquisition_waits_for_an_audit_that_read_its_pool() {
+        check(
+            &[
+                Acquire(0, 1),
+                Audit(vec![(2, 5, 5)]),
+                Audit(vec![(1, 50, 50)]),
+                Audit(vec![(1, 60, 60)]),
+            ],
+            [60, 0, 5, 0],
         );
     }
 
