@@ -91,7 +91,7 @@ pub struct Config {
     pub utask_vaddr: u32,
     /// `trace_uprobe.offset`: where in the file the probe stands.
     pub probe_offset: u32,
-    /// Groups of sites ([`crate::site::group`], a bit each) whose hits are counted and lead to nothing: their probes are
+    /// Groups of sites ([`crate::site::group`], a bit each) whose hits are counted and tell of no block: their probes are
     /// being put in place or taken off, which takes long, and what is looked at begins and ends at once.
     pub muted: u32,
     /// Always 0.

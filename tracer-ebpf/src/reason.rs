@@ -37,7 +37,8 @@ pub enum Reason {
     ChunkUnreadable = 13,
     /// The header of a pool could not be read or is none: the block is not reported.
     PoolUnreadable = 14,
-    /// More hits at the same time than [`crate::limits::WORKPLACES`]: the stack is not known.
+    /// More hits at the same time than [`crate::limits::WORKPLACES`]: the stack is not known, or the first hit of a process not
+    /// counted.
     NoWorkplace = 15,
     /// Ring full: a page fault was not delivered.
     RingFullFault = 16,

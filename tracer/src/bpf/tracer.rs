@@ -318,13 +318,15 @@ impl Tracer {
         self.groups.attach_gathered(&self.programs)
     }
 
-    /// Puts a group of sites in place, in the images that are `wanted` at once. It is looked at once this is done, everywhere at
-    /// the same moment.
+    /// Puts a group of sites in place, in the images that are `wanted` at once. It is silent until [`Tracer::listen`].
     pub fn put_on(&mut self, group: u32, wanted: impl Fn(ImageId) -> bool) -> Result<(), BpfError> {
         self.mute(group, true);
-        let put_on = self.groups.put_on(&self.programs, group, wanted);
+        self.groups.put_on(&self.programs, group, wanted)
+    }
+
+    /// Hits of this group count from here on, everywhere at the same moment.
+    pub fn listen(&mut self, group: u32) {
         self.mute(group, false);
-        put_on
     }
 
     /// Puts a group of sites that stands in place in all other images.
@@ -332,7 +334,7 @@ impl Tracer {
         self.groups.complete(&self.programs, group)
     }
 
-    /// No hit of this group leads to anything from here on; they are counted while its probes stand.
+    /// No hit of this group tells of a block from here on, but for calls that have begun; they are counted while its probes stand.
     pub fn silence(&mut self, group: u32) {
         self.mute(group, true);
     }

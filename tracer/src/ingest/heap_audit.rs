@@ -23,7 +23,8 @@ pub struct HeapAudit {
     pub pid: Pid,
     /// When it started; with the pid it names the process.
     pub start: BootNs,
-    /// What an event tells of that is older than this was there to be read; a tick of the events' clock before reading began.
+    /// What an event tells of that is older than this was known to the recorder and there to be read; a moment before reading
+    /// began.
     pub began: MonotonicNs,
     /// When it ended.
     pub ended: MonotonicNs,

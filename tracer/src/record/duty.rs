@@ -41,15 +41,15 @@ impl Owner<'_> {
             match verdict {
                 Some((Verdict::TakeOff(group), _)) => {
                     tracing::debug!("{}: over the budget, off", group.name);
-                    self.tracer.silence(group.number);
                     let from = now();
+                    self.tracer.silence(group.number);
                     self.tracer.take_off(group.number);
                     self.gap(group, from, MonotonicNs(0))?;
                 }
                 Some((Verdict::PutBack(group), since)) => {
                     tracing::debug!("{}: on again", group.name);
-                    self.put_on(group.number);
-                    self.gap(group, since, now())?;
+                    let to = self.put_on(group.number);
+                    self.gap(group, since, to)?;
                 }
                 None => {}
             }
@@ -90,28 +90,35 @@ impl Owner<'_> {
         let length = self.windows.next_length(self.auditor.start_anew());
         let length = length.min(self.governor.room());
         tracing::debug!("{refilled} blocks were filled again: looking at every allocation for {length:?}");
-        self.put_on(group::BLOCKS);
-        self.windows.opened(now());
+        let from = self.put_on(group::BLOCKS);
+        self.windows.opened(from);
         self.governor.opened();
         feeders::window_over(length, to.clone());
     }
 
-    /// Puts a group in place where processes run that are traced. It is charged with its end.
-    fn put_on(&mut self, number: u32) {
+    /// Puts a group in place where processes run that are traced; from when on it is looked at. It is charged with its end.
+    fn put_on(&mut self, number: u32) -> MonotonicNs {
         let images = self.auditor.images();
         let (start, before) = (Instant::now(), own_time());
         if let Err(error) = self.tracer.put_on(number, |image| images.contains(&image)) {
             self.problems.push(error.to_string());
         }
+        let from = now();
+        self.tracer.listen(number);
         self.governor.changed(number, start.elapsed());
         if number != group::POOLS {
             // Taking them off costs as much again.
             let took = own_time().saturating_sub(before) * 2;
             self.governor.rest_until(later(now(), took * CHANGE_SHARE));
         }
+        from
     }
 
+    /// Closes the window if one is open.
     pub(super) fn close_window(&mut self) -> Result<(), WriteError> {
+        if !self.windows.is_open() {
+            return Ok(());
+        }
         self.tracer.silence(group::BLOCKS);
         let end = now();
         self.tracer.take_off(group::BLOCKS);

@@ -230,7 +230,11 @@ impl<'a> Owner<'a> {
         };
         // While the probes stand, so that what changes meanwhile is on record.
         if failure.is_none() {
-            match self.audit(Which::All).and_then(|()| self.note_missed()) {
+            let told = self
+                .close_window()
+                .and_then(|()| self.audit(Which::All))
+                .and_then(|()| self.note_missed());
+            match told {
                 Ok(()) | Err(WriteError::Full { .. }) => {}
                 Err(error) => failure = Some(error),
             }

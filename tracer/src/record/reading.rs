@@ -29,6 +29,9 @@ use crate::{
 const HEADERS_PER_PROCESS: usize = 1 << 18;
 /// Parts remembered of one process at most; more than the headers of one reading come from.
 const PARTS_PER_PROCESS: usize = 1 << 14;
+/// An event that is told to be older than this is known here, and what it made is there to be read: it waits in the ring and for
+/// this thread, which takes probes off in the meantime.
+const KNOWN_AFTER_NS: u64 = MOST_TICK_NS + 240_000_000;
 /// A change of resident memory counts from one part in so many.
 const CHANGED: u64 = 100;
 /// Where a reading finds no change the next one waits twice as long, so many times in a row at most.
@@ -135,8 +138,7 @@ pub(super) fn read(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode)
         None => *known.since_start.insert(is_since_start(pid, known.start, image)?),
     };
     let began = now();
-    // An event that is told to be older than this is: what it made was there to be read.
-    let settled = MonotonicNs(began.get().saturating_sub(MOST_TICK_NS));
+    let settled = MonotonicNs(began.get().saturating_sub(KNOWN_AFTER_NS));
     let mut regions = Vec::new();
     if mode == Mode::Heap {
         regions = anonymous_regions(pid)?;

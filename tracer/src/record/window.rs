@@ -65,6 +65,11 @@ impl Windows {
         self.open = Some(now);
     }
 
+    /// Whether one is.
+    pub(super) fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
     /// It is closed; when it was opened.
     pub(super) fn closed(&mut self, now: MonotonicNs) -> Option<MonotonicNs> {
         let opened = self.open.take()?;

@@ -16,10 +16,6 @@ use crate::{
 /// Bytes between two size classes.
 pub(super) const ALIGNMENT: u64 = 16;
 
-/// For how long an event waits at most until it tells where there are pools to be read, nanoseconds: some times as long as in
-/// the ring.
-const UNREAD_NS: u64 = 2_000_000_000;
-
 #[derive(Clone, Copy, Debug)]
 struct Pool {
     class: u8,
@@ -94,6 +90,8 @@ impl Pools {
             // The last one counts; they are in order.
             newest.insert(acquired.addr & !mask, *acquired);
         }
+        // What is newer may not have been there yet, or where nobody had told of a pool: the next audit shows it.
+        self.pending.retain(|acquired| acquired.time >= audit.began.0);
         for state in &audit.changed {
             self.change(state, unseen);
         }
@@ -111,13 +109,6 @@ impl Pools {
                 };
             }
         }
-        // What was acquired while the pools were read may not have been there yet, and what lies where nobody had told of a
-        // pool was not read: the next audit shows it.
-        let all = &self.all;
-        self.pending.retain(|acquired| {
-            let age = audit.began.0.saturating_sub(acquired.time);
-            age == 0 || age < UNREAD_NS && !all.contains_key(&(acquired.addr & !mask))
-        });
     }
 
     /// `unseen`: a pool that is new may have been acquired by anybody.
@@ -201,8 +192,8 @@ mod tests {
                     pools.acquired(pool * POOL + 64, 3, *tally, MonotonicNs(time));
                 }
                 Gap(begins) => pools.gap(*begins),
-                Audit(changed) => pools.audit(&HeapAudit {
-                    began: MonotonicNs(time),
+                Audit(changed) | Late(changed) => pools.audit(&HeapAudit {
+                    began: MonotonicNs(if matches!(step, Late(_)) { 0 } else { time }),
                     ended: MonotonicNs(time + 1),
                     pool_bytes: 16384,
                     changed: changed
@@ -237,8 +228,10 @@ mod tests {
         Gap(bool),
         /// Pools that changed: number, used, carved.
         Audit(Vec<(u64, u16, u16)>),
+        /// The same of an audit that may not have known of anything before it.
+        Late(Vec<(u64, u16, u16)>),
     }
-    use Step::{Acquire, Audit, Gap};
+    use Step::{Acquire, Audit, Gap, Late};
 
     #[test]
     fn a_pool_is_its_acquirers_until_its_blocks_are_used_again() {
@@ -272,15 +265,26 @@ mod tests {
     }
 
     #[test]
-    fn an_acquisition_waits_for_an_audit_that_read_its_pool() {
+    fn an_acquisition_waits_for_an_audit_that_is_newer() {
         check(
             &[
                 Acquire(0, 1),
-                Audit(vec![(2, 5, 5)]),
+                Late(vec![(2, 5, 5)]),
                 Audit(vec![(1, 50, 50)]),
                 Audit(vec![(1, 60, 60)]),
             ],
             [60, 0, 5, 0],
+        );
+        // It is not applied again.
+        check(
+            &[
+                Acquire(0, 1),
+                Late(vec![(1, 50, 50)]),
+                Acquire(1, 1),
+                Audit(vec![(1, 20, 20)]),
+                Audit(vec![(1, 30, 30)]),
+            ],
+            [0, 30, 0, 0],
         );
     }
 

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
+use tracer_ebpf::limits::MOST_TICK_NS;
 
 use crate::{profile::live::TallyIndex, python::SIZE_CLASSES, units::MonotonicNs};
 
@@ -140,8 +141,9 @@ impl Refills {
     fn settle(&mut self, window: Window, is_refilled: impl Fn(u64) -> bool) {
         let mut counts: FxHashMap<(usize, TallyIndex), u64> = FxHashMap::default();
         for (addr, sample) in &self.samples {
-            // Nothing is seen before a window begins, but an event's time can be a tick of the clock before its own.
-            if sample.time <= window.to && is_refilled(*addr) {
+            // An event's time can be a tick of the clock before its own.
+            let from = window.from.saturating_sub(MOST_TICK_NS);
+            if (from..=window.to).contains(&sample.time) && is_refilled(*addr) {
                 *counts.entry((sample.class, sample.tally)).or_default() += 1;
             }
         }
