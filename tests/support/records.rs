@@ -9,6 +9,7 @@ use pyrobe::{
         event::{AllocSite, Event},
     },
 };
+use tracer_ebpf::limits::MOST_TICK_NS;
 
 /// A stack as it was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,16 +20,13 @@ pub(crate) struct SentStack {
     pub(crate) frames: Vec<(u64, i32)>,
 }
 
-/// Times of events are of the last tick of the kernel's clock, nanoseconds at most.
-const TICK: u64 = 10_000_000;
-
 /// How many small blocks were seen in sampling windows, and how many outside of them, which should not be seen.
 #[track_caller]
 pub(crate) fn sampled_blocks(capture: &Path) -> (usize, usize) {
     let (mut windows, mut times) = (Vec::new(), Vec::new());
     for block in Reader::open(capture).expect("it is a capture") {
         match block {
-            Block::Window(window) => windows.push(window.from.get() - TICK..=window.to.get()),
+            Block::Window(window) => windows.push(window.from.get() - MOST_TICK_NS..=window.to.get()),
             Block::Events { records, .. } => {
                 let sampled = Decoder::new(&records).filter_map(|event| match event {
                     Event::Alloc(alloc) if alloc.site == AllocSite::Copy => Some(alloc.time.get()),

@@ -11,7 +11,10 @@ use std::{
 };
 
 use rustc_hash::{FxHashMap, FxHashSet};
-use tracer_ebpf::record::{self, Head, chosen, kind};
+use tracer_ebpf::{
+    limits::MOST_TICK_NS,
+    record::{self, Head, chosen, kind},
+};
 
 use crate::{
     bpf::Tracer,
@@ -23,10 +26,6 @@ use crate::{
 const REMEMBERED: usize = 4;
 /// Processes whose programs are remembered; then all are forgotten, and /proc alone has to tell.
 const MAX_PROCESSES: usize = 65_536;
-
-/// The kernel side reads the clock once a tick, and HZ is 100 at least: a record can be as much later than it says, nanoseconds.
-/// No interpreter starts and becomes another program in that time.
-const TICK: u64 = 10_000_000;
 
 /// A program that a process became.
 #[derive(Clone, Debug)]
@@ -196,7 +195,8 @@ impl Judge {
 
     fn judge(&mut self, process: &Announced, tracer: &mut Tracer) {
         let known = self.programs.get(&process.pid).and_then(|programs| {
-            let latest = MonotonicNs(process.time.get().saturating_add(TICK));
+            // No interpreter starts and becomes another program in a tick.
+            let latest = MonotonicNs(process.time.get().saturating_add(MOST_TICK_NS));
             let before = programs.iter().rev().find(|became| became.time <= latest);
             before?.path.clone()
         });
