@@ -50,7 +50,7 @@ pub(crate) fn holding(
 ) -> Holding {
     let script = interpreter.script(workload);
     let capture = Capture::new();
-    let mut command = pyrobe(["record", "--mode", "heap"]);
+    let mut command = pyrobe(["record", "--mode", "heap", "-vv"]);
     command.args(options).arg("-o");
     command
         .arg(&capture.path)
@@ -80,6 +80,8 @@ pub(crate) fn holding(
         status.is_some_and(|status| status.success()),
         "{command:?}: {status:?}\n{text}"
     );
+    // Shown if a check fails: when what stood, and what was read.
+    eprintln!("{text}");
     Holding {
         capture,
         expected: expected::parse(&said).remove(0),
