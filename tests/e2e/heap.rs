@@ -239,7 +239,7 @@ on_interpreters! { refilled_pools, check_refilled,
     sid_314: Id::Sid(14),
 }
 
-const REFILL: [&str; 4] = ["--pause", "4", "--pace", "40000"];
+const REFILL: [&str; 4] = ["--pause", "4", "--pace", "30000"];
 
 /// What B put where A's blocks had been is B's, as windows tell in which every small block is seen, and in no other time.
 pub(crate) fn check_refilled(interpreter: &Interpreter) {

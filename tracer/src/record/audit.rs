@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     capture::{Gap, ImageRecord},
+    discover::cpu_time,
     ingest::event::{AllocSite, BlockKind, Event, Realloc, same_start},
     mode::Mode,
     units::{ImageId, MonotonicNs, Pid, ProcAddr},
@@ -117,6 +118,13 @@ impl Auditor {
     pub(super) fn tell_all_anew(&mut self) {
         for known in self.processes.values_mut() {
             known.pools.clear();
+        }
+    }
+
+    /// Looks whether processes work of which nothing was told; once a second.
+    pub(super) fn look_for_work(&mut self) {
+        for (&pid, known) in &mut self.processes {
+            known.look(|| cpu_time(pid));
         }
     }
 
@@ -272,9 +280,10 @@ impl Auditor {
             let age = Duration::from_nanos(turn.get().saturating_sub(known.first_seen.get()));
             let wait = match self.mode {
                 Mode::Allocs => self.interval.min(age.max(FIRST)),
-                Mode::Heap => self.interval.min((age / AGES).max(FIRST_OF_HEAP * 2)) * (1 << known.quiet),
+                Mode::Heap => self.interval.min((age / AGES).max(FIRST_OF_HEAP * 2)),
             };
-            known.due = later(turn, wait);
+            known.due_at_work = later(turn, wait);
+            known.due = later(turn, wait * (1 << known.quiet));
             match made {
                 Ok(Some(made)) => {
                     headers += made.headers;

@@ -382,6 +382,7 @@ impl<'a> Owner<'a> {
         let counters = self.counters();
         self.output.counters(&counters)?;
         self.output.flush()?;
+        self.auditor.look_for_work();
         self.audit(Which::Due)?;
         self.complete_groups();
         if let Target::Processes(pids) = &self.settings.target

@@ -3,7 +3,7 @@
 //! Apart from `audit`, which says whose turn it is, and `pool_scan`, which finds pools in memory. Invariant: what is remembered of
 //! a process is bounded.
 
-use std::io;
+use std::{io, time::Duration};
 
 use rustc_hash::FxHashSet;
 use rustix::time::{ClockId, clock_gettime};
@@ -34,8 +34,11 @@ const PARTS_PER_PROCESS: usize = 1 << 14;
 const KNOWN_AFTER_NS: u64 = MOST_TICK_NS + 240_000_000;
 /// A change of resident memory counts from one part in so many.
 const CHANGED: u64 = 100;
-/// Where a reading finds no change the next one waits twice as long, so many times in a row at most.
+/// Where a reading finds no change the next one waits twice as long, so many times in a row at most,
 const QUIET: u32 = 3;
+/// ... unless the process used so much processor time between two looks, a second apart: what fills pools again acquires none, and no
+/// event tells of it.
+const AT_WORK: Duration = Duration::from_millis(50);
 
 /// What was read of one process.
 pub(super) enum Reading {
@@ -52,6 +55,10 @@ pub(super) struct Known {
     pub(super) image: ImageId,
     pub(super) first_seen: MonotonicNs,
     pub(super) due: MonotonicNs,
+    /// When the next reading would be due if the last ones had found changes.
+    pub(super) due_at_work: MonotonicNs,
+    /// Processor time that it had used at the last look, since readings find no change.
+    used: Option<Duration>,
     pub(super) parts: FxHashSet<Part>,
     /// Whether tracing began before the process had any block; not known before its first audit.
     pub(super) since_start: Option<bool>,
@@ -83,6 +90,8 @@ impl Known {
             image: process.image,
             first_seen: process.time,
             due,
+            due_at_work: due,
+            used: None,
             parts: FxHashSet::default(),
             since_start: None,
             quiet: 0,
@@ -105,6 +114,21 @@ impl Known {
     pub(super) fn wake(&mut self, latest: MonotonicNs) {
         self.quiet = 0;
         self.due = self.due.min(latest);
+    }
+
+    /// A look at what processor time it has used, once a second: one that works is not left alone for long, though nothing changed.
+    pub(super) fn look(&mut self, used: impl FnOnce() -> Option<Duration>) {
+        if self.quiet == 0 {
+            self.used = None;
+            return;
+        }
+        let now = used();
+        let before = std::mem::replace(&mut self.used, now);
+        if let (Some(now), Some(before)) = (now, before)
+            && now.saturating_sub(before) >= AT_WORK
+        {
+            self.wake(self.due_at_work);
+        }
     }
 
     pub(super) fn left_out(&self, pid: Pid, to: MonotonicNs) -> Option<Gap> {
@@ -237,4 +261,39 @@ fn is_since_start(pid: Pid, start: BootNs, image: &ImageRecord) -> io::Result<bo
     let slept = boot.saturating_sub(now().get());
     let attached = BootNs(image.attached.get().saturating_add(slept));
     Ok(start >= attached && !process(pid)?.forked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_works_is_not_left_alone_for_long() {
+        let process = Process {
+            pid: Pid(7),
+            time: MonotonicNs(0),
+            start: BootNs(1),
+            parent: Pid(1),
+            image: ImageId(0),
+            bias: 0,
+            uid: 0,
+            cgroup: 0,
+            comm: b"python3",
+            command_line: b"",
+        };
+        let (soon, late) = (MonotonicNs(1), MonotonicNs(8));
+        let ms = |ms| Some(Duration::from_millis(ms));
+        let mut known = Known::new(&process, soon, Gaps::default());
+        known.due = late;
+        // Readings find changes: nothing is looked at.
+        known.look(|| unreachable!("of one that is read as often as can be"));
+        known.quiet = 2;
+        // The first look compares nothing, and neither does one that comes too late.
+        for used in [ms(1000), ms(1049), None, ms(5000), ms(5001)] {
+            known.look(|| used);
+            assert_eq!((known.quiet, known.due), (2, late), "{used:?}");
+        }
+        known.look(|| ms(5051));
+        assert_eq!((known.quiet, known.due), (0, soon));
+    }
 }
