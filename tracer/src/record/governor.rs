@@ -41,12 +41,8 @@ impl Share {
     /// What the first does not need is for the second.
     const ALL: [Self; 2] = [Self::Base, Self::Sampled];
 
-    const fn part(self) -> f64 {
-        match self {
-            Self::Sampled => 0.22,
-            Self::Base => 0.22,
-        }
-    }
+    /// Of each.
+    const PART: f64 = 0.22;
 
     /// A process that uses less of the time than this has the budget of one that uses so much. A hundredth of nothing would be
     /// nothing, and such a process is not where a host's time goes; but there can be many of them.
@@ -135,7 +131,7 @@ struct Purse {
 impl Purse {
     fn new(share: Share, budget: f64) -> Self {
         let (first, reserve) = share.reserve();
-        let budget = budget * share.part();
+        let budget = budget * Share::PART;
         Self {
             balance: budget * first,
             full: budget * reserve,
@@ -338,11 +334,11 @@ impl Governor {
                 let of_share = || GROUPS.into_iter().filter(move |group| group.share == share);
                 let spent = of_share().map(cost).sum();
                 let least = |share: Share| busy.max(elapsed * share.least_use());
-                let earned = budget * share.part() * least(share) + over;
+                let earned = budget * Share::PART * least(share) + over;
                 // Of what is there because a process does little, nothing is left over.
                 over = purse
                     .settle(earned, spent, later(time, share.rest()))
-                    .min(budget * share.part() * least(Share::Sampled));
+                    .min(budget * Share::PART * least(Share::Sampled));
                 self.is_calm &= spent <= earned;
                 if purse.balance >= 0.0 || spent <= earned {
                     continue;
