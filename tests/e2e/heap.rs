@@ -80,12 +80,17 @@ pub(crate) fn holding(
         status.is_some_and(|status| status.success()),
         "{command:?}: {status:?}\n{text}"
     );
-    // Shown if a check fails: when what stood, and what was read.
-    eprintln!("{text}");
+    show(&text);
     Holding {
         capture,
         expected: expected::parse(&said).remove(0),
     }
+}
+
+/// When what stood, as pyrobe says it.
+#[expect(clippy::print_stderr, reason = "the test harness shows it if a check fails")]
+fn show(log: &str) {
+    eprintln!("{log}");
 }
 
 #[track_caller]
