@@ -188,33 +188,56 @@ pub(crate) fn check_shares(interpreter: &Interpreter) {
         &UNBOUNDED,
         &["--size", "100", "--seconds", "2"],
     );
-    let table = holding.capture.report("table", &["--view", "in-use"]);
+    let table = check_shares_of(&holding);
     let all = holding.whole("allocators", "total");
-    let wrong: Vec<String> = holding
-        .lines()
-        .iter()
-        .filter(|line| line.bytes * 20 > all)
-        .filter_map(|line| {
-            let seen = holding.seen(&table, line.number);
-            (!within(seen, line.bytes, all, 3))
-                .then(|| format!("{}: {} held, {seen} seen", line.mark, line.bytes))
-        })
-        .collect();
-    assert!(
-        wrong.is_empty(),
-        "of {all} bytes:\n{}\n{table:#}",
-        wrong.join("\n")
-    );
     // It was traced from its first instruction.
     let before = special(&table, "[before tracing]");
     assert!(
         before * 200 <= all,
         "{before} of {all} from before tracing\n{table:#}"
     );
+}
+
+/// Each line that holds over 5%, the sum of the allocators and that of the process.
+#[track_caller]
+fn check_shares_of(holding: &Holding) -> Value {
+    let table = holding.capture.report("table", &["--view", "in-use"]);
+    let all = holding.whole("allocators", "total");
+    let lines = holding.lines();
+    let large = lines.iter().filter(|line| line.bytes * 20 > all);
+    let seen = large.map(|line| (line, holding.seen(&table, line.number)));
+    let (right, wrong): (Vec<_>, Vec<_>) = seen.partition(|(line, seen)| within(*seen, line.bytes, all, 3));
+    let told = |lines: &[(&Line, u64)]| {
+        let told = lines
+            .iter()
+            .map(|(line, seen)| format!("{}: {} held, {seen} seen", line.mark, line.bytes));
+        told.collect::<Vec<_>>().join("\n")
+    };
+    assert!(
+        wrong.is_empty() && !right.is_empty(),
+        "of {all} bytes:\n{}\nright:\n{}\n{table:#}",
+        told(&wrong),
+        told(&right)
+    );
     let heap = holding.heap();
     let seen = number(&heap, "pools_in_use") + number(&heap, "large");
     assert!(within(seen, all, all, 5), "the allocators hold {all}: {heap:#}");
-    check_sum(&holding, &table, &heap);
+    check_sum(holding, &table, &heap);
+    table
+}
+
+on_interpreters! { caches, check_caches,
+    debian_311: Id::Debian311,
+    pyenv_312: Id::Pyenv(12),
+    sid_313: Id::Sid(13),
+    sid_314: Id::Sid(14),
+    sid_315: Id::Sid(15),
+}
+
+/// Caches that were trimmed and filled again many times, by each other's blocks.
+pub(crate) fn check_caches(interpreter: &Interpreter) {
+    let arguments = ["--size", "60", "--turns", "6"];
+    check_shares_of(&holding(interpreter, "heap_cache.py", &UNBOUNDED, &arguments));
 }
 
 /// The rows add up to the process's anonymous resident memory, by the kernel's count.

@@ -352,6 +352,9 @@ impl ProcessState {
             tally.held.add(block.size(), &mut self.high_water);
             all.grow(block.size());
         }
+        if let Some(holders) = &mut self.heap {
+            holders.large_allocated(addr, block.size());
+        }
         self.threads.set(tid, addr);
     }
 

@@ -8,16 +8,18 @@
 
 mod client;
 mod environment;
+mod rounds;
 mod session;
 mod table;
 mod tools;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 
 use super::target::{describe_machine, pyrobe, scratch};
 use crate::workspace;
+use rounds::{Cells, Rounds};
 use session::Took;
 use table::{Cell, Row};
 use tools::{Places, Tool};
@@ -70,6 +72,9 @@ pub(crate) struct Args {
     /// Only this program or tool; can be given several times
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
+    /// Go on with the rounds that an interrupted run of the same pyrobe has done, up to so many
+    #[arg(long)]
+    go_on: bool,
     /// pyrobe's mode
     #[arg(long, default_value = "heap")]
     mode: String,
@@ -89,8 +94,14 @@ pub(super) fn run(args: &Args) -> Result<()> {
         mode: args.mode.clone(),
         options: args.option.clone(),
     };
-    let mut cells: BTreeMap<(&str, &str), Cell> = BTreeMap::new();
-    for round in 0..args.rounds {
+    let rounds = rounds_of(args, &places, &programs)?;
+    let keys: Vec<&str> = tools.iter().map(|tool| tool.key()).collect();
+    let (done, mut cells) = if args.go_on {
+        rounds.load(&keys, &programs)?
+    } else {
+        (0, Cells::new())
+    };
+    for round in done..args.rounds {
         for Program {
             name: program, pairs, ..
         } in chosen_of(&programs)
@@ -128,19 +139,14 @@ pub(super) fn run(args: &Args) -> Result<()> {
                 }
             }
         }
+        rounds.save(round + 1, &cells)?;
         println!("round {} of {} is done", round + 1, args.rounds);
         print_goals(&programs, &tools, &cells);
     }
     print(args, &places, &programs, &tools, &cells)
 }
 
-fn print(
-    args: &Args,
-    places: &Places,
-    programs: &[&str],
-    tools: &[Tool],
-    cells: &BTreeMap<(&str, &str), Cell>,
-) -> Result<()> {
+fn print(args: &Args, places: &Places, programs: &[&str], tools: &[Tool], cells: &Cells) -> Result<()> {
     describe_machine(&places.pyrobe, &places.python)?;
     println!("{}", environment::versions(&places.python)?);
     for Program {
@@ -188,7 +194,7 @@ fn print(
 }
 
 /// How near pyrobe is to its goals so far.
-fn print_goals(programs: &[&str], tools: &[Tool], cells: &BTreeMap<(&str, &str), Cell>) {
+fn print_goals(programs: &[&str], tools: &[Tool], cells: &Cells) {
     for tool in tools.iter().filter(|tool| tool.is_pyrobe()) {
         for Program { name, goal, .. } in chosen_of(programs) {
             let Some(cell) = cells.get(&(tool.key(), *name)) else {
@@ -232,6 +238,17 @@ fn chosen(only: &[String]) -> Result<(Vec<&'static str>, Vec<Tool>)> {
         tools = Tool::ALL.to_vec();
     }
     Ok((programs, tools))
+}
+
+/// Where rounds are kept of what is measured here.
+fn rounds_of(args: &Args, places: &Places, programs: &[&str]) -> Result<Rounds> {
+    let mut files: Vec<PathBuf> = programs.iter().map(|program| file_of(program)).collect();
+    files.push(places.pyrobe.clone());
+    let mut options = args.only.clone();
+    options.push(args.mode.clone());
+    options.extend(args.option.iter().cloned());
+    let path = workspace::target_dir().join("bench/peers-rounds.json");
+    Rounds::new(path, &files, &options)
 }
 
 fn file_of(program: &str) -> PathBuf {

@@ -46,6 +46,10 @@ impl Holders {
         }
     }
 
+    pub(in crate::profile) fn large_allocated(&mut self, addr: u64, bytes: u64) {
+        self.heap.large_allocated(addr, bytes);
+    }
+
     pub(in crate::profile) fn pool_gap(&mut self, begins: bool) {
         self.heap.pool_gap(begins);
     }

@@ -148,6 +148,11 @@ impl Heap {
         self.refills.window(from, to);
     }
 
+    /// A block that is in no pool was allocated.
+    pub(super) fn large_allocated(&mut self, addr: u64, bytes: u64) {
+        self.faults.allocated(addr, bytes);
+    }
+
     /// A page was touched.
     pub(super) fn touched(&mut self, fault: &Fault, tally: TallyIndex) {
         self.faults.touched(fault.addr.0, fault.weight, tally, fault.time);

@@ -1,8 +1,11 @@
 //! Resident memory outside of blocks: what is left of each region once pools and large blocks are taken away, shared out to
 //! those who touched its pages first.
 //!
-//! The kernel says how much of a region is resident; the faults only say in which shares. Invariant: what a region is
-//! shared out to adds up to what the kernel says.
+//! The kernel says how much of a region is resident; the faults only say in which shares. Pages that were touched first for a large
+//! block are libc's free memory once such blocks are freed. Invariant: what a region is shared out to adds up to what the kernel
+//! says.
+
+use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
 
@@ -20,12 +23,18 @@ const PAGE: u64 = 4096;
 const ARENA_POOLS: u64 = 64;
 /// Faults remembered of one process; past it every second one is forgotten and the others count twice.
 const MAX_FAULTS: usize = 1 << 16;
+/// Large blocks that a fault can be for: a block is touched when it is filled, which is soon after it was allocated.
+const RECENT: usize = 64;
+/// What libc has behind a block and writes before it gives the block away: the head of what follows.
+const HEAD: u64 = 16;
 
 /// Pages whose first touch was seen.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     /// By page.
     pages: FxHashMap<u64, Touch>,
+    /// Where the newest large blocks are.
+    recent: VecDeque<(u64, u64)>,
     /// Memory from before tracing, by the start of its region: what was there at the first audit.
     before: Option<FxHashMap<u64, u64>>,
 }
@@ -37,11 +46,34 @@ struct Touch {
     /// How many faults it stands for.
     weight: u32,
     time: MonotonicNs,
+    /// It came with a large block.
+    for_block: bool,
 }
 
 impl Faults {
+    /// A large block was allocated.
+    pub(super) fn allocated(&mut self, addr: u64, bytes: u64) {
+        let end = addr.saturating_add(bytes).saturating_add(HEAD);
+        for page in [addr / PAGE, end / PAGE] {
+            if let Some(touch) = self.pages.get_mut(&page) {
+                touch.for_block = true;
+            }
+        }
+        if self.recent.len() >= RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((addr, end));
+    }
+
     pub(super) fn touched(&mut self, addr: u64, weight: u32, tally: TallyIndex, time: MonotonicNs) {
-        self.pages.insert(addr / PAGE, Touch { tally, weight, time });
+        let mut recent = self.recent.iter().rev();
+        let touch = Touch {
+            tally,
+            weight,
+            time,
+            for_block: recent.any(|&(first, end)| (first / PAGE..=end / PAGE).contains(&(addr / PAGE))),
+        };
+        self.pages.insert(addr / PAGE, touch);
         if self.pages.len() > MAX_FAULTS {
             let mut keep = false;
             self.pages.retain(|_, touch| {
@@ -210,12 +242,12 @@ impl Shares {
         drops: impl Fn(TallyIndex) -> bool,
         estimates: &mut Estimates,
     ) {
-        let mut pages: Vec<(u64, TallyIndex, u32)> = faults
+        let mut pages: Vec<(u64, Touch)> = faults
             .pages
             .iter()
-            .map(|(&page, touch)| (page * PAGE, touch.tally, touch.weight))
+            .map(|(&page, &touch)| (page * PAGE, touch))
             .collect();
-        pages.sort_unstable();
+        pages.sort_unstable_by_key(|&(page, _)| page);
         let mut rest = pages.as_slice();
         let arenas = self.arenas();
         for (share, &left) in self.regions.iter().zip(left) {
@@ -225,13 +257,13 @@ impl Shares {
             let inside = rest.partition_point(|&(page, ..)| page < end);
             let (here, later) = rest.split_at_checked(inside).unwrap_or((rest, &[]));
             rest = later;
-            let here: Vec<_> = here
+            let here: Vec<Touch> = here
                 .iter()
-                .filter(|&&(page, ..)| !is_within(&arenas, page))
-                .copied()
+                .filter(|&&(page, _)| !is_within(&arenas, page))
+                .map(|&(_, touch)| touch)
                 .collect();
             let holds = |tally| share.large == 0 || !drops(tally);
-            self.touched += share_out(&here, left, holds, estimates);
+            self.touched += share_out(&here, share.large, left, holds, estimates);
         }
     }
 
@@ -284,29 +316,41 @@ fn is_within(ranges: &[(u64, u64)], address: u64) -> bool {
     last.is_some_and(|&(_, end)| address < end)
 }
 
-/// Shares `left` bytes out to the faults; what they do not account for is not known, nor whose it is if it is not held by who
-/// touched it. Bytes that were accounted for.
+/// Shares `left` bytes of a region out to its faults; what they do not account for is not known, nor whose it is if it is not held by
+/// who touched it. What was touched for large blocks is free, but for the `large` bytes that are not. Bytes that stand under somebody
+/// now.
 fn share_out(
-    faults: &[(u64, TallyIndex, u32)],
+    faults: &[Touch],
+    large: u64,
     left: u64,
     holds: impl Fn(TallyIndex) -> bool,
     estimates: &mut Estimates,
 ) -> u64 {
-    let weight = |weight: u32| u64::from(weight) * PAGE;
-    let seen: u64 = faults.iter().map(|&(.., count)| weight(count)).sum();
+    let weight = |touch: &Touch| u64::from(touch.weight) * PAGE;
+    let (for_blocks, others): (Vec<&Touch>, Vec<&Touch>) = faults.iter().partition(|touch| touch.for_block);
+    let sum = |touches: &[&Touch]| touches.iter().map(|touch| weight(touch)).sum::<u64>();
+    let freed = sum(&for_blocks).saturating_sub(large);
+    let seen = freed.saturating_add(sum(&others));
     let shared = seen.min(left);
+    // In 128 bits: both factors can be as large as an address space.
+    let part = |bytes: u64| {
+        let part = u128::from(bytes) * u128::from(shared) / u128::from(seen.max(1));
+        u64::try_from(part).unwrap_or(shared)
+    };
+    add(estimates, Holder::Special(Special::Free), part(freed), 0, 0);
     let mut given = 0_u64;
-    for &(_, tally, count) in faults {
-        // In 128 bits: both factors can be as large as an address space.
-        let part = u128::from(weight(count)) * u128::from(shared) / u128::from(seen.max(1));
-        let part = u64::try_from(part).unwrap_or(shared);
-        if !holds(tally) {
-            continue;
-        }
+    for touch in others.into_iter().filter(|touch| holds(touch.tally)) {
+        let part = part(weight(touch));
         given += part;
-        add(estimates, Holder::Tally(tally), part, part.div_ceil(PAGE), 1);
+        add(
+            estimates,
+            Holder::Tally(touch.tally),
+            part,
+            part.div_ceil(PAGE),
+            1,
+        );
     }
-    let unknown = left - given.min(left);
+    let unknown = left - given.saturating_add(part(freed)).min(left);
     add(
         estimates,
         Holder::Special(Special::Unknown),
@@ -426,6 +470,47 @@ mod tests {
                 expected,
             );
         }
+    }
+
+    #[test]
+    fn what_was_touched_for_blocks_that_are_freed_is_free() {
+        // Of 5 MiB that were touched 3 were for blocks, of which 1 is left: by what is behind a block, and within it.
+        let touch = |faults: &mut Faults| {
+            faults.touched(11 * MIB + 4096, 256, 0, MonotonicNs(1));
+            faults.allocated(11 * MIB, 4096 - HEAD);
+            faults.allocated(12 * MIB, MIB);
+            faults.touched(12 * MIB + 8192, 512, 1, MonotonicNs(1));
+            faults.touched(15 * MIB, 512, 1, MonotonicNs(1));
+        };
+        check(
+            &[(10, 20, 6)],
+            |shares, faults| {
+                shares.large(&large(10 * MIB, MIB), 0.0);
+                touch(faults);
+            },
+            [0, 2, 0, 2, 1],
+        );
+        // All of them are there.
+        check(
+            &[(10, 20, 6)],
+            |shares, faults| {
+                shares.large(&large(10 * MIB, 3 * MIB), 0.0);
+                touch(faults);
+            },
+            [0, 2, 0, 0, 1],
+        );
+        // Long after a block was allocated nothing is known of what a fault is for.
+        check(
+            &[(10, 20, 6)],
+            |_, faults| {
+                faults.allocated(12 * MIB, MIB);
+                for _ in 0..RECENT {
+                    faults.allocated(40 * MIB, MIB);
+                }
+                faults.touched(12 * MIB, 512, 1, MonotonicNs(1));
+            },
+            [0, 2, 0, 0, 4],
+        );
     }
 
     #[test]

@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_mins(10);
 const PROCESSOR: usize = 0;
 
 /// Seconds of one run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Deserialize, serde::Serialize)]
 pub(super) struct Took {
     /// Of the program's work, by the clock; beside another without what its thread waited for the processor.
     pub(super) wall: f64,

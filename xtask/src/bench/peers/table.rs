@@ -45,7 +45,7 @@ fn quantile(sorted: &[f64], part: f64) -> Option<f64> {
 }
 
 /// What came of one tool on one program.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Deserialize, serde::Serialize)]
 pub(super) struct Cell {
     /// Without, with.
     pub(super) pairs: Vec<(Took, Took)>,
