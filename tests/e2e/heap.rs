@@ -226,14 +226,6 @@ fn check_shares_of(holding: &Holding) -> Value {
     table
 }
 
-on_interpreters! { caches, check_caches,
-    #[ignore = "slow tier"] debian_311: Id::Debian311,
-    #[ignore = "slow tier"] pyenv_312: Id::Pyenv(12),
-    #[ignore = "slow tier"] sid_313: Id::Sid(13),
-    #[ignore = "slow tier"] sid_314: Id::Sid(14),
-    #[ignore = "slow tier"] sid_315: Id::Sid(15),
-}
-
 /// Caches that were trimmed and filled again many times, by each other's blocks. In the slow tier since small blocks that they keep are
 /// sometimes 3.4 points short on a busy machine, which is to be mended and not to be allowed.
 pub(crate) fn check_caches(interpreter: &Interpreter) {
