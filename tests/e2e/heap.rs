@@ -318,7 +318,9 @@ on_interpreters! { a_leak, check_leak,
 /// A leak beside churn and caches that fill up is what grows most surely.
 pub(crate) fn check_leak(interpreter: &Interpreter) {
     let arguments = ["--rate", "60", "--churn", "30", "--seconds", "20"];
-    check_leak_of(&holding(interpreter, "heap_leak.py", &[], &arguments));
+    let holding = holding(interpreter, "heap_leak.py", &[], &arguments);
+    check_leak_of(&holding);
+    check_shares_of(&holding);
 }
 
 /// The line `leak` comes first.

@@ -27,9 +27,20 @@ def pages(kept, number):
     kept.append(b"<page>" * (100 + number % 400))  # at: pages
 
 
+class Row:
+    """As large as a dict, but nothing that the interpreter keeps to use again: what of the cache comes from there is the churn's by right."""
+
+    __slots__ = ("key", "value", "text", "next")
+
+    def __init__(self, key):
+        self.key = key
+        self.value = BIG + key  # at: values
+        self.text = b"." * 90  # at: texts of rows
+
+
 def churn():
     texts = [str(BIG + i) for i in NUMBERS]  # at: texts
-    rows = [{"key": i, "value": BIG + i} for i in NUMBERS[:500]]  # at: rows
+    rows = [Row(i) for i in NUMBERS[:500]]  # at: rows
     chunks = [b"=" * (1000 + 4 * i) for i in NUMBERS[:50]]  # at: chunks
     return texts, rows, chunks
 

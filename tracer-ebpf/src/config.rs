@@ -94,8 +94,16 @@ pub struct Config {
     /// Groups of sites ([`crate::site::group`], a bit each) whose hits are counted and tell of no block: their probes are
     /// being put in place or taken off, which takes long, and what is looked at begins and ends at once.
     pub muted: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// Of small blocks, those whose address comes to 0 under this mask ([`sampled`]) are told of; 0: all.
+    pub sample_mask: u32,
+}
+
+/// What says whether a block is in the sample, by its address: who has it next is in the sample, too.
+#[inline(always)]
+pub const fn sampled(addr: u64, mask: u32) -> bool {
+    // Fibonacci hashing: the blocks of a pool lie at equal distances.
+    let hash = (addr >> 4).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (hash >> 32) as u32 & mask == 0
 }
 
 const _: () = assert!(size_of::<Config>() == 104);

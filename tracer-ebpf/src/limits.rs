@@ -48,6 +48,8 @@ pub const MAX_THREADS_SEARCHED: u32 = 64;
 pub const MAX_INTERPRETERS_SEARCHED: u32 = 16;
 /// One page in so many is looked at when it is touched; a power of two.
 pub const FAULTED_PAGES: u32 = 4;
+/// One small block in so many is told of while every allocation is looked at (heap mode); a power of two.
+pub const SAMPLED_BLOCKS: u32 = 4;
 /// The programs of one hit in so many are timed; a power of two.
 pub const TIMED_HITS: u32 = 16;
 /// The most that is taken down of one, nanoseconds: what takes longer was interrupted, by what is not its own.

@@ -12,10 +12,11 @@ use aya_ebpf::{
     programs::{ProbeContext, RetProbeContext},
 };
 use tracer_ebpf::{
+    config::sampled,
     process::ProcessState,
     reason::Reason,
     record::{block, stack_id::UNREADABLE},
-    site::{Role, flag},
+    site::{Role, flag, group},
 };
 
 use crate::{
@@ -194,7 +195,11 @@ fn report<L: Loops>(hit: &Hit, regs: &pt_regs, requested: u64) -> Option<()> {
         if !hit.counts(regs) {
             return None;
         }
-        sites::block(hit, state, regs)?
+        let new = sites::block(hit, state, regs)?;
+        if hit.site.group == group::BLOCKS && !sampled(new.address, hit.config.sample_mask) {
+            return None;
+        }
+        new
     } else if hit.is(Role::PoolRefill) {
         // No first half has looked.
         if hit.is_muted() {

@@ -12,7 +12,7 @@ use rustc_hash::FxHashSet;
 use tracer_ebpf::{
     config::{Config, RuleKey, filter, target},
     layout::ImageLayout,
-    limits::{MAX_IMAGES, MAX_SITES},
+    limits::{MAX_IMAGES, MAX_SITES, SAMPLED_BLOCKS},
     process::ProcessState,
     reason::{REASONS, Reason},
     site::{
@@ -163,6 +163,10 @@ impl Tracer {
             wake_at: settings.ring_bytes / 4,
             wake_mask: wake_mask(settings.ring_bytes),
             own_pid: std::process::id(),
+            sample_mask: match settings.mode {
+                Mode::Allocs => 0,
+                Mode::Heap => SAMPLED_BLOCKS - 1,
+            },
             ..kernel.offsets
         };
         array::<Config>(&mut ebpf, "CONFIG", 0, config)?;

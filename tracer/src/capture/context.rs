@@ -229,13 +229,29 @@ pub struct Gap {
 }
 
 /// A time in which heap mode looked at every allocation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Window {
     /// When all probes were in place.
     pub from: MonotonicNs,
     /// When they began to be taken off.
     pub to: MonotonicNs,
+    /// One block in so many was told of, whoever had it.
+    pub one_in: u32,
+    /// Processes that were hit.
+    pub slowed: Vec<Slowed>,
+}
+
+/// How much of a window a process lost by its hits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Slowed {
+    /// The process.
+    pub pid: Pid,
+    /// Its start time.
+    pub start: BootNs,
+    /// From 0 to 1.
+    pub share: f64,
 }
 
 /// Why a recording ended.

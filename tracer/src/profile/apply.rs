@@ -54,6 +54,19 @@ pub struct GroupGap {
     pub to: Option<MonotonicNs>,
 }
 
+/// A time in which every allocation at the addresses of a sample was told of (heap mode).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SamplingWindow {
+    /// When it began.
+    pub from: MonotonicNs,
+    /// When it ended.
+    pub to: MonotonicNs,
+    /// One address in so many is in the sample.
+    pub one_in: u32,
+    /// Which part of it a process lost by its hits, from 0 to 1: one that goes through so much less in it than otherwise.
+    pub lost: f64,
+}
+
 /// Aggregates events. See the module.
 pub struct Profile {
     pub(super) settings: ProfileSettings,
@@ -180,10 +193,11 @@ impl Profile {
         }
     }
 
-    /// In heap mode, every allocation was looked at in this time.
-    pub fn window(&mut self, from: MonotonicNs, to: MonotonicNs) {
+    /// In heap mode, every allocation was looked at in this time. `lost` says it of each process.
+    pub fn window(&mut self, window: SamplingWindow, lost: impl Fn(Pid, Option<BootNs>) -> f64) {
         for process in self.processes.iter_mut().filter(|process| process.is_running()) {
-            process.window(from, to);
+            let lost = lost(process.info.key.pid, process.info.key.start);
+            process.window(SamplingWindow { lost, ..window });
         }
     }
 

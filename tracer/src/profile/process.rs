@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 use tracer_ebpf::{record::stack_id, site::group};
 
 use super::{
-    apply::GroupGap,
+    apply::{GroupGap, SamplingWindow},
     audit::{AuditLog, Audits, PoolAudit},
     heap::{Estimate, Growth, HeapSummary, Holders as HeapHolders},
     high_water::{Entry, Held, HighWater},
@@ -271,9 +271,9 @@ impl ProcessState {
     }
 
     /// Every allocation was looked at in this time.
-    pub(super) fn window(&mut self, from: MonotonicNs, to: MonotonicNs) {
+    pub(super) fn window(&mut self, window: SamplingWindow) {
         if let Some(holders) = &mut self.heap {
-            holders.window(from, to);
+            holders.window(window);
         }
     }
 

@@ -14,6 +14,7 @@ use super::{
     attach::now,
     duty::own_time,
     large,
+    pool_changes::Grown,
     pool_scan::Part,
     reading::{Gaps, Known, Reading, read},
 };
@@ -38,6 +39,8 @@ const SMALL_REQUEST_THRESHOLD: u64 = 512;
 const FIRST: Duration = Duration::from_secs(1);
 /// The same in heap mode, where an unread heap is an unknown one.
 const FIRST_OF_HEAP: Duration = Duration::from_millis(200);
+/// From the end of a sampling window to a reading: one is dated early, and is to be later than the window.
+const AFTER_WINDOW: Duration = Duration::from_millis(300);
 /// Heap mode reads more often than that, as its figures are from these readings: after so many parts of an age.
 const AGES: u32 = 8;
 
@@ -59,8 +62,8 @@ pub(super) struct Auditor {
     /// Where the last block was: the next one is often beside it.
     last: (Pid, Part),
     problem: Option<String>,
-    /// Blocks that were filled again, and allocations seen in sampling windows, since somebody asked.
-    refilled: u64,
+    /// Blocks that came into use, and allocations seen in sampling windows, since somebody asked.
+    grown: Grown,
     sampled: u64,
     account: Account,
     /// What is not traced.
@@ -79,7 +82,7 @@ impl Auditor {
             processes: FxHashMap::default(),
             last: (Pid(0), Part::of(ProcAddr(0))),
             problem: None,
-            refilled: 0,
+            grown: Grown::default(),
             sampled: 0,
             account: Account::default(),
             gaps: Gaps::default(),
@@ -103,15 +106,24 @@ impl Auditor {
         self.processes.values().map(|known| known.image).collect()
     }
 
-    /// Blocks that were filled again, as far as readings tell.
-    pub(super) fn refilled(&self) -> u64 {
-        self.refilled
+    /// Blocks that came into use, as far as readings tell.
+    pub(super) fn grown(&self) -> Grown {
+        self.grown
     }
 
-    /// Counts anew what [`Auditor::refilled`] tells; allocations that were seen in sampling windows since the last time.
+    /// Counts anew what [`Auditor::grown`] tells; allocations that were seen in sampling windows since the last time.
     pub(super) fn start_anew(&mut self) -> u64 {
-        self.refilled = 0;
+        self.grown = Grown::default();
         std::mem::take(&mut self.sampled)
+    }
+
+    /// A sampling window is over: what is left of the blocks that were seen in it is to be read soon.
+    pub(super) fn window_closed(&mut self, now: MonotonicNs) {
+        for known in self.processes.values_mut() {
+            if !known.survivors.is_empty() {
+                known.wake(later(now, AFTER_WINDOW));
+            }
+        }
     }
 
     /// The next reading of each process tells of all its pools.
@@ -148,11 +160,11 @@ impl Auditor {
                 self.block(alloc.pid, alloc.addr);
                 if self.mode == Mode::Heap {
                     let is_sample = alloc.site == AllocSite::Copy;
-                    self.sampled += u64::from(is_sample);
                     if let Some(known) = self.processes.get_mut(&alloc.pid) {
                         known.wake(later(alloc.time, self.interval));
                         if is_sample {
-                            known.survivors.add(alloc.addr, alloc.time);
+                            self.sampled +=
+                                u64::from(known.survivors.add(alloc.addr, alloc.size, alloc.time));
                         }
                     }
                 }
@@ -287,7 +299,8 @@ impl Auditor {
             match made {
                 Ok(Some(made)) => {
                     headers += made.headers;
-                    self.refilled += made.refilled;
+                    self.grown.refilled += made.grown.refilled;
+                    self.grown.first += made.grown.first;
                     audits.push(made.reading);
                 }
                 Ok(None) => {}

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc::Sender;
-use tracer_ebpf::site::group;
+use tracer_ebpf::{limits::SAMPLED_BLOCKS, site::group};
 
 use super::{
     attach::now,
@@ -15,10 +15,10 @@ use super::{
     feeders::{self, Input, TICK},
     governor::{Group, Verdict},
     owner::Owner,
-    window::SHORTEST,
+    window::{Closed, HitsOf, SHORTEST},
 };
 use crate::{
-    capture::{Gap, Window, WriteError},
+    capture::{Gap, Slowed, Window, WriteError},
     discover::cpu_time,
     mode::Mode,
     units::MonotonicNs,
@@ -78,7 +78,7 @@ impl Owner<'_> {
         !self.governor.rests(now())
             && self.governor.can_have(SHORTEST)
             && self.governor.is_windows_turn()
-            && self.windows.is_due(now(), self.auditor.refilled())
+            && self.windows.is_due(now(), self.auditor.grown())
     }
 
     /// Looks at every allocation for a moment, if pools were filled again and the budget allows it.
@@ -86,12 +86,16 @@ impl Owner<'_> {
         if !self.wants_window() || self.governor.room() < SHORTEST {
             return;
         }
-        let refilled = self.auditor.refilled();
+        let grown = self.auditor.grown();
         let length = self.windows.next_length(self.auditor.start_anew());
         let length = length.min(self.governor.room());
-        tracing::debug!("{refilled} blocks were filled again: looking at every allocation for {length:?}");
+        tracing::debug!(
+            "{} blocks were filled again, {} for the first time: looking at every allocation for {length:?}",
+            grown.refilled,
+            grown.first
+        );
         let from = self.put_on(group::BLOCKS);
-        self.windows.opened(from);
+        self.windows.opened(from, self.small_hits());
         self.governor.opened();
         feeders::window_over(length, to.clone());
     }
@@ -120,12 +124,38 @@ impl Owner<'_> {
             return Ok(());
         }
         self.tracer.silence(group::BLOCKS);
-        let end = now();
+        let to = now();
+        let hits = self.small_hits();
         self.tracer.take_off(group::BLOCKS);
-        match self.windows.closed(end) {
-            Some(from) => self.output.window(Window { from, to: end }),
-            None => Ok(()),
-        }
+        self.auditor.window_closed(to);
+        let Some(Closed { from, hits }) = self.windows.closed(to, hits) else {
+            return Ok(());
+        };
+        let length = to.get().saturating_sub(from.get()).max(1) as f64;
+        let slowed = hits.into_iter().map(|((pid, start), hits)| Slowed {
+            pid,
+            start,
+            share: (self.governor.cost_ns(hits) / length).min(1.0),
+        });
+        self.output.window(Window {
+            from,
+            to,
+            one_in: SAMPLED_BLOCKS,
+            slowed: slowed.collect(),
+        })
+    }
+
+    /// Hits of small blocks so far.
+    fn small_hits(&self) -> HitsOf {
+        let counters = self.tracer.counters().unwrap_or_default();
+        let each = counters.into_iter();
+        each.map(|known| {
+            (
+                (known.pid, known.start),
+                known.counters.hits_of(group::BLOCKS as usize),
+            )
+        })
+        .collect()
     }
 
     /// Groups that were put back where they were missed most stand everywhere, now that they were cheap for a while.

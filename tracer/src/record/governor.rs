@@ -209,6 +209,11 @@ impl Governor {
         self.hit_cost_ns = nanoseconds;
     }
 
+    /// What hits took from a process, nanoseconds.
+    pub(super) fn cost_ns(&self, hits: Hits) -> f64 {
+        hits.cost_ns(self.hit_cost_ns)
+    }
+
     /// For how long everything can be looked at once more, as far as it is sampled: at worst a process does nothing but to be
     /// looked at.
     pub(super) fn room(&self) -> Duration {

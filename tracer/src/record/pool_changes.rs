@@ -10,9 +10,17 @@ use crate::{ingest::PoolState, python::Pool, units::ProcAddr};
 pub(super) struct Changes {
     /// Pools that are not as they were.
     pub(super) pools: Vec<PoolState>,
-    /// Blocks that came into use in space that had been used before (by an acquisition of the same class, or by a refill), or
-    /// in pools that were acquired while nobody looked.
+    pub(super) grown: Grown,
+}
+
+/// Blocks that came into use, as far as readings tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Grown {
+    /// In space that had been used before (by an acquisition of the same class, or by a refill), or in pools that were
+    /// acquired while nobody looked.
     pub(super) refilled: u64,
+    /// Elsewhere.
+    pub(super) first: u64,
 }
 
 /// Puts what was `found`, in no order, in the place of `known`, which is in order of addresses; what is different.
@@ -36,7 +44,7 @@ pub(super) fn pool_changes(
     now.sort_unstable_by_key(|pool| pool.address);
     now.dedup_by_key(|pool| pool.address);
     let mut changes = Vec::new();
-    let mut refilled = 0;
+    let (mut refilled, mut grown) = (0, 0);
     let mut before = known.iter().peekable();
     for pool in &now {
         while let Some(gone) = before.next_if(|old| old.address < pool.address) {
@@ -46,6 +54,8 @@ pub(super) fn pool_changes(
         if old != Some(pool) {
             changes.push(*pool);
         }
+        let used = old.map_or(0, |old| old.used);
+        grown += u64::from(pool.used.saturating_sub(used));
         if old.is_none() && unseen {
             refilled += u64::from(pool.used);
         }
@@ -58,7 +68,10 @@ pub(super) fn pool_changes(
     *known = now;
     Changes {
         pools: changes,
-        refilled,
+        grown: Grown {
+            refilled,
+            first: grown.saturating_sub(refilled),
+        },
     }
 }
 

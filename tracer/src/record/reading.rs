@@ -12,7 +12,7 @@ use tracer_ebpf::limits::MOST_TICK_NS;
 use super::{
     attach::now,
     large::Large,
-    pool_changes::pool_changes,
+    pool_changes::{Grown, pool_changes},
     pool_scan::{Part, Scan, scan},
     survivors::Survivors,
 };
@@ -148,8 +148,7 @@ pub(super) struct Made {
     pub(super) reading: Reading,
     /// Headers read.
     pub(super) headers: usize,
-    /// Blocks that were filled again, as far as it tells.
-    pub(super) refilled: u64,
+    pub(super) grown: Grown,
 }
 
 /// Reads one process. Nothing for a build without pools.
@@ -191,7 +190,7 @@ pub(super) fn read(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode)
     if complete {
         known.parts = parts;
     }
-    let mut refilled = 0;
+    let mut grown = Grown::default();
     let reading = match mode {
         Mode::Allocs => Reading::Sums(Audit {
             pid,
@@ -206,7 +205,7 @@ pub(super) fn read(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode)
         Mode::Heap => {
             let unseen = known.gaps.pools && !known.pools.is_empty();
             let changes = pool_changes(&mut known.pools, pools, unseen);
-            refilled = changes.refilled;
+            grown = changes.grown;
             let resident: u64 = regions.iter().map(|region| region.anonymous).sum();
             let changed = resident.abs_diff(std::mem::replace(&mut known.resident, resident));
             known.quiet = if changes.pools.is_empty() && changed < resident / CHANGED {
@@ -247,7 +246,7 @@ pub(super) fn read(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode)
     Ok(Some(Made {
         reading,
         headers: read,
-        refilled,
+        grown,
     }))
 }
 

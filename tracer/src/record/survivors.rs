@@ -1,54 +1,70 @@
 //! Which of the blocks that were seen in a sampling window are still in use: read from their pools, not traced.
 //!
-//! A block is free if it is on its pool's list of free blocks or was never handed out. One that was freed and handed out
+//! A block is free if it is on its pool's list of free blocks, was never handed out, or its pool is another class's now. One that was freed and handed out
 //! again looks in use; what its first words say (an object's type) gives it away in most cases. Invariant: a process is asked
 //! for a bounded number of pools at each audit, and whatever its memory holds, the walk ends.
 
 use std::collections::BTreeMap;
 
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::units::{MonotonicNs, ProcAddr};
+use crate::units::{ByteCount, MonotonicNs, ProcAddr};
 
 /// Blocks remembered of one process.
-const MAX_SAMPLES: usize = 1 << 13;
+const MAX_SAMPLES: usize = 1 << 14;
+/// Audits that tell of a sample: it may lie before one that began in its window, and two later ones settle it.
+const CHECKS: u8 = 3;
 /// Pools read at one audit.
 const MAX_POOLS: usize = 512;
 /// `offsetof(struct pool_header, freeblock)`, and of `szidx` and `nextoffset`.
 /// <https://github.com/python/cpython/blob/v3.13.0/Include/internal/pycore_obmalloc.h#L254-L264>
 const FREEBLOCK: usize = 8;
+const SIZE_INDEX: usize = 36;
 const NEXT_OFFSET: usize = 40;
+/// Bytes between two size classes.
+const ALIGNMENT: u64 = 16;
 /// Where an object's type stands: behind its count, and where the collector's head comes first.
 const TYPES: [usize; 2] = [8, 24];
 
 /// A block that was seen.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
-    addr: u64,
+    /// Bytes of its class.
+    size: u64,
     time: u64,
     /// What stood at [`TYPES`] when it was first looked at.
     types: Option<[u64; 2]>,
+    checks: u8,
 }
 
-/// Those of one process.
+/// Those of one process, by address.
 #[derive(Debug, Default)]
 pub(super) struct Survivors {
-    samples: Vec<Sample>,
+    samples: FxHashMap<u64, Sample>,
 }
 
 impl Survivors {
-    /// A block was allocated in a window.
-    pub(super) fn add(&mut self, addr: ProcAddr, time: MonotonicNs) {
-        if self.samples.len() < MAX_SAMPLES {
-            self.samples.push(Sample {
-                addr: addr.get(),
+    /// A block was allocated in a window; whether it is the first that was seen there.
+    pub(super) fn add(&mut self, addr: ProcAddr, size: ByteCount, time: MonotonicNs) -> bool {
+        // The newest at an address is the one that is there.
+        if self.samples.len() < MAX_SAMPLES || self.samples.contains_key(&addr.get()) {
+            let sample = Sample {
+                size: size.get(),
                 time: time.get(),
                 types: None,
-            });
+                checks: 0,
+            };
+            return self.samples.insert(addr.get(), sample).is_none();
         }
+        true
     }
 
-    /// Those that are still in use, of the ones seen before `began`; the others are forgotten. `read` gives a whole pool.
+    pub(super) fn is_empty(&self) -> bool {
+        self.samples.is_empty()
+    }
+
+    /// Those that are still in use, of the ones seen before `began`; the others are forgotten, and these after some audits.
+    /// `read` gives a whole pool.
     pub(super) fn check(
         &mut self,
         began: MonotonicNs,
@@ -56,13 +72,13 @@ impl Survivors {
         mut read: impl FnMut(ProcAddr) -> Option<Vec<u8>>,
     ) -> Vec<u64> {
         let mask = u64::from(pool_bytes).wrapping_sub(1);
-        let mut by_pool: BTreeMap<u64, Vec<Sample>> = BTreeMap::new();
-        let mut later = Vec::new();
-        for sample in self.samples.drain(..) {
+        let mut by_pool: BTreeMap<u64, Vec<(u64, Sample)>> = BTreeMap::new();
+        let mut later = FxHashMap::default();
+        for (addr, sample) in self.samples.drain() {
             if sample.time < began.get() {
-                by_pool.entry(sample.addr & !mask).or_default().push(sample);
+                by_pool.entry(addr & !mask).or_default().push((addr, sample));
             } else {
-                later.push(sample);
+                later.insert(addr, sample);
             }
         }
         let mut alive = Vec::new();
@@ -71,22 +87,25 @@ impl Survivors {
                 continue;
             };
             let free = free_blocks(pool, &bytes);
-            for mut sample in samples {
-                let offset = usize::try_from(sample.addr - pool).unwrap_or(usize::MAX);
-                let next = word32(&bytes, NEXT_OFFSET).map_or(0, u64::from);
+            let class = word32(&bytes, SIZE_INDEX).map_or(0, |index| (u64::from(index) + 1) * ALIGNMENT);
+            let next = word32(&bytes, NEXT_OFFSET).map_or(0, u64::from);
+            for (addr, mut sample) in samples {
+                let offset = usize::try_from(addr - pool).unwrap_or(usize::MAX);
                 let types = TYPES.map(|at| word(&bytes, offset.saturating_add(at)).unwrap_or(0));
-                let is_in_use = sample.addr - pool < next && !free.contains(&sample.addr);
+                let is_in_use = class == sample.size && addr - pool < next && !free.contains(&addr);
                 let is_the_same = sample.types.is_none_or(|known| known == types);
                 if is_in_use && is_the_same {
+                    alive.push(addr);
                     sample.types = Some(types);
-                    alive.push(sample.addr);
-                    later.push(sample);
+                    sample.checks += 1;
+                    if sample.checks < CHECKS {
+                        later.insert(addr, sample);
+                    }
                 }
             }
         }
         self.samples = later;
         alive.sort_unstable();
-        alive.dedup();
         alive
     }
 }
@@ -146,13 +165,14 @@ mod tests {
         }
         put(at, 0);
         put(NEXT_OFFSET, 48 + 64 * 10);
+        bytes[SIZE_INDEX..SIZE_INDEX + 4].copy_from_slice(&3_u32.to_le_bytes());
         bytes
     }
 
     fn survivors(blocks: &[u64]) -> Survivors {
         let mut survivors = Survivors::default();
         for block in blocks {
-            survivors.add(ProcAddr(POOL + 48 + 64 * block), MonotonicNs(5));
+            survivors.add(ProcAddr(POOL + 48 + 64 * block), ByteCount(64), MonotonicNs(5));
         }
         survivors
     }
@@ -177,12 +197,30 @@ mod tests {
     }
 
     #[test]
+    fn a_block_whose_pool_is_another_classs_is_gone() {
+        let mut survivors = survivors(&[1, 2]);
+        check(&mut survivors, Some(&pool(&[])), 10, &[1, 2]);
+        let mut bytes = pool(&[]);
+        bytes[SIZE_INDEX] = 4;
+        check(&mut survivors, Some(&bytes), 20, &[]);
+    }
+
+    #[test]
     fn a_block_that_is_another_object_now_is_not_the_same() {
         let mut survivors = survivors(&[1, 2]);
         check(&mut survivors, Some(&pool(&[])), 10, &[1, 2]);
         let mut bytes = pool(&[]);
         bytes[48 + 64 + TYPES[0]] = 1;
         check(&mut survivors, Some(&bytes), 20, &[2]);
+    }
+
+    #[test]
+    fn there_is_room_for_new_ones_however_many_stay() {
+        let mut survivors = survivors(&[1, 2]);
+        for audit in 0..u64::from(CHECKS) {
+            check(&mut survivors, Some(&pool(&[])), 10 + audit, &[1, 2]);
+        }
+        assert!(survivors.samples.is_empty());
     }
 
     #[test]

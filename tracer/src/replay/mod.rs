@@ -11,13 +11,17 @@ mod store;
 mod tests;
 
 use crate::{
-    capture::{Audit, Block, End, EndReason, Ended, HOST, ImageRecord, Meta, ProcessCounters, Tallies},
-    ingest::Decoder,
+    capture::{
+        Audit, Block, End, EndReason, Ended, HOST, ImageRecord, Meta, ProcessCounters, Slowed, Tallies,
+        Window,
+    },
+    ingest::{Decoder, event::same_start},
     mode::Mode,
     profile::{
-        Context, Coverage, GroupGap, ImageInfo, PoolAudit, Profile, ProfileSettings, Snapshot, audit::ByClass,
+        Context, Coverage, GroupGap, ImageInfo, PoolAudit, Profile, ProfileSettings, SamplingWindow,
+        Snapshot, audit::ByClass,
     },
-    units::MonotonicNs,
+    units::{BootNs, MonotonicNs, Pid},
 };
 use gaps::Gaps;
 use restore::Restored;
@@ -77,10 +81,27 @@ impl Replay {
             Block::End(end) => self.ended(&end),
             Block::Audit(audit) => self.profile.audit(pool_audit(&audit)),
             Block::HeapAudit(audit) => self.profile.heap_audit(audit),
-            Block::Window(window) => self.profile.window(window.from, window.to),
+            Block::Window(window) => self.window(&window),
             Block::Tallies(part) => self.tallies_part(part),
             Block::Process(_) => {}
         }
+    }
+
+    fn window(&mut self, window: &Window) {
+        let slowed = &window.slowed;
+        let lost = |pid: Pid, start: Option<BootNs>| {
+            let of_it = |slowed: &&Slowed| {
+                slowed.pid == pid && start.is_none_or(|start| same_start(slowed.start, start))
+            };
+            slowed.iter().find(of_it).map_or(0.0, |slowed| slowed.share)
+        };
+        let sampled = SamplingWindow {
+            from: window.from,
+            to: window.to,
+            one_in: window.one_in,
+            lost: 0.0,
+        };
+        self.profile.window(sampled, lost);
     }
 
     /// Whole records of a ring, which come before the next block.

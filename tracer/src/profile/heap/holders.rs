@@ -10,6 +10,7 @@ use crate::{
         event::{Alloc, Fault},
     },
     profile::{
+        apply::SamplingWindow,
         audit::class_of,
         high_water::HighWater,
         live::{LiveSet, TallyIndex},
@@ -58,8 +59,8 @@ impl Holders {
         self.heap.large_gap(from, to);
     }
 
-    pub(in crate::profile) fn window(&mut self, from: MonotonicNs, to: MonotonicNs) {
-        self.heap.window(from, to);
+    pub(in crate::profile) fn window(&mut self, window: SamplingWindow) {
+        self.heap.window(window);
     }
 
     pub(in crate::profile) fn touched(&mut self, event: &Fault, tally: TallyIndex) {

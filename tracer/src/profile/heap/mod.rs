@@ -24,7 +24,10 @@ use self::{
     refills::Refills,
     regions::{Faults, Shares},
 };
-use super::live::{AGE_UNIT_NS, LargeBlock, TallyIndex};
+use super::{
+    apply::SamplingWindow,
+    live::{AGE_UNIT_NS, LargeBlock, TallyIndex},
+};
 use crate::{
     ingest::{HeapAudit, event::Fault},
     python::SIZE_CLASSES,
@@ -144,8 +147,8 @@ impl Heap {
     }
 
     /// Every allocation was looked at in this time.
-    pub(super) fn window(&mut self, from: MonotonicNs, to: MonotonicNs) {
-        self.refills.window(from, to);
+    pub(super) fn window(&mut self, window: SamplingWindow) {
+        self.refills.window(window);
     }
 
     /// A block that is in no pool was allocated.
@@ -192,6 +195,9 @@ impl Heap {
         self.phases.look(audit.began);
         self.next = self.waiting.front().map(|audit| audit.ended.0);
         self.pools.audit(&audit);
+        let windows = self.refills.audit(audit.began, &audit.alive);
+        self.pools
+            .disown(|class, tally, time| self.refills.drops(class, tally, time));
         let mut estimates = Estimates::default();
         let mut shares = Shares::new(&audit.regions);
         let mut pool_blocks = 0;
@@ -214,8 +220,8 @@ impl Heap {
                 *sum += blocks;
             }
         }
-        self.refills.audit(audit.began, &audit.alive, &refilled, |addr| {
-            self.pools.is_refilled(addr, audit.pool_bytes)
+        self.refills.share(&windows, &refilled, |addr, class| {
+            self.pools.is_refilled(addr, class, audit.pool_bytes)
         });
         for share in self.refills.shares() {
             let holder = share

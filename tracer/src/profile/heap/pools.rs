@@ -2,7 +2,8 @@
 //!
 //! A pool's first filling belongs to whoever acquired it: the block that needed the pool is one out of all that came to lie
 //! in it. Blocks that are used again later (the count grew, and not into space that was never used) were filled by
-//! somebody else, and so were pools that were acquired while nobody looked. Invariant: `own + refilled` is the used count of the last audit.
+//! somebody else. So were pools that were acquired while nobody looked, or by who keeps nothing there (see [`Pools::disown`]).
+//! Invariant: `own + refilled` is the used count of the last audit.
 
 use rustc_hash::FxHashMap;
 
@@ -25,9 +26,19 @@ struct Pool {
     refilled: u16,
     carved: u16,
     arena: u32,
-    owner: Option<TallyIndex>,
+    owner: Owner,
     /// When it was acquired; 0 if that was not seen.
     acquired: u64,
+}
+
+/// Whose a pool's first filling is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    /// Of the time before tracing.
+    Before,
+    Tally(TallyIndex),
+    /// Anybody's: as if it had been filled again.
+    Unknown,
 }
 
 /// An acquisition that no audit has shown yet.
@@ -103,7 +114,7 @@ impl Pools {
                 *pool = Pool {
                     own: pool.own + pool.refilled,
                     refilled: 0,
-                    owner: Some(acquired.tally),
+                    owner: Owner::Tally(acquired.tally),
                     acquired: acquired.time,
                     ..*pool
                 };
@@ -119,11 +130,11 @@ impl Pools {
         }
         let fresh = Pool {
             class: state.class,
-            own: if unseen { 0 } else { state.used },
-            refilled: if unseen { state.used } else { 0 },
+            own: state.used,
+            refilled: 0,
             carved: state.carved,
             arena: state.arena,
-            owner: None,
+            owner: if unseen { Owner::Unknown } else { Owner::Before },
             acquired: 0,
         };
         let pool = self.all.entry(state.address).or_insert(fresh);
@@ -147,10 +158,25 @@ impl Pools {
         pool.carved = state.carved;
     }
 
-    /// Whether the pool around a block has blocks that were filled again.
-    pub(super) fn is_refilled(&self, addr: u64, pool_bytes: u32) -> bool {
+    /// Takes from who soon frees what he allocates the pools that he acquired: others keep what is left in them. `drops` says
+    /// whether a stack did so with blocks of a class at a time.
+    pub(super) fn disown(&mut self, drops: impl Fn(usize, TallyIndex, MonotonicNs) -> bool) {
+        for pool in self.all.values_mut() {
+            if let Owner::Tally(tally) = pool.owner
+                && drops(usize::from(pool.class), tally, MonotonicNs(pool.acquired))
+            {
+                pool.owner = Owner::Unknown;
+            }
+        }
+    }
+
+    /// Whether the pool around a block is of its class and has blocks that were filled again, or may be anybody's.
+    pub(super) fn is_refilled(&self, addr: u64, class: usize, pool_bytes: u32) -> bool {
         let pool = addr & !u64::from(pool_bytes).wrapping_sub(1);
-        self.all.get(&pool).is_some_and(|pool| pool.refilled > 0)
+        let is_open = |pool: &Pool| {
+            usize::from(pool.class) == class && (pool.refilled > 0 || pool.owner == Owner::Unknown)
+        };
+        self.all.get(&pool).is_some_and(is_open)
     }
 
     /// Who uses what.
@@ -167,8 +193,9 @@ impl Pools {
                 samples,
             };
             let (holder, samples) = match pool.owner {
-                Some(tally) => (Holder::Tally(tally), 1),
-                None => (Holder::Special(Special::Before), 0),
+                Owner::Tally(tally) => (Holder::Tally(tally), 1),
+                Owner::Before => (Holder::Special(Special::Before), 0),
+                Owner::Unknown => (Holder::Special(Special::Refilled), 0),
             };
             let refilled = of(pool.refilled, Holder::Special(Special::Refilled), 0);
             [of(pool.own, holder, samples), refilled]
@@ -192,6 +219,9 @@ mod tests {
                     pools.acquired(pool * POOL + 64, 3, *tally, MonotonicNs(time));
                 }
                 Gap(begins) => pools.gap(*begins),
+                Disown(tally, until) => {
+                    pools.disown(|class, of, time| class == 3 && of == *tally && time.0 <= *until);
+                }
                 Audit(changed) | Late(changed) => pools.audit(&HeapAudit {
                     began: MonotonicNs(if matches!(step, Late(_)) { 0 } else { time }),
                     ended: MonotonicNs(time + 1),
@@ -226,12 +256,14 @@ mod tests {
     enum Step {
         Acquire(TallyIndex, u64),
         Gap(bool),
+        /// Who drops what he allocates, until then.
+        Disown(TallyIndex, u64),
         /// Pools that changed: number, used, carved.
         Audit(Vec<(u64, u16, u16)>),
         /// The same of an audit that may not have known of anything before it.
         Late(Vec<(u64, u16, u16)>),
     }
-    use Step::{Acquire, Audit, Gap, Late};
+    use Step::{Acquire, Audit, Disown, Gap, Late};
 
     #[test]
     fn a_pool_is_its_acquirers_until_its_blocks_are_used_again() {
@@ -330,6 +362,23 @@ mod tests {
         );
         // Nothing is known of what was there before the first audit.
         check(&[Gap(true), first()], [0, 0, 30, 0]);
+    }
+
+    #[test]
+    fn what_is_left_in_the_pools_of_who_drops_everything_is_anybodys() {
+        check(
+            &[
+                Acquire(0, 1),
+                Acquire(1, 2),
+                Audit(vec![(1, 50, 50), (2, 50, 50)]),
+                Disown(0, 15),
+                Audit(vec![(1, 60, 60)]),
+                Acquire(0, 3),
+                Audit(vec![(3, 20, 20)]),
+                Disown(0, 15),
+            ],
+            [20, 50, 0, 60],
+        );
     }
 
     #[test]
