@@ -14,14 +14,14 @@ use super::{
     large::Large,
     pool_changes::{Grown, pool_changes},
     pool_scan::{Part, Scan, scan},
-    survivors::Survivors,
+    survivors::{Memory, Survivors, Types},
 };
 use crate::{
     capture::{Audit, Gap, ImageRecord},
     discover::{anonymous_regions, process, read_each, read_memory},
     ingest::{HeapAudit, PoolState, event::Process},
     mode::Mode,
-    units::{BootNs, ImageId, MonotonicNs, Pid},
+    units::{BootNs, ImageId, MonotonicNs, Pid, ProcAddr},
 };
 
 /// Headers read of one process at most: 4 GiB of pools (1 GiB up to 3.9). A larger heap is not audited, and a report
@@ -213,10 +213,13 @@ pub(super) fn read(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode)
             } else {
                 0
             };
-            let alive = known.survivors.check(settled, image.pool_bytes, |pool| {
-                let len = usize::try_from(image.pool_bytes).ok()?;
-                read_memory(pid, pool, len).ok()
-            });
+            let memory = Pools {
+                pid,
+                pool_bytes: image.pool_bytes,
+            };
+            let alive = known
+                .survivors
+                .check(settled, image.pool_bytes, &known.pools, memory);
             let mut gone = Vec::new();
             if known.gaps.large {
                 gone = known.large.take_gone(settled, |places| {
@@ -248,6 +251,25 @@ pub(super) fn read(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode)
         headers: read,
         grown,
     }))
+}
+
+/// The pools of a process, to be read.
+struct Pools {
+    pid: Pid,
+    pool_bytes: u32,
+}
+
+impl Memory for Pools {
+    fn pool(&mut self, at: ProcAddr) -> Option<Vec<u8>> {
+        read_memory(self.pid, at, usize::try_from(self.pool_bytes).ok()?).ok()
+    }
+
+    fn words(&mut self, places: &[ProcAddr]) -> Vec<Option<Types>> {
+        let mut words = Vec::with_capacity(places.len());
+        // A process that is gone has none of them.
+        let _ = read_each(self.pid, places, &mut words);
+        words
+    }
 }
 
 /// Whether a process has no block from before it was traced: it began after its image was attached, and is no fork

@@ -8,23 +8,39 @@ use std::collections::BTreeMap;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::units::{ByteCount, MonotonicNs, ProcAddr};
+use crate::{
+    ingest::PoolState,
+    units::{ByteCount, MonotonicNs, ProcAddr},
+};
 
 /// Blocks remembered of one process.
 const MAX_SAMPLES: usize = 1 << 14;
 /// Audits that tell of a sample: it may lie before one that began in its window, and two later ones settle it.
 const CHECKS: u8 = 3;
-/// Pools read at one audit.
-const MAX_POOLS: usize = 512;
-/// `offsetof(struct pool_header, freeblock)`, and of `szidx` and `nextoffset`.
+/// Pools walked at one audit.
+const MAX_POOLS: usize = 1024;
+/// `offsetof(struct pool_header, freeblock)`, and of `nextoffset`.
 /// <https://github.com/python/cpython/blob/v3.13.0/Include/internal/pycore_obmalloc.h#L254-L264>
 const FREEBLOCK: usize = 8;
-const SIZE_INDEX: usize = 36;
 const NEXT_OFFSET: usize = 40;
 /// Bytes between two size classes.
 const ALIGNMENT: u64 = 16;
-/// Where an object's type stands: behind its count, and where the collector's head comes first.
-const TYPES: [usize; 2] = [8, 24];
+/// Where an object's type stands, from the second word of its block on: behind its count, and where the collector's head comes
+/// first.
+const TYPES: [usize; 2] = [0, 16];
+const TYPES_FROM: u64 = 8;
+
+/// The words of a block that [`TYPES`] are in.
+pub(super) type Types = [u8; 24];
+
+/// The memory of a process.
+pub(super) trait Memory {
+    /// A whole pool.
+    fn pool(&mut self, at: ProcAddr) -> Option<Vec<u8>>;
+
+    /// What stands at each place, in their order.
+    fn words(&mut self, places: &[ProcAddr]) -> Vec<Option<Types>>;
+}
 
 /// A block that was seen.
 #[derive(Clone, Copy, Debug)]
@@ -64,44 +80,64 @@ impl Survivors {
     }
 
     /// Those that are still in use, of the ones seen before `began`; the others are forgotten, and these after some audits.
-    /// `read` gives a whole pool.
+    /// `pools`: all of them as they have just been read, in order of addresses.
     pub(super) fn check(
         &mut self,
         began: MonotonicNs,
         pool_bytes: u32,
-        mut read: impl FnMut(ProcAddr) -> Option<Vec<u8>>,
+        pools: &[PoolState],
+        mut memory: impl Memory,
     ) -> Vec<u64> {
         let mask = u64::from(pool_bytes).wrapping_sub(1);
-        let mut by_pool: BTreeMap<u64, Vec<(u64, Sample)>> = BTreeMap::new();
         let mut later = FxHashMap::default();
+        // Of a full pool only the samples need to be looked at; the others are walked.
+        let mut full = Vec::new();
+        let mut walked: BTreeMap<u64, Vec<(u64, Sample)>> = BTreeMap::new();
         for (addr, sample) in self.samples.drain() {
-            if sample.time < began.get() {
-                by_pool.entry(addr & !mask).or_default().push((addr, sample));
-            } else {
+            if sample.time >= began.get() {
                 later.insert(addr, sample);
+                continue;
+            }
+            let at = addr & !mask;
+            let known = pools.binary_search_by_key(&at, |pool| pool.address);
+            let pool = known.ok().and_then(|index| pools.get(index));
+            match pool.filter(|pool| (u64::from(pool.class) + 1) * ALIGNMENT == sample.size) {
+                Some(pool) if pool.used == pool.carved => full.push((addr, sample)),
+                Some(_) => walked.entry(at).or_default().push((addr, sample)),
+                None => {}
             }
         }
-        let mut alive = Vec::new();
-        for (pool, samples) in by_pool.into_iter().take(MAX_POOLS) {
-            let Some(bytes) = read(ProcAddr(pool)) else {
+        let places: Vec<ProcAddr> = full.iter().map(|(addr, _)| ProcAddr(addr + TYPES_FROM)).collect();
+        let words = memory.words(&places);
+        let mut in_use: Vec<(u64, Sample, Types)> = full
+            .into_iter()
+            .zip(words)
+            .filter_map(|((addr, sample), words)| Some((addr, sample, words?)))
+            .collect();
+        for (pool, samples) in walked.into_iter().take(MAX_POOLS) {
+            let Some(bytes) = memory.pool(ProcAddr(pool)) else {
                 continue;
             };
             let free = free_blocks(pool, &bytes);
-            let class = word32(&bytes, SIZE_INDEX).map_or(0, |index| (u64::from(index) + 1) * ALIGNMENT);
             let next = word32(&bytes, NEXT_OFFSET).map_or(0, u64::from);
-            for (addr, mut sample) in samples {
-                let offset = usize::try_from(addr - pool).unwrap_or(usize::MAX);
-                let types = TYPES.map(|at| word(&bytes, offset.saturating_add(at)).unwrap_or(0));
-                let is_in_use = class == sample.size && addr - pool < next && !free.contains(&addr);
-                let is_the_same = sample.types.is_none_or(|known| known == types);
-                if is_in_use && is_the_same {
-                    alive.push(addr);
-                    sample.types = Some(types);
-                    sample.checks += 1;
-                    if sample.checks < CHECKS {
-                        later.insert(addr, sample);
-                    }
-                }
+            in_use.extend(samples.into_iter().filter_map(|(addr, sample)| {
+                let is_in_use = addr - pool < next && !free.contains(&addr);
+                let from = usize::try_from(addr - pool + TYPES_FROM).ok()?;
+                let words = bytes.get(from..).and_then(<[u8]>::first_chunk).copied();
+                is_in_use.then(|| (addr, sample, words.unwrap_or_default()))
+            }));
+        }
+        let mut alive = Vec::new();
+        for (addr, mut sample, words) in in_use {
+            let types = TYPES.map(|at| word(&words, at).unwrap_or(0));
+            if sample.types.is_some_and(|known| known != types) {
+                continue;
+            }
+            alive.push(addr);
+            sample.types = Some(types);
+            sample.checks += 1;
+            if sample.checks < CHECKS {
+                later.insert(addr, sample);
             }
         }
         self.samples = later;
@@ -165,26 +201,66 @@ mod tests {
         }
         put(at, 0);
         put(NEXT_OFFSET, 48 + 64 * 10);
-        bytes[SIZE_INDEX..SIZE_INDEX + 4].copy_from_slice(&3_u32.to_le_bytes());
         bytes
+    }
+
+    fn state(class: u8, used: u16) -> PoolState {
+        PoolState {
+            address: POOL,
+            class,
+            used,
+            carved: 10,
+            arena: 0,
+        }
     }
 
     fn survivors(blocks: &[u64]) -> Survivors {
         let mut survivors = Survivors::default();
         for block in blocks {
-            survivors.add(ProcAddr(POOL + 48 + 64 * block), ByteCount(64), MonotonicNs(5));
+            assert!(survivors.add(ProcAddr(POOL + 48 + 64 * block), ByteCount(64), MonotonicNs(5)));
         }
         survivors
     }
 
+    /// Memory that holds one pool, which must not be read as a whole if it is full.
+    struct Held<'a> {
+        bytes: Option<&'a [u8]>,
+        is_full: bool,
+    }
+
+    impl Memory for Held<'_> {
+        fn pool(&mut self, at: ProcAddr) -> Option<Vec<u8>> {
+            assert_eq!((at, self.is_full), (ProcAddr(POOL), false));
+            self.bytes.map(<[u8]>::to_vec)
+        }
+
+        fn words(&mut self, places: &[ProcAddr]) -> Vec<Option<Types>> {
+            assert!(places.is_empty() || self.is_full);
+            let at = |place: &ProcAddr| {
+                let from = usize::try_from(place.get() - POOL).ok()?;
+                self.bytes?.get(from..)?.first_chunk().copied()
+            };
+            places.iter().map(at).collect()
+        }
+    }
+
     #[track_caller]
-    fn check(survivors: &mut Survivors, bytes: Option<&[u8]>, began: u64, expected: &[u64]) {
-        let alive = survivors.check(MonotonicNs(began), 4096, |at| {
-            assert_eq!(at, ProcAddr(POOL));
-            bytes.map(<[u8]>::to_vec)
-        });
+    fn check_in(
+        survivors: &mut Survivors,
+        state: PoolState,
+        bytes: Option<&[u8]>,
+        began: u64,
+        expected: &[u64],
+    ) {
+        let is_full = state.used == state.carved;
+        let alive = survivors.check(MonotonicNs(began), 4096, &[state], Held { bytes, is_full });
         let blocks: Vec<u64> = alive.iter().map(|addr| (addr - POOL - 48) / 64).collect();
         assert_eq!(blocks, expected);
+    }
+
+    #[track_caller]
+    fn check(survivors: &mut Survivors, bytes: Option<&[u8]>, began: u64, expected: &[u64]) {
+        check_in(survivors, state(3, 7), bytes, began, expected);
     }
 
     #[test]
@@ -197,12 +273,12 @@ mod tests {
     }
 
     #[test]
-    fn a_block_whose_pool_is_another_classs_is_gone() {
+    fn all_blocks_of_a_full_pool_are_in_use() {
         let mut survivors = survivors(&[1, 2]);
-        check(&mut survivors, Some(&pool(&[])), 10, &[1, 2]);
+        check_in(&mut survivors, state(3, 10), Some(&pool(&[])), 10, &[1, 2]);
         let mut bytes = pool(&[]);
-        bytes[SIZE_INDEX] = 4;
-        check(&mut survivors, Some(&bytes), 20, &[]);
+        bytes[48 + 64 + 8] = 1;
+        check_in(&mut survivors, state(3, 10), Some(&bytes), 20, &[2]);
     }
 
     #[test]
@@ -210,8 +286,15 @@ mod tests {
         let mut survivors = survivors(&[1, 2]);
         check(&mut survivors, Some(&pool(&[])), 10, &[1, 2]);
         let mut bytes = pool(&[]);
-        bytes[48 + 64 + TYPES[0]] = 1;
+        bytes[48 + 64 + 24] = 1;
         check(&mut survivors, Some(&bytes), 20, &[2]);
+    }
+
+    #[test]
+    fn a_block_whose_pool_is_another_classs_is_gone() {
+        let mut survivors = survivors(&[1, 2]);
+        check(&mut survivors, Some(&pool(&[])), 10, &[1, 2]);
+        check_in(&mut survivors, state(4, 7), Some(&pool(&[])), 20, &[]);
     }
 
     #[test]
@@ -220,14 +303,13 @@ mod tests {
         for audit in 0..u64::from(CHECKS) {
             check(&mut survivors, Some(&pool(&[])), 10 + audit, &[1, 2]);
         }
-        assert!(survivors.samples.is_empty());
+        assert!(survivors.is_empty());
     }
 
     #[test]
     fn what_is_newer_than_the_audit_waits() {
         let mut survivors = survivors(&[1]);
-        let alive = survivors.check(MonotonicNs(5), 4096, |_| panic!("nothing is old enough"));
-        assert_eq!(alive, [0; 0]);
+        check(&mut survivors, None, 5, &[]);
         check(&mut survivors, Some(&pool(&[])), 6, &[1]);
     }
 
@@ -243,7 +325,8 @@ mod tests {
                 let at = if near { POOL + first % 300 } else { first };
                 place.copy_from_slice(&at.to_le_bytes());
             }
-            let alive = survivors(&[0, 1, 2]).check(MonotonicNs(10), 4096, |_| Some(bytes.clone()));
+            let held = Held { bytes: Some(&bytes), is_full: false };
+            let alive = survivors(&[0, 1, 2]).check(MonotonicNs(10), 4096, &[state(3, 7)], held);
             prop_assert!(alive.len() <= 3);
         }
     }

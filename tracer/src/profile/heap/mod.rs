@@ -12,6 +12,7 @@ mod pools;
 mod refills;
 mod regions;
 mod unseen;
+mod windows;
 
 use std::collections::VecDeque;
 
@@ -23,6 +24,7 @@ use self::{
     pools::{ALIGNMENT, Pools, Use},
     refills::Refills,
     regions::{Faults, Shares},
+    windows::Windows,
 };
 use super::{
     apply::SamplingWindow,
@@ -112,6 +114,7 @@ pub struct HeapSummary {
 #[derive(Debug, Default)]
 pub(super) struct Heap {
     pools: Pools,
+    windows: Windows,
     refills: Refills,
     /// When large blocks were traced.
     phases: Phases,
@@ -130,7 +133,7 @@ impl Heap {
 
     /// A block was allocated in a sampling window.
     pub(super) fn sampled(&mut self, addr: u64, class: usize, tally: TallyIndex, time: MonotonicNs) {
-        self.refills.sampled(addr, class, tally, time);
+        self.windows.sampled(addr, class, tally, time);
     }
 
     /// Acquisitions of pools are not traced from here on, or are again.
@@ -148,7 +151,7 @@ impl Heap {
 
     /// Every allocation was looked at in this time.
     pub(super) fn window(&mut self, window: SamplingWindow) {
-        self.refills.window(window);
+        self.windows.closed(window);
     }
 
     /// A block that is in no pool was allocated.
@@ -195,9 +198,9 @@ impl Heap {
         self.phases.look(audit.began);
         self.next = self.waiting.front().map(|audit| audit.ended.0);
         self.pools.audit(&audit);
-        let windows = self.refills.audit(audit.began, &audit.alive);
+        let settled = self.windows.audit(audit.began, &audit.alive);
         self.pools
-            .disown(|class, tally, time| self.refills.drops(class, tally, time));
+            .disown(|class, tally, time| self.windows.drops(class, tally, time));
         let mut estimates = Estimates::default();
         let mut shares = Shares::new(&audit.regions);
         let mut pool_blocks = 0;
@@ -220,7 +223,7 @@ impl Heap {
                 *sum += blocks;
             }
         }
-        self.refills.share(&windows, &refilled, |addr, class| {
+        self.refills.share(&settled, &refilled, |addr, class| {
             self.pools.is_refilled(addr, class, audit.pool_bytes)
         });
         for share in self.refills.shares() {

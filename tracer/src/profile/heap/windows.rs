@@ -1,0 +1,358 @@
+//! Who keeps and who drops small blocks: what short looks at every allocation tell.
+//!
+//! Now and then a *window* is opened in which every allocation is seen, at the addresses of a sample. Frees are not: a block is
+//! known to be kept if its address is not handed out again to the window's end and it is still in use two audits later. That
+//! says little of what was made shortly before the end, as who drops all has some of that, too: whose blocks are mostly gone by
+//! the end is counted for the window's first part only. Who allocates much in that part and has nothing left of it at the next
+//! audit is a *dropper*. Invariant: a sample belongs to one window, and is forgotten with it.
+
+use std::collections::VecDeque;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+use tracer_ebpf::limits::MOST_TICK_NS;
+
+use crate::{
+    profile::{apply::SamplingWindow, live::TallyIndex},
+    units::MonotonicNs,
+};
+
+/// Allocations remembered of one process, by address and in all; more are not.
+const MAX_SAMPLES: usize = 1 << 14;
+const MAX_SEEN: usize = 1 << 16;
+/// Audits that an allocation must outlive.
+const AUDITS: u32 = 2;
+/// A window stands for what comes after it, too, until the next one: for no more time than this, which is how long it takes until
+/// that one and its audits have been, nanoseconds.
+const TAIL: u64 = 10_000_000_000;
+/// The first of so many parts of a window tells of those whose blocks soon go.
+const PARTS: u64 = 3;
+/// A process does no less than a tenth of its work in a window, or it is not known how much.
+const MOST_LOST: f64 = 0.9;
+/// Allocations in a part of a window from which on it tells who drops all, and of how many one may be left then.
+const TELLING: u64 = 16;
+const DROPPED: u64 = 8;
+/// The first window stands for no more time than this, nanoseconds.
+const LONGEST_PERIOD: u64 = 60_000_000_000;
+
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    class: usize,
+    tally: TallyIndex,
+    time: u64,
+}
+
+/// A size class, and a stack.
+type Key = (usize, TallyIndex);
+
+/// Blocks of each.
+type Counts = FxHashMap<Key, u64>;
+
+#[derive(Debug)]
+struct Window {
+    from: u64,
+    to: u64,
+    /// Time from the end of the window before.
+    period: u64,
+    one_in: u32,
+    /// Part of it in which the process did its work.
+    kept: f64,
+    audits: u32,
+    /// Allocations in it, those in its first part, and what is left of these at the first audit.
+    seen: Counts,
+    seen_first: Counts,
+    left_first: Counts,
+}
+
+/// Who freed what they had allocated in a window, and the time that it stands for.
+#[derive(Debug)]
+struct Droppers {
+    from: u64,
+    to: u64,
+    of: FxHashSet<Key>,
+}
+
+/// A window that enough audits have seen, and what outlived it.
+#[derive(Debug)]
+pub(super) struct Settled {
+    /// By what to multiply to come from the window to the time from the one before, and to [`TAIL`].
+    pub(super) weight: f64,
+    pub(super) tail: f64,
+    pub(super) outlived: Vec<Outlived>,
+}
+
+/// A block that outlived a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Outlived {
+    pub(super) addr: u64,
+    pub(super) class: usize,
+    pub(super) tally: TallyIndex,
+    /// How many of the window it stands for.
+    pub(super) stands_for: u64,
+}
+
+/// The windows of one process, and what was seen in them.
+#[derive(Debug, Default)]
+pub(super) struct Windows {
+    open: VecDeque<Window>,
+    last: Option<u64>,
+    samples: FxHashMap<u64, Sample>,
+    /// All since the last window, those too whose address has been handed out again.
+    seen: Vec<Sample>,
+    /// Of the windows that were settled last.
+    droppers: Vec<Droppers>,
+}
+
+impl Windows {
+    /// An allocation was seen in a window.
+    pub(super) fn sampled(&mut self, addr: u64, class: usize, tally: TallyIndex, time: MonotonicNs) {
+        if self.samples.len() < MAX_SAMPLES || self.samples.contains_key(&addr) {
+            let time = time.0;
+            let sample = Sample { class, tally, time };
+            self.samples.insert(addr, sample);
+            if self.seen.len() < MAX_SEEN {
+                self.seen.push(sample);
+            }
+        }
+    }
+
+    /// Every allocation at the addresses of the sample was seen in this time, but for what did not fit.
+    pub(super) fn closed(&mut self, window: SamplingWindow) {
+        let (from, to) = (window.from.0, window.to.0);
+        let before = self.last.replace(to);
+        let mut window = Window {
+            from,
+            to,
+            period: to.saturating_sub(before.unwrap_or(0)).min(LONGEST_PERIOD),
+            one_in: window.one_in.max(1),
+            kept: 1.0 - window.lost.clamp(0.0, MOST_LOST),
+            audits: 0,
+            seen: Counts::default(),
+            seen_first: Counts::default(),
+            left_first: Counts::default(),
+        };
+        let seen = std::mem::take(&mut self.seen);
+        window.seen = counts(seen.iter());
+        window.seen_first = counts(seen.iter().filter(|sample| window.begins_with(sample)));
+        self.open.push_back(window);
+    }
+
+    /// An audit that began at `time`. `alive`: those of the samples that are still in use. Gives the windows that it settles.
+    pub(super) fn audit(&mut self, time: MonotonicNs, alive: &[u64]) -> Vec<Settled> {
+        let time = time.0;
+        let mut outlived = FxHashMap::default();
+        for addr in alive {
+            if let Some(sample) = self.samples.get(addr)
+                && sample.time < time
+            {
+                outlived.insert(*addr, *sample);
+            }
+        }
+        self.samples.retain(|_, sample| sample.time >= time);
+        self.samples.extend(outlived);
+        for window in self.open.iter_mut().filter(|window| window.to < time) {
+            window.audits += 1;
+            if window.audits == 1 {
+                let samples = self.samples.values();
+                window.left_first = counts(samples.filter(|sample| window.begins_with(sample)));
+            }
+        }
+        let mut settled = Vec::new();
+        let mut droppers = Vec::new();
+        while let Some(window) = self.open.pop_front_if(|window| window.audits >= AUDITS) {
+            settled.push(window.settle(&self.samples));
+            droppers.push(window.droppers());
+            self.samples.retain(|_, sample| sample.time > window.to);
+        }
+        if !droppers.is_empty() {
+            self.droppers = droppers;
+        }
+        settled
+    }
+
+    /// Whether the windows that were settled last say that a stack soon freed what it allocated of a class at that time.
+    pub(super) fn drops(&self, class: usize, tally: TallyIndex, time: MonotonicNs) -> bool {
+        self.droppers
+            .iter()
+            .any(|Droppers { from, to, of }| (*from..=*to).contains(&time.0) && of.contains(&(class, tally)))
+    }
+}
+
+impl Window {
+    fn has(&self, sample: &Sample) -> bool {
+        // An event's time can be a tick of the clock before its own.
+        (self.from.saturating_sub(MOST_TICK_NS)..=self.to).contains(&sample.time)
+    }
+
+    /// Whether a sample is of its first part.
+    fn begins_with(&self, sample: &Sample) -> bool {
+        self.has(sample) && sample.time <= self.from + self.to.saturating_sub(self.from) / PARTS
+    }
+
+    /// `samples`: those that are left.
+    fn settle(&self, samples: &FxHashMap<u64, Sample>) -> Settled {
+        let left = counts(samples.values().filter(|sample| self.has(sample)));
+        let outlived = samples.iter().filter_map(|(&addr, sample)| {
+            let Sample { class, tally, .. } = *sample;
+            let of = |counts: &Counts| counts.get(&(class, tally)).copied().unwrap_or(0);
+            let is_kept = of(&left) * 2 >= of(&self.seen);
+            let counts = if is_kept {
+                self.has(sample)
+            } else {
+                self.begins_with(sample)
+            };
+            counts.then_some(Outlived {
+                addr,
+                class,
+                tally,
+                stands_for: if is_kept { 1 } else { PARTS },
+            })
+        });
+        let length = self.to.saturating_sub(self.from).max(1) as f64;
+        let share = length * self.kept / f64::from(self.one_in);
+        Settled {
+            weight: self.period as f64 / share,
+            tail: TAIL as f64 / share,
+            outlived: outlived.collect(),
+        }
+    }
+
+    /// Who had nothing left soon after it.
+    fn droppers(&self) -> Droppers {
+        let left = |key: &Key| self.left_first.get(key).copied().unwrap_or(0);
+        let all = self.seen_first.iter();
+        let droppers = all.filter(|&(key, &seen)| seen >= TELLING && left(key) * DROPPED < seen);
+        Droppers {
+            from: self.to.saturating_sub(self.period),
+            to: self.to.saturating_add(TAIL),
+            of: droppers.map(|(key, _)| *key).collect(),
+        }
+    }
+}
+
+/// How many samples there are of each class and stack.
+fn counts<'a>(samples: impl Iterator<Item = &'a Sample>) -> Counts {
+    let mut counts = Counts::default();
+    for sample in samples {
+        *counts.entry((sample.class, sample.tally)).or_default() += 1;
+    }
+    counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn at(second: u64) -> MonotonicNs {
+        MonotonicNs(second * SECOND)
+    }
+
+    fn window(from: u64, seconds: u64) -> SamplingWindow {
+        SamplingWindow {
+            from: at(from),
+            to: at(from + seconds),
+            one_in: 1,
+            lost: 0.0,
+        }
+    }
+
+    /// Address, stack and what it stands for of each block that outlived the one window that an audit settles.
+    #[track_caller]
+    fn check(
+        windows: &mut Windows,
+        second: u64,
+        alive: &[u64],
+        expected: &[(u64, TallyIndex, u64)],
+    ) -> Settled {
+        let [settled] = <[Settled; 1]>::try_from(windows.audit(at(second), alive)).unwrap();
+        let all = settled.outlived.iter();
+        let mut found: Vec<_> = all
+            .map(|block| (block.addr, block.tally, block.stands_for))
+            .collect();
+        found.sort_unstable();
+        assert_eq!(found, expected);
+        settled
+    }
+
+    #[test]
+    fn what_two_audits_find_in_use_has_outlived_its_window() {
+        let mut windows = Windows::default();
+        for (addr, tally) in [(1, 0), (2, 0), (3, 1), (4, 1)] {
+            windows.sampled(addr, 3, tally, at(100));
+        }
+        // Address 2 is handed out again.
+        windows.sampled(2, 3, 1, at(101));
+        windows.closed(window(100, 3));
+        assert!(windows.audit(at(104), &[1, 2, 3]).is_empty());
+        check(
+            &mut windows,
+            105,
+            &[1, 2, 3, 4],
+            &[(1, 0, 1), (2, 1, 1), (3, 1, 1)],
+        );
+        assert!(windows.samples.is_empty() && windows.open.is_empty());
+    }
+
+    #[test]
+    fn of_those_whose_blocks_soon_go_only_the_first_part_counts() {
+        let mut windows = Windows::default();
+        for number in 0..30 {
+            windows.sampled(number, 3, 0, MonotonicNs(100 * SECOND + number * SECOND / 10));
+        }
+        windows.closed(window(100, 3));
+        let alive = [3, 5, 11, 15, 27, 28, 29];
+        windows.audit(at(104), &alive);
+        check(&mut windows, 105, &alive, &[(3, 0, 3), (5, 0, 3)]);
+    }
+
+    #[test]
+    fn a_window_stands_for_the_time_from_the_one_before() {
+        let mut windows = Windows::default();
+        windows.closed(window(0, 1));
+        windows.sampled(1, 3, 0, at(10));
+        windows.closed(SamplingWindow {
+            one_in: 4,
+            lost: 0.5,
+            ..window(10, 3)
+        });
+        assert_eq!(windows.audit(at(14), &[1]).len(), 0);
+        let settled = windows.audit(at(15), &[1]);
+        // A second and a half of work, of a quarter of the addresses: for the twelve since the window before, and for ten.
+        assert_eq!([settled[1].weight, settled[1].tail].map(f64::round), [32.0, 27.0]);
+        assert_eq!(settled[0].outlived, []);
+        assert_eq!(settled[1].outlived.len(), 1);
+    }
+
+    #[test]
+    fn who_has_nothing_left_of_much_soon_after_a_window_drops_all() {
+        let mut windows = Windows::default();
+        windows.closed(window(0, 1));
+        // In each second A and B make 20 blocks, A keeps one of these and B five; no more is left at the second audit.
+        for (tally, base) in [(0, 0), (1, 100)] {
+            for number in 0..60 {
+                windows.sampled(
+                    base + number,
+                    3,
+                    tally,
+                    MonotonicNs(20 * SECOND + number * SECOND / 20),
+                );
+            }
+        }
+        windows.closed(window(20, 3));
+        windows.audit(at(24), &[1, 100, 101, 102, 103, 104]);
+        let drops = |windows: &Windows, class, tally, second| windows.drops(class, tally, at(second));
+        assert!(!drops(&windows, 3, 0, 20));
+        windows.audit(at(25), &[]);
+        assert!(drops(&windows, 3, 0, 2) && drops(&windows, 3, 0, 33));
+        assert!(!drops(&windows, 3, 0, 0) && !drops(&windows, 3, 0, 34));
+        assert!(!drops(&windows, 3, 1, 20) && !drops(&windows, 4, 0, 20));
+        // Few tell nothing.
+        windows.sampled(1, 3, 1, at(40));
+        windows.closed(window(40, 1));
+        windows.audit(at(42), &[]);
+        assert!(drops(&windows, 3, 0, 20));
+        windows.audit(at(43), &[]);
+        assert!(!drops(&windows, 3, 0, 40) && !drops(&windows, 3, 1, 40));
+    }
+}
