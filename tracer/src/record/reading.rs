@@ -14,7 +14,7 @@ use super::{
     large::Large,
     pool_changes::{Grown, pool_changes},
     pool_scan::{Part, Scan, scan},
-    survivors::{Memory, Survivors, Types},
+    survivors::{Memory, Survivors, Words},
 };
 use crate::{
     capture::{Audit, Gap, ImageRecord},
@@ -264,7 +264,7 @@ impl Memory for Pools {
         read_memory(self.pid, at, usize::try_from(self.pool_bytes).ok()?).ok()
     }
 
-    fn words(&mut self, places: &[ProcAddr]) -> Vec<Option<Types>> {
+    fn words(&mut self, places: &[ProcAddr]) -> Vec<Option<Words>> {
         let mut words = Vec::with_capacity(places.len());
         // A process that is gone has none of them.
         let _ = read_each(self.pid, places, &mut words);

@@ -1,7 +1,8 @@
 //! Which of the blocks that were seen in a sampling window are still in use: read from their pools, not traced.
 //!
 //! A block is free if it is on its pool's list of free blocks, was never handed out, or its pool is another class's now. One that was freed and handed out
-//! again looks in use; what its first words say (an object's type) gives it away in most cases. Invariant: a process is asked
+//! again looks in use; what its first words say (an object's type, and more of one that does not change) gives it away in most
+//! cases. Invariant: a process is asked
 //! for a bounded number of pools at each audit, and whatever its memory holds, the walk ends.
 
 use std::collections::BTreeMap;
@@ -25,13 +26,12 @@ const FREEBLOCK: usize = 8;
 const NEXT_OFFSET: usize = 40;
 /// Bytes between two size classes.
 const ALIGNMENT: u64 = 16;
-/// Where an object's type stands, from the second word of its block on: behind its count, and where the collector's head comes
-/// first.
-const TYPES: [usize; 2] = [0, 16];
-const TYPES_FROM: u64 = 8;
+/// Where the words of a block begin that are looked at.
+const WORDS_FROM: u64 = 8;
 
-/// The words of a block that [`TYPES`] are in.
-pub(super) type Types = [u8; 24];
+/// The second word of a block and the two behind it. An object's type is in the first of them, behind its count, and a size and
+/// a hash, digits or a value follow; or in the last, where two words of the collector's come first, which change.
+pub(super) type Words = [u8; 24];
 
 /// The memory of a process.
 pub(super) trait Memory {
@@ -39,7 +39,7 @@ pub(super) trait Memory {
     fn pool(&mut self, at: ProcAddr) -> Option<Vec<u8>>;
 
     /// What stands at each place, in their order.
-    fn words(&mut self, places: &[ProcAddr]) -> Vec<Option<Types>>;
+    fn words(&mut self, places: &[ProcAddr]) -> Vec<Option<Words>>;
 }
 
 /// A block that was seen.
@@ -48,9 +48,18 @@ struct Sample {
     /// Bytes of its class.
     size: u64,
     time: u64,
-    /// What stood at [`TYPES`] when it was first looked at.
-    types: Option<[u64; 2]>,
+    /// What stood there when it was first looked at.
+    content: Option<Content>,
     checks: u8,
+}
+
+/// What does not change of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Content {
+    /// Type, and what follows it.
+    Plain([u64; 3]),
+    /// Type of one that the collector knows.
+    Collected(u64),
 }
 
 /// Those of one process, by address.
@@ -67,7 +76,7 @@ impl Survivors {
             let sample = Sample {
                 size: size.get(),
                 time: time.get(),
-                types: None,
+                content: None,
                 checks: 0,
             };
             return self.samples.insert(addr.get(), sample).is_none();
@@ -107,9 +116,9 @@ impl Survivors {
                 None => {}
             }
         }
-        let places: Vec<ProcAddr> = full.iter().map(|(addr, _)| ProcAddr(addr + TYPES_FROM)).collect();
+        let places: Vec<ProcAddr> = full.iter().map(|(addr, _)| ProcAddr(addr + WORDS_FROM)).collect();
         let words = memory.words(&places);
-        let mut in_use: Vec<(u64, Sample, Types)> = full
+        let mut in_use: Vec<(u64, Sample, Words)> = full
             .into_iter()
             .zip(words)
             .filter_map(|((addr, sample), words)| Some((addr, sample, words?)))
@@ -122,19 +131,34 @@ impl Survivors {
             let next = word32(&bytes, NEXT_OFFSET).map_or(0, u64::from);
             in_use.extend(samples.into_iter().filter_map(|(addr, sample)| {
                 let is_in_use = addr - pool < next && !free.contains(&addr);
-                let from = usize::try_from(addr - pool + TYPES_FROM).ok()?;
+                let from = usize::try_from(addr - pool + WORDS_FROM).ok()?;
                 let words = bytes.get(from..).and_then(<[u8]>::first_chunk).copied();
                 is_in_use.then(|| (addr, sample, words.unwrap_or_default()))
             }));
         }
+        let mut seconds: FxHashMap<u64, u32> = FxHashMap::default();
+        for (_, _, words) in &in_use {
+            *seconds.entry(numbers(words)[0]).or_default() += 1;
+        }
         let mut alive = Vec::new();
         for (addr, mut sample, words) in in_use {
-            let types = TYPES.map(|at| word(&words, at).unwrap_or(0));
-            if sample.types.is_some_and(|known| known != types) {
+            let now = numbers(&words);
+            // What stands in the place of the type in several blocks is a type, and not a place in a list of the collector's.
+            let is_type = seconds.get(&now[0]).is_some_and(|&times| times > 1);
+            let same = match sample.content {
+                Some(Content::Plain(before)) => before == now,
+                Some(Content::Collected(before)) => before == now[2],
+                None => true,
+            };
+            if !same {
                 continue;
             }
             alive.push(addr);
-            sample.types = Some(types);
+            sample.content.get_or_insert(if is_type {
+                Content::Plain(now)
+            } else {
+                Content::Collected(now[2])
+            });
             sample.checks += 1;
             if sample.checks < CHECKS {
                 later.insert(addr, sample);
@@ -144,6 +168,10 @@ impl Survivors {
         alive.sort_unstable();
         alive
     }
+}
+
+fn numbers(words: &Words) -> [u64; 3] {
+    [0, 8, 16].map(|at| word(words, at).unwrap_or(0))
 }
 
 /// The blocks on a pool's list.
@@ -234,7 +262,7 @@ mod tests {
             self.bytes.map(<[u8]>::to_vec)
         }
 
-        fn words(&mut self, places: &[ProcAddr]) -> Vec<Option<Types>> {
+        fn words(&mut self, places: &[ProcAddr]) -> Vec<Option<Words>> {
             assert!(places.is_empty() || self.is_full);
             let at = |place: &ProcAddr| {
                 let from = usize::try_from(place.get() - POOL).ok()?;
@@ -281,13 +309,28 @@ mod tests {
         check_in(&mut survivors, state(3, 10), Some(&bytes), 20, &[2]);
     }
 
+    /// A word of the first block is another one now; which of the two are the same. `second`: the words that stand where a type
+    /// does, or the collector's.
+    #[track_caller]
+    fn check_changed(second: [u8; 2], changed: usize, expected: &[u64]) {
+        let mut survivors = survivors(&[1, 2]);
+        let mut bytes = pool(&[]);
+        (bytes[48 + 64 + 8], bytes[48 + 128 + 8]) = (second[0], second[1]);
+        check(&mut survivors, Some(&bytes), 10, &[1, 2]);
+        bytes[48 + 64 + changed] = 9;
+        check(&mut survivors, Some(&bytes), 20, expected);
+    }
+
     #[test]
     fn a_block_that_is_another_object_now_is_not_the_same() {
-        let mut survivors = survivors(&[1, 2]);
-        check(&mut survivors, Some(&pool(&[])), 10, &[1, 2]);
-        let mut bytes = pool(&[]);
-        bytes[48 + 64 + 24] = 1;
-        check(&mut survivors, Some(&bytes), 20, &[2]);
+        check_changed([1, 1], 8, &[2]);
+        check_changed([1, 1], 16, &[2]);
+        check_changed([1, 1], 24, &[2]);
+        check_changed([1, 1], 0, &[1, 2]);
+        // The collector's words change, and the count behind them.
+        check_changed([1, 2], 8, &[1, 2]);
+        check_changed([1, 2], 16, &[1, 2]);
+        check_changed([1, 2], 24, &[2]);
     }
 
     #[test]

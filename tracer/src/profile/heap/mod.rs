@@ -198,7 +198,7 @@ impl Heap {
         self.phases.look(audit.began);
         self.next = self.waiting.front().map(|audit| audit.ended.0);
         self.pools.audit(&audit);
-        let settled = self.windows.audit(audit.began, &audit.alive);
+        let outcomes = self.windows.audit(audit.began, &audit.alive);
         self.pools
             .disown(|class, tally, time| self.windows.drops(class, tally, time));
         let mut estimates = Estimates::default();
@@ -223,7 +223,7 @@ impl Heap {
                 *sum += blocks;
             }
         }
-        self.refills.share(&settled, &refilled, |addr, class| {
+        self.refills.share(&outcomes, &refilled, |addr, class| {
             self.pools.is_refilled(addr, class, audit.pool_bytes)
         });
         for share in self.refills.shares() {

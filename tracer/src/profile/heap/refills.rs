@@ -2,12 +2,13 @@
 //!
 //! Refilled blocks pass no acquisition, and what is left in the pools of who drops all is not his. The blocks that outlive a
 //! window in such a pool stand for as many as the time from the window before was longer. That many refilled blocks of their
-//! class are theirs; so are, until another window tells, those of the seconds after it; the rest stays unknown. Invariant: for each
-//! class, what is known and what is not add up to what the pools say was filled again.
+//! class are theirs, those of who keeps his for long before others'; so are, until another window tells, those of the seconds after it;
+//! the rest stays unknown. Invariant: for each class, what is known and what is not add up to what the pools say was filled
+//! again.
 
 use rustc_hash::FxHashMap;
 
-use super::windows::Settled;
+use super::windows::Outcome;
 use crate::{profile::live::TallyIndex, python::SIZE_CLASSES};
 
 /// Refilled blocks of one size class.
@@ -15,9 +16,17 @@ use crate::{profile::live::TallyIndex, python::SIZE_CLASSES};
 struct Class {
     unknown: f64,
     known: FxHashMap<TallyIndex, Known>,
-    /// What outlived the last window in which something did, and by what to multiply it for the time after it.
-    last: FxHashMap<TallyIndex, Known>,
+    /// What outlived the last window in which something did, and by what to multiply it for the time after it; if one audit has
+    /// seen it only, for the time before it, too.
+    last: Kept,
     tail: f64,
+}
+
+/// What outlived a window, by stack.
+#[derive(Clone, Debug, Default)]
+struct Kept {
+    lasting: FxHashMap<TallyIndex, Known>,
+    others: FxHashMap<TallyIndex, Known>,
 }
 
 /// Blocks, and the samples that they rest on.
@@ -56,26 +65,31 @@ impl Refills {
     /// `is_refilled`: whether a block of a class is in one.
     pub(super) fn share(
         &mut self,
-        settled: &[Settled],
+        windows: &[Outcome],
         refilled: &[u64],
         is_refilled: impl Fn(u64, usize) -> bool,
     ) {
         for (class, &now) in self.classes.iter_mut().zip(refilled) {
             class.follow(now as f64);
         }
-        for window in settled {
-            let mut outlived = vec![FxHashMap::<TallyIndex, Known>::default(); self.classes.len()];
+        for window in windows {
+            let mut kept = vec![Kept::default(); self.classes.len()];
             for block in &window.outlived {
-                if let Some(of_class) = outlived.get_mut(block.class)
+                if let Some(kept) = kept.get_mut(block.class)
                     && is_refilled(block.addr, block.class)
                 {
-                    let known = of_class.entry(block.tally).or_default();
+                    let part = if block.lasts {
+                        &mut kept.lasting
+                    } else {
+                        &mut kept.others
+                    };
+                    let known = part.entry(block.tally).or_default();
                     known.blocks += block.stands_for as f64;
                     known.samples += 1;
                 }
             }
-            for (class, outlived) in self.classes.iter_mut().zip(outlived) {
-                class.give(outlived, window);
+            for (class, kept) in self.classes.iter_mut().zip(kept) {
+                class.give(kept, window);
             }
         }
     }
@@ -107,29 +121,23 @@ impl Refills {
 }
 
 impl Class {
-    fn give(&mut self, outlived: FxHashMap<TallyIndex, Known>, window: &Settled) {
-        let all: f64 = outlived.values().map(|of_it| of_it.blocks).sum();
-        if outlived.is_empty() {
+    fn give(&mut self, kept: Kept, window: &Outcome) {
+        if kept.lasting.is_empty() && kept.others.is_empty() {
             return;
         }
-        let given = self.unknown.min(all * window.weight);
-        self.unknown -= given;
-        for (&tally, of_it) in &outlived {
-            let known = self.known.entry(tally).or_default();
-            known.blocks += given * of_it.blocks / all;
-            known.samples += of_it.samples;
+        self.tail = window.tail;
+        if window.is_settled {
+            self.unknown -= kept.take(self.unknown, window.weight, &mut self.known);
+        } else {
+            self.tail += window.weight;
         }
-        (self.last, self.tail) = (outlived, window.tail);
+        self.last = kept;
     }
 
     /// What is known, with what the last window tells of the time after it, and what is not.
     fn until_the_next_window(&self) -> (FxHashMap<TallyIndex, Known>, f64) {
         let mut known = self.known.clone();
-        let all: f64 = self.last.values().map(|of_it| of_it.blocks).sum();
-        let given = self.unknown.min(all * self.tail);
-        for (&tally, of_it) in &self.last {
-            known.entry(tally).or_default().blocks += given * of_it.blocks / all;
-        }
+        let given = self.last.take(self.unknown, self.tail, &mut known);
         (known, self.unknown - given)
     }
 
@@ -146,6 +154,24 @@ impl Class {
             known.blocks *= left;
         }
         self.known.retain(|_, known| known.blocks >= 0.5);
+    }
+}
+
+impl Kept {
+    /// Gives each its share of `unknown` blocks, at most `weight` for one; how many were given.
+    fn take(&self, unknown: f64, weight: f64, to: &mut FxHashMap<TallyIndex, Known>) -> f64 {
+        let mut left = unknown;
+        for part in [&self.lasting, &self.others] {
+            let all: f64 = part.values().map(|of_it| of_it.blocks).sum();
+            let given = left.min(all * weight);
+            left -= given;
+            for (&tally, of_it) in part {
+                let known = to.entry(tally).or_default();
+                known.blocks += given * of_it.blocks / all;
+                known.samples += of_it.samples;
+            }
+        }
+        unknown - left
     }
 }
 
@@ -173,26 +199,28 @@ mod tests {
         assert_eq!([of(Some(0)), of(Some(1)), of(None)], expected);
     }
 
-    /// So many blocks of a class are refilled; windows were settled of which each block of these addresses and stacks stands for
-    /// a hundred blocks, and for ten of later times.
-    fn share(refills: &mut Refills, blocks: u64, windows: &[&[(u64, TallyIndex)]]) {
-        let outlived = |&(addr, tally): &(u64, TallyIndex)| Outlived {
+    /// A window of which each block stands for a hundred blocks, and for ten of later times: address, stack, whether it lasts.
+    fn window(is_settled: bool, blocks: &[(u64, TallyIndex, bool)]) -> Outcome {
+        let outlived = |&(addr, tally, lasts): &(u64, TallyIndex, bool)| Outlived {
             addr,
             class: 3,
             tally,
             stands_for: 1,
+            lasts,
         };
-        let settled: Vec<Settled> = windows
-            .iter()
-            .map(|window| Settled {
-                weight: 100.0,
-                tail: 10.0,
-                outlived: window.iter().map(outlived).collect(),
-            })
-            .collect();
+        Outcome {
+            is_settled,
+            weight: 100.0,
+            tail: 10.0,
+            outlived: blocks.iter().map(outlived).collect(),
+        }
+    }
+
+    /// So many blocks of a class are refilled, and an audit told of these windows.
+    fn share(refills: &mut Refills, blocks: u64, windows: &[Outcome]) {
         let mut refilled = [0; SIZE_CLASSES];
         refilled[3] = blocks;
-        refills.share(&settled, &refilled, |addr, class| addr < 1000 && class == 3);
+        refills.share(windows, &refilled, |addr, class| addr < 1000 && class == 3);
     }
 
     #[test]
@@ -201,7 +229,8 @@ mod tests {
         share(&mut refills, 500, &[]);
         check(&refills, [0, 0, 500]);
         // One of B's is elsewhere.
-        share(&mut refills, 600, &[&[(1, 0), (2, 0), (3, 1), (2000, 1)]]);
+        let blocks = [(1, 0, true), (2, 0, true), (3, 1, true), (2000, 1, true)];
+        share(&mut refills, 600, &[window(true, &blocks)]);
         check(&refills, [200 + 20, 100 + 10, 300 - 30]);
         // Half of them are freed.
         share(&mut refills, 300, &[]);
@@ -211,23 +240,50 @@ mod tests {
     }
 
     #[test]
+    fn what_lasts_comes_first() {
+        let blocks = [(1, 0, true), (2, 1, false), (3, 1, false)];
+        let mut refills = Refills::default();
+        share(&mut refills, 90, &[window(true, &blocks)]);
+        check(&refills, [90, 0, 0]);
+        let mut refills = Refills::default();
+        share(&mut refills, 200, &[window(true, &blocks)]);
+        check(&refills, [100, 100, 0]);
+    }
+
+    #[test]
+    fn what_one_audit_tells_of_a_window_holds_until_the_second() {
+        let mut refills = Refills::default();
+        share(
+            &mut refills,
+            200,
+            &[window(false, &[(1, 0, false), (2, 1, false)])],
+        );
+        check(&refills, [100, 100, 0]);
+        share(&mut refills, 200, &[window(true, &[(1, 0, false), (2, 1, true)])]);
+        check(&refills, [100, 100, 0]);
+        share(&mut refills, 100, &[]);
+        check(&refills, [50, 50, 0]);
+    }
+
+    #[test]
     fn what_a_later_window_tells_replaces_what_was_supposed() {
         let mut refills = Refills::default();
-        share(&mut refills, 100, &[&[(1, 0)]]);
+        share(&mut refills, 100, &[window(true, &[(1, 0, true)])]);
         check(&refills, [100, 0, 0]);
         // Who filled pools in the window before is supposed to have filled these, until there is another.
         share(&mut refills, 105, &[]);
         check(&refills, [105, 0, 0]);
-        share(&mut refills, 180, &[&[(5, 1)]]);
+        share(&mut refills, 180, &[window(true, &[(5, 1, true)])]);
         check(&refills, [100, 80, 0]);
     }
 
     #[test]
     fn no_more_is_given_than_there_is() {
         let mut refills = Refills::default();
-        share(&mut refills, 40, &[&[(1, 0)]]);
+        share(&mut refills, 40, &[window(true, &[(1, 0, true)])]);
         check(&refills, [40, 0, 0]);
-        share(&mut refills, 140, &[&[(1, 0)], &[(1, 1)]]);
+        let windows = [window(true, &[(1, 0, true)]), window(true, &[(1, 1, true)])];
+        share(&mut refills, 140, &windows);
         check(&refills, [140, 0, 0]);
     }
 }

@@ -1,10 +1,10 @@
 //! Who keeps and who drops small blocks: what short looks at every allocation tell.
 //!
 //! Now and then a *window* is opened in which every allocation is seen, at the addresses of a sample. Frees are not: a block is
-//! known to be kept if its address is not handed out again to the window's end and it is still in use two audits later. That
-//! says little of what was made shortly before the end, as who drops all has some of that, too: whose blocks are mostly gone by
-//! the end is counted for the window's first part only. Who allocates much in that part and has nothing left of it at the next
-//! audit is a *dropper*. Invariant: a sample belongs to one window, and is forgotten with it.
+//! known to be kept if its address is not handed out again to the window's end and it is still in use at the next audit; it lasts if it
+//! is at the one after that, too. That says little of what was made shortly before the end, as who drops all has some of that, too:
+//! whose blocks are mostly gone by the end is counted for the window's first part only. Who allocates much in that part and
+//! has nothing left of it at the next audit is a *dropper*. Invariant: a sample belongs to one window, and is forgotten with it.
 
 use std::collections::VecDeque;
 
@@ -19,8 +19,6 @@ use crate::{
 /// Allocations remembered of one process, by address and in all; more are not.
 const MAX_SAMPLES: usize = 1 << 14;
 const MAX_SEEN: usize = 1 << 16;
-/// Audits that an allocation must outlive.
-const AUDITS: u32 = 2;
 /// A window stands for what comes after it, too, until the next one: for no more time than this, which is how long it takes until
 /// that one and its audits have been, nanoseconds.
 const TAIL: u64 = 10_000_000_000;
@@ -56,12 +54,15 @@ struct Window {
     one_in: u32,
     /// Part of it in which the process did its work.
     kept: f64,
-    audits: u32,
-    /// Allocations in it, those in its first part, and what is left of these at the first audit.
+    /// Allocations in it, and those in its first part.
     seen: Counts,
     seen_first: Counts,
-    left_first: Counts,
+    /// What is left at the first audit after it.
+    left: Option<Samples>,
 }
+
+/// By address.
+type Samples = FxHashMap<u64, Sample>;
 
 /// Who freed what they had allocated in a window, and the time that it stands for.
 #[derive(Debug)]
@@ -71,9 +72,11 @@ struct Droppers {
     of: FxHashSet<Key>,
 }
 
-/// A window that enough audits have seen, and what outlived it.
+/// A window that one audit has seen, or two, and what outlived it.
 #[derive(Debug)]
-pub(super) struct Settled {
+pub(super) struct Outcome {
+    /// There were two.
+    pub(super) is_settled: bool,
     /// By what to multiply to come from the window to the time from the one before, and to [`TAIL`].
     pub(super) weight: f64,
     pub(super) tail: f64,
@@ -88,6 +91,8 @@ pub(super) struct Outlived {
     pub(super) tally: TallyIndex,
     /// How many of the window it stands for.
     pub(super) stands_for: u64,
+    /// The second audit found it, too.
+    pub(super) lasts: bool,
 }
 
 /// The windows of one process, and what was seen in them.
@@ -95,7 +100,7 @@ pub(super) struct Outlived {
 pub(super) struct Windows {
     open: VecDeque<Window>,
     last: Option<u64>,
-    samples: FxHashMap<u64, Sample>,
+    samples: Samples,
     /// All since the last window, those too whose address has been handed out again.
     seen: Vec<Sample>,
     /// Of the windows that were settled last.
@@ -125,10 +130,9 @@ impl Windows {
             period: to.saturating_sub(before.unwrap_or(0)).min(LONGEST_PERIOD),
             one_in: window.one_in.max(1),
             kept: 1.0 - window.lost.clamp(0.0, MOST_LOST),
-            audits: 0,
             seen: Counts::default(),
             seen_first: Counts::default(),
-            left_first: Counts::default(),
+            left: None,
         };
         let seen = std::mem::take(&mut self.seen);
         window.seen = counts(seen.iter());
@@ -136,8 +140,8 @@ impl Windows {
         self.open.push_back(window);
     }
 
-    /// An audit that began at `time`. `alive`: those of the samples that are still in use. Gives the windows that it settles.
-    pub(super) fn audit(&mut self, time: MonotonicNs, alive: &[u64]) -> Vec<Settled> {
+    /// An audit that began at `time`. `alive`: those of the samples that are still in use. Gives the windows that it tells of.
+    pub(super) fn audit(&mut self, time: MonotonicNs, alive: &[u64]) -> Vec<Outcome> {
         let time = time.0;
         let mut outlived = FxHashMap::default();
         for addr in alive {
@@ -149,24 +153,26 @@ impl Windows {
         }
         self.samples.retain(|_, sample| sample.time >= time);
         self.samples.extend(outlived);
-        for window in self.open.iter_mut().filter(|window| window.to < time) {
-            window.audits += 1;
-            if window.audits == 1 {
-                let samples = self.samples.values();
-                window.left_first = counts(samples.filter(|sample| window.begins_with(sample)));
-            }
-        }
-        let mut settled = Vec::new();
+        let mut outcomes = Vec::new();
         let mut droppers = Vec::new();
-        while let Some(window) = self.open.pop_front_if(|window| window.audits >= AUDITS) {
-            settled.push(window.settle(&self.samples));
-            droppers.push(window.droppers());
-            self.samples.retain(|_, sample| sample.time > window.to);
+        for mut window in std::mem::take(&mut self.open) {
+            if window.to >= time {
+                self.open.push_back(window);
+            } else if window.left.is_some() {
+                outcomes.push(window.outcome(Some(&self.samples)));
+                droppers.push(window.droppers());
+                self.samples.retain(|_, sample| sample.time > window.to);
+            } else {
+                let left = self.samples.iter().filter(|(_, sample)| window.has(sample));
+                window.left = Some(left.map(|(addr, sample)| (*addr, *sample)).collect());
+                outcomes.push(window.outcome(None));
+                self.open.push_back(window);
+            }
         }
         if !droppers.is_empty() {
             self.droppers = droppers;
         }
-        settled
+        outcomes
     }
 
     /// Whether the windows that were settled last say that a stack soon freed what it allocated of a class at that time.
@@ -188,37 +194,47 @@ impl Window {
         self.has(sample) && sample.time <= self.from + self.to.saturating_sub(self.from) / PARTS
     }
 
-    /// `samples`: those that are left.
-    fn settle(&self, samples: &FxHashMap<u64, Sample>) -> Settled {
-        let left = counts(samples.values().filter(|sample| self.has(sample)));
-        let outlived = samples.iter().filter_map(|(&addr, sample)| {
+    /// `lasting`: what is left at the second audit, if there was one.
+    fn outcome(&self, lasting: Option<&Samples>) -> Outcome {
+        let first = self.left.as_ref().into_iter().flatten();
+        let kept = self.kept_by(first.clone().map(|(_, sample)| sample));
+        let all = lasting.into_iter().flatten();
+        let lasts_by = self.kept_by(all.map(|(_, sample)| sample));
+        let outlived = first.filter_map(|(&addr, sample)| {
             let Sample { class, tally, .. } = *sample;
-            let of = |counts: &Counts| counts.get(&(class, tally)).copied().unwrap_or(0);
-            let is_kept = of(&left) * 2 >= of(&self.seen);
-            let counts = if is_kept {
-                self.has(sample)
-            } else {
-                self.begins_with(sample)
-            };
-            counts.then_some(Outlived {
+            let lasts = lasting.is_some_and(|lasting| lasting.contains_key(&addr));
+            let is_kept = if lasts { &lasts_by } else { &kept }.contains(&(class, tally));
+            (is_kept || self.begins_with(sample)).then_some(Outlived {
                 addr,
                 class,
                 tally,
                 stands_for: if is_kept { 1 } else { PARTS },
+                lasts,
             })
         });
         let length = self.to.saturating_sub(self.from).max(1) as f64;
         let share = length * self.kept / f64::from(self.one_in);
-        Settled {
+        Outcome {
+            is_settled: lasting.is_some(),
             weight: self.period as f64 / share,
             tail: TAIL as f64 / share,
             outlived: outlived.collect(),
         }
     }
 
+    /// Of whom most samples are among these.
+    fn kept_by<'a>(&self, left: impl Iterator<Item = &'a Sample>) -> FxHashSet<Key> {
+        let left = counts(left.filter(|sample| self.has(sample)));
+        let seen = |key: &Key| self.seen.get(key).copied().unwrap_or(0);
+        let kept = left.iter().filter(|&(key, &left)| left * 2 >= seen(key));
+        kept.map(|(key, _)| *key).collect()
+    }
+
     /// Who had nothing left soon after it.
     fn droppers(&self) -> Droppers {
-        let left = |key: &Key| self.left_first.get(key).copied().unwrap_or(0);
+        let left = self.left.iter().flat_map(Samples::values);
+        let left = counts(left.filter(|sample| self.begins_with(sample)));
+        let left = |key: &Key| left.get(key).copied().unwrap_or(0);
         let all = self.seen_first.iter();
         let droppers = all.filter(|&(key, &seen)| seen >= TELLING && left(key) * DROPPED < seen);
         Droppers {
@@ -257,26 +273,20 @@ mod tests {
         }
     }
 
-    /// Address, stack and what it stands for of each block that outlived the one window that an audit settles.
+    /// Address, stack, what it stands for and whether it lasts, of each block that outlived the only window that an audit tells of.
     #[track_caller]
-    fn check(
-        windows: &mut Windows,
-        second: u64,
-        alive: &[u64],
-        expected: &[(u64, TallyIndex, u64)],
-    ) -> Settled {
-        let [settled] = <[Settled; 1]>::try_from(windows.audit(at(second), alive)).unwrap();
-        let all = settled.outlived.iter();
+    fn check(windows: &mut Windows, second: u64, alive: &[u64], expected: &[(u64, TallyIndex, u64, bool)]) {
+        let told = windows.audit(at(second), alive);
+        let all = told[0].outlived.iter();
         let mut found: Vec<_> = all
-            .map(|block| (block.addr, block.tally, block.stands_for))
+            .map(|block| (block.addr, block.tally, block.stands_for, block.lasts))
             .collect();
         found.sort_unstable();
-        assert_eq!(found, expected);
-        settled
+        assert_eq!((found.as_slice(), told.len()), (expected, 1));
     }
 
     #[test]
-    fn what_two_audits_find_in_use_has_outlived_its_window() {
+    fn what_two_audits_find_in_use_lasts() {
         let mut windows = Windows::default();
         for (addr, tally) in [(1, 0), (2, 0), (3, 1), (4, 1)] {
             windows.sampled(addr, 3, tally, at(100));
@@ -284,13 +294,12 @@ mod tests {
         // Address 2 is handed out again.
         windows.sampled(2, 3, 1, at(101));
         windows.closed(window(100, 3));
-        assert!(windows.audit(at(104), &[1, 2, 3]).is_empty());
-        check(
-            &mut windows,
-            105,
-            &[1, 2, 3, 4],
-            &[(1, 0, 1), (2, 1, 1), (3, 1, 1)],
-        );
+        assert!(windows.audit(at(102), &[1, 2, 3, 4]).is_empty());
+        let left = [(1, 0, 1, false), (2, 1, 1, false), (3, 1, 1, false)];
+        check(&mut windows, 104, &[1, 2, 3], &left);
+        // Of B's most do not last.
+        let left = [(1, 0, 1, true), (2, 1, 1, false), (3, 1, 3, true)];
+        check(&mut windows, 105, &[1, 3, 4], &left);
         assert!(windows.samples.is_empty() && windows.open.is_empty());
     }
 
@@ -302,8 +311,8 @@ mod tests {
         }
         windows.closed(window(100, 3));
         let alive = [3, 5, 11, 15, 27, 28, 29];
-        windows.audit(at(104), &alive);
-        check(&mut windows, 105, &alive, &[(3, 0, 3), (5, 0, 3)]);
+        check(&mut windows, 104, &alive, &[(3, 0, 3, false), (5, 0, 3, false)]);
+        check(&mut windows, 105, &alive, &[(3, 0, 3, true), (5, 0, 3, true)]);
     }
 
     #[test]
@@ -316,12 +325,12 @@ mod tests {
             lost: 0.5,
             ..window(10, 3)
         });
-        assert_eq!(windows.audit(at(14), &[1]).len(), 0);
-        let settled = windows.audit(at(15), &[1]);
+        windows.audit(at(14), &[1]);
+        let told = windows.audit(at(15), &[1]);
         // A second and a half of work, of a quarter of the addresses: for the twelve since the window before, and for ten.
-        assert_eq!([settled[1].weight, settled[1].tail].map(f64::round), [32.0, 27.0]);
-        assert_eq!(settled[0].outlived, []);
-        assert_eq!(settled[1].outlived.len(), 1);
+        assert_eq!([told[1].weight, told[1].tail].map(f64::round), [32.0, 27.0]);
+        assert!(told[0].outlived.is_empty() && told[0].is_settled);
+        assert_eq!(told[1].outlived.len(), 1);
     }
 
     #[test]
