@@ -65,6 +65,8 @@ pub struct SamplingWindow {
     pub one_in: u32,
     /// Which part of it a process lost by its hits, from 0 to 1: one that goes through so much less in it than otherwise.
     pub lost: f64,
+    /// When the process was first seen.
+    pub since: MonotonicNs,
 }
 
 /// Aggregates events. See the module.
@@ -197,7 +199,12 @@ impl Profile {
     pub fn window(&mut self, window: SamplingWindow, lost: impl Fn(Pid, Option<BootNs>) -> f64) {
         for process in self.processes.iter_mut().filter(|process| process.is_running()) {
             let lost = lost(process.info.key.pid, process.info.key.start);
-            process.window(SamplingWindow { lost, ..window });
+            let since = process.info.first_seen.unwrap_or_default();
+            process.window(SamplingWindow {
+                lost,
+                since,
+                ..window
+            });
         }
     }
 

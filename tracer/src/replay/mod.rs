@@ -100,6 +100,7 @@ impl Replay {
             to: window.to,
             one_in: window.one_in,
             lost: 0.0,
+            since: MonotonicNs(0),
         };
         self.profile.window(sampled, lost);
     }

@@ -3,8 +3,8 @@
 //! Now and then a *window* is opened in which every allocation is seen, at the addresses of a sample. Frees are not: a block is
 //! known to be kept if its address is not handed out again to the window's end and it is still in use at the next audit; it lasts if it
 //! is at the one after that, too. That says little of what was made shortly before the end, as who drops all has some of that, too:
-//! whose blocks are mostly gone by the end is counted for the window's first part only. Who allocates much in that part and
-//! has nothing left of it at the next audit is a *dropper*. Invariant: a sample belongs to one window, and is forgotten with it.
+//! whose blocks are mostly gone by the end is counted for the window's first part only. Who allocates much and has next to
+//! nothing left at the next audit is a *dropper*. Invariant: a sample belongs to one window, and is forgotten with it.
 
 use std::collections::VecDeque;
 
@@ -16,9 +16,8 @@ use crate::{
     units::MonotonicNs,
 };
 
-/// Allocations remembered of one process, by address and in all; more are not.
+/// Allocations remembered of one process; more are not.
 const MAX_SAMPLES: usize = 1 << 14;
-const MAX_SEEN: usize = 1 << 16;
 /// A window stands for what comes after it, too, until the next one: for no more time than this, which is how long it takes until
 /// that one and its audits have been, nanoseconds.
 const TAIL: u64 = 10_000_000_000;
@@ -26,8 +25,8 @@ const TAIL: u64 = 10_000_000_000;
 const PARTS: u64 = 3;
 /// A process does no less than a tenth of its work in a window, or it is not known how much.
 const MOST_LOST: f64 = 0.9;
-/// Allocations in a part of a window from which on it tells who drops all, and of how many one may be left then.
-const TELLING: u64 = 16;
+/// Allocations in a window from which on it tells who drops all, and of how many one may be left then: one round of many.
+const TELLING: u64 = 32;
 const DROPPED: u64 = 8;
 /// The first window stands for no more time than this, nanoseconds.
 const LONGEST_PERIOD: u64 = 60_000_000_000;
@@ -54,9 +53,8 @@ struct Window {
     one_in: u32,
     /// Part of it in which the process did its work.
     kept: f64,
-    /// Allocations in it, and those in its first part.
+    /// Allocations in it.
     seen: Counts,
-    seen_first: Counts,
     /// What is left at the first audit after it.
     left: Option<Samples>,
 }
@@ -102,7 +100,7 @@ pub(super) struct Windows {
     last: Option<u64>,
     samples: Samples,
     /// All since the last window, those too whose address has been handed out again.
-    seen: Vec<Sample>,
+    seen: Counts,
     /// Of the windows that were settled last.
     droppers: Vec<Droppers>,
 }
@@ -112,11 +110,8 @@ impl Windows {
     pub(super) fn sampled(&mut self, addr: u64, class: usize, tally: TallyIndex, time: MonotonicNs) {
         if self.samples.len() < MAX_SAMPLES || self.samples.contains_key(&addr) {
             let time = time.0;
-            let sample = Sample { class, tally, time };
-            self.samples.insert(addr, sample);
-            if self.seen.len() < MAX_SEEN {
-                self.seen.push(sample);
-            }
+            self.samples.insert(addr, Sample { class, tally, time });
+            *self.seen.entry((class, tally)).or_default() += 1;
         }
     }
 
@@ -124,20 +119,17 @@ impl Windows {
     pub(super) fn closed(&mut self, window: SamplingWindow) {
         let (from, to) = (window.from.0, window.to.0);
         let before = self.last.replace(to);
-        let mut window = Window {
+        self.open.push_back(Window {
             from,
             to,
-            period: to.saturating_sub(before.unwrap_or(0)).min(LONGEST_PERIOD),
+            period: to
+                .saturating_sub(before.unwrap_or(window.since.0))
+                .min(LONGEST_PERIOD),
             one_in: window.one_in.max(1),
             kept: 1.0 - window.lost.clamp(0.0, MOST_LOST),
-            seen: Counts::default(),
-            seen_first: Counts::default(),
+            seen: std::mem::take(&mut self.seen),
             left: None,
-        };
-        let seen = std::mem::take(&mut self.seen);
-        window.seen = counts(seen.iter());
-        window.seen_first = counts(seen.iter().filter(|sample| window.begins_with(sample)));
-        self.open.push_back(window);
+        });
     }
 
     /// An audit that began at `time`. `alive`: those of the samples that are still in use. Gives the windows that it tells of.
@@ -232,10 +224,9 @@ impl Window {
 
     /// Who had nothing left soon after it.
     fn droppers(&self) -> Droppers {
-        let left = self.left.iter().flat_map(Samples::values);
-        let left = counts(left.filter(|sample| self.begins_with(sample)));
+        let left = counts(self.left.iter().flat_map(Samples::values));
         let left = |key: &Key| left.get(key).copied().unwrap_or(0);
-        let all = self.seen_first.iter();
+        let all = self.seen.iter();
         let droppers = all.filter(|&(key, &seen)| seen >= TELLING && left(key) * DROPPED < seen);
         Droppers {
             from: self.to.saturating_sub(self.period),
@@ -270,6 +261,7 @@ mod tests {
             to: at(from + seconds),
             one_in: 1,
             lost: 0.0,
+            since: at(0),
         }
     }
 
@@ -337,19 +329,15 @@ mod tests {
     fn who_has_nothing_left_of_much_soon_after_a_window_drops_all() {
         let mut windows = Windows::default();
         windows.closed(window(0, 1));
-        // In each second A and B make 20 blocks, A keeps one of these and B five; no more is left at the second audit.
+        // A and B make 60 blocks each; of these A keeps seven until the next audit, and B eight.
         for (tally, base) in [(0, 0), (1, 100)] {
             for number in 0..60 {
-                windows.sampled(
-                    base + number,
-                    3,
-                    tally,
-                    MonotonicNs(20 * SECOND + number * SECOND / 20),
-                );
+                windows.sampled(base + number, 3, tally, at(21));
             }
         }
         windows.closed(window(20, 3));
-        windows.audit(at(24), &[1, 100, 101, 102, 103, 104]);
+        let alive: Vec<u64> = (0..7).chain(100..108).collect();
+        windows.audit(at(24), &alive);
         let drops = |windows: &Windows, class, tally, second| windows.drops(class, tally, at(second));
         assert!(!drops(&windows, 3, 0, 20));
         windows.audit(at(25), &[]);
