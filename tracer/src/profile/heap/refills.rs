@@ -2,9 +2,9 @@
 //!
 //! Refilled blocks pass no acquisition, and what is left in the pools of who drops all is not his. The blocks that outlive a
 //! window in such a pool stand for as many as the time from the window before was longer. That many refilled blocks of their
-//! class are theirs, those of who keeps his for long before others'; so are, until another window tells, those of the seconds after it;
-//! the rest stays unknown. Invariant: for each class, what is known and what is not add up to what the pools say was filled
-//! again.
+//! class are theirs if they last. What does not last is soon somebody's else: it, and what was filled in the seconds after a
+//! window, is supposed to be whose that window says, until another one tells; the rest stays unknown. Invariant: for each class,
+//! what is known and what is not add up to what the pools say was filled again.
 
 use rustc_hash::FxHashMap;
 
@@ -16,10 +16,8 @@ use crate::{profile::live::TallyIndex, python::SIZE_CLASSES};
 struct Class {
     unknown: f64,
     known: FxHashMap<TallyIndex, Known>,
-    /// What outlived the last window in which something did, and by what to multiply it for the time after it; if one audit has
-    /// seen it only, for the time before it, too.
+    /// What outlived the last window in which something did.
     last: Kept,
-    tail: f64,
 }
 
 /// What outlived a window, by stack.
@@ -27,6 +25,9 @@ struct Class {
 struct Kept {
     lasting: FxHashMap<TallyIndex, Known>,
     others: FxHashMap<TallyIndex, Known>,
+    /// How many blocks one stands for that are not known to be somebody's.
+    lasting_weight: f64,
+    others_weight: f64,
 }
 
 /// Blocks, and the samples that they rest on.
@@ -121,24 +122,23 @@ impl Refills {
 }
 
 impl Class {
-    fn give(&mut self, kept: Kept, window: &Outcome) {
+    fn give(&mut self, mut kept: Kept, window: &Outcome) {
         if kept.lasting.is_empty() && kept.others.is_empty() {
             return;
         }
-        self.tail = window.tail;
-        if window.is_settled {
-            self.unknown -= kept.take(self.unknown, window.weight, &mut self.known);
-        } else {
-            self.tail += window.weight;
-        }
+        self.unknown -= take(&kept.lasting, self.unknown, window.weight, &mut self.known);
+        kept.lasting_weight = window.tail;
+        kept.others_weight = window.weight + window.tail;
         self.last = kept;
     }
 
-    /// What is known, with what the last window tells of the time after it, and what is not.
+    /// What is known, with what the last window tells of the rest, and what is not.
     fn until_the_next_window(&self) -> (FxHashMap<TallyIndex, Known>, f64) {
-        let mut known = self.known.clone();
-        let given = self.last.take(self.unknown, self.tail, &mut known);
-        (known, self.unknown - given)
+        let (mut known, mut unknown) = (self.known.clone(), self.unknown);
+        let last = &self.last;
+        unknown -= take(&last.lasting, unknown, last.lasting_weight, &mut known);
+        unknown -= take(&last.others, unknown, last.others_weight, &mut known);
+        (known, unknown)
     }
 
     /// So many blocks are refilled now: more are not known yet; if there are fewer, all have fewer.
@@ -157,22 +157,21 @@ impl Class {
     }
 }
 
-impl Kept {
-    /// Gives each its share of `unknown` blocks, at most `weight` for one; how many were given.
-    fn take(&self, unknown: f64, weight: f64, to: &mut FxHashMap<TallyIndex, Known>) -> f64 {
-        let mut left = unknown;
-        for part in [&self.lasting, &self.others] {
-            let all: f64 = part.values().map(|of_it| of_it.blocks).sum();
-            let given = left.min(all * weight);
-            left -= given;
-            for (&tally, of_it) in part {
-                let known = to.entry(tally).or_default();
-                known.blocks += given * of_it.blocks / all;
-                known.samples += of_it.samples;
-            }
-        }
-        unknown - left
+/// Gives each of them its share of `unknown` blocks, at most `weight` for one; how many were given.
+fn take(
+    kept: &FxHashMap<TallyIndex, Known>,
+    unknown: f64,
+    weight: f64,
+    to: &mut FxHashMap<TallyIndex, Known>,
+) -> f64 {
+    let all: f64 = kept.values().map(|of_it| of_it.blocks).sum();
+    let given = unknown.min(all * weight);
+    for (&tally, of_it) in kept {
+        let known = to.entry(tally).or_default();
+        known.blocks += given * of_it.blocks / all;
+        known.samples += of_it.samples;
     }
+    given
 }
 
 #[expect(
@@ -200,7 +199,7 @@ mod tests {
     }
 
     /// A window of which each block stands for a hundred blocks, and for ten of later times: address, stack, whether it lasts.
-    fn window(is_settled: bool, blocks: &[(u64, TallyIndex, bool)]) -> Outcome {
+    fn window(blocks: &[(u64, TallyIndex, bool)]) -> Outcome {
         let outlived = |&(addr, tally, lasts): &(u64, TallyIndex, bool)| Outlived {
             addr,
             class: 3,
@@ -209,7 +208,6 @@ mod tests {
             lasts,
         };
         Outcome {
-            is_settled,
             weight: 100.0,
             tail: 10.0,
             outlived: blocks.iter().map(outlived).collect(),
@@ -230,7 +228,7 @@ mod tests {
         check(&refills, [0, 0, 500]);
         // One of B's is elsewhere.
         let blocks = [(1, 0, true), (2, 0, true), (3, 1, true), (2000, 1, true)];
-        share(&mut refills, 600, &[window(true, &blocks)]);
+        share(&mut refills, 600, &[window(&blocks)]);
         check(&refills, [200 + 20, 100 + 10, 300 - 30]);
         // Half of them are freed.
         share(&mut refills, 300, &[]);
@@ -243,46 +241,42 @@ mod tests {
     fn what_lasts_comes_first() {
         let blocks = [(1, 0, true), (2, 1, false), (3, 1, false)];
         let mut refills = Refills::default();
-        share(&mut refills, 90, &[window(true, &blocks)]);
+        share(&mut refills, 90, &[window(&blocks)]);
         check(&refills, [90, 0, 0]);
         let mut refills = Refills::default();
-        share(&mut refills, 200, &[window(true, &blocks)]);
-        check(&refills, [100, 100, 0]);
+        share(&mut refills, 200, &[window(&blocks)]);
+        check(&refills, [110, 90, 0]);
     }
 
     #[test]
-    fn what_one_audit_tells_of_a_window_holds_until_the_second() {
+    fn what_does_not_last_is_whose_the_newest_window_says() {
         let mut refills = Refills::default();
-        share(
-            &mut refills,
-            200,
-            &[window(false, &[(1, 0, false), (2, 1, false)])],
-        );
+        share(&mut refills, 200, &[window(&[(1, 0, false), (2, 1, false)])]);
         check(&refills, [100, 100, 0]);
-        share(&mut refills, 200, &[window(true, &[(1, 0, false), (2, 1, true)])]);
-        check(&refills, [100, 100, 0]);
-        share(&mut refills, 100, &[]);
-        check(&refills, [50, 50, 0]);
+        share(&mut refills, 200, &[window(&[(1, 0, false), (2, 1, true)])]);
+        check(&refills, [90, 110, 0]);
+        share(&mut refills, 400, &[window(&[(3, 0, false)])]);
+        check(&refills, [110, 100, 190]);
     }
 
     #[test]
     fn what_a_later_window_tells_replaces_what_was_supposed() {
         let mut refills = Refills::default();
-        share(&mut refills, 100, &[window(true, &[(1, 0, true)])]);
+        share(&mut refills, 100, &[window(&[(1, 0, true)])]);
         check(&refills, [100, 0, 0]);
         // Who filled pools in the window before is supposed to have filled these, until there is another.
         share(&mut refills, 105, &[]);
         check(&refills, [105, 0, 0]);
-        share(&mut refills, 180, &[window(true, &[(5, 1, true)])]);
+        share(&mut refills, 180, &[window(&[(5, 1, true)])]);
         check(&refills, [100, 80, 0]);
     }
 
     #[test]
     fn no_more_is_given_than_there_is() {
         let mut refills = Refills::default();
-        share(&mut refills, 40, &[window(true, &[(1, 0, true)])]);
+        share(&mut refills, 40, &[window(&[(1, 0, true)])]);
         check(&refills, [40, 0, 0]);
-        let windows = [window(true, &[(1, 0, true)]), window(true, &[(1, 1, true)])];
+        let windows = [window(&[(1, 0, true)]), window(&[(1, 1, true)])];
         share(&mut refills, 140, &windows);
         check(&refills, [140, 0, 0]);
     }

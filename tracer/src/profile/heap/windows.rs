@@ -73,8 +73,6 @@ struct Droppers {
 /// A window that one audit has seen, or two, and what outlived it.
 #[derive(Debug)]
 pub(super) struct Outcome {
-    /// There were two.
-    pub(super) is_settled: bool,
     /// By what to multiply to come from the window to the time from the one before, and to [`TAIL`].
     pub(super) weight: f64,
     pub(super) tail: f64,
@@ -207,7 +205,6 @@ impl Window {
         let length = self.to.saturating_sub(self.from).max(1) as f64;
         let share = length * self.kept / f64::from(self.one_in);
         Outcome {
-            is_settled: lasting.is_some(),
             weight: self.period as f64 / share,
             tail: TAIL as f64 / share,
             outlived: outlived.collect(),
@@ -321,7 +318,7 @@ mod tests {
         let told = windows.audit(at(15), &[1]);
         // A second and a half of work, of a quarter of the addresses: for the twelve since the window before, and for ten.
         assert_eq!([told[1].weight, told[1].tail].map(f64::round), [32.0, 27.0]);
-        assert!(told[0].outlived.is_empty() && told[0].is_settled);
+        assert!(told[0].outlived.is_empty());
         assert_eq!(told[1].outlived.len(), 1);
     }
 
