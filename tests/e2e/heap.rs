@@ -226,15 +226,9 @@ fn check_shares_of(holding: &Holding) -> Value {
     table
 }
 
-on_interpreters! { caches, check_caches,
-    debian_311: Id::Debian311,
-    pyenv_312: Id::Pyenv(12),
-    sid_313: Id::Sid(13),
-    sid_314: Id::Sid(14),
-    sid_315: Id::Sid(15),
-}
-
-/// Caches that were trimmed and filled again many times, by each other's blocks.
+/// Caches that were trimmed and filled again many times, by each other's blocks. In the slow tier since an entry lives for less than a
+/// second: what a window tells depends on which cache was trimmed around it, and on a machine that does twice as much as it can, lines
+/// are 4 to 9 points off in one case of five. That is to be mended and not to be allowed.
 pub(crate) fn check_caches(interpreter: &Interpreter) {
     let arguments = ["--size", "60", "--turns", "14"];
     check_shares_of(&holding(interpreter, "heap_cache.py", &UNBOUNDED, &arguments));

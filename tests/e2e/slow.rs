@@ -134,6 +134,14 @@ fn check_exchange(interpreter: &Interpreter) {
 on_gil_built_interpreters!(heap_shares, heap::check_shares);
 on_gil_built_interpreters!(refilled_pools, heap::check_refilled);
 
+on_interpreters! { caches, heap::check_caches,
+    #[ignore = "slow tier"] debian_311: Id::Debian311,
+    #[ignore = "slow tier"] pyenv_312: Id::Pyenv(12),
+    #[ignore = "slow tier"] sid_313: Id::Sid(13),
+    #[ignore = "slow tier"] sid_314: Id::Sid(14),
+    #[ignore = "slow tier"] sid_315: Id::Sid(15),
+}
+
 on_interpreters! { a_slow_leak, check_a_slow_leak,
     #[ignore = "slow tier"] debian_311: Id::Debian311,
 }

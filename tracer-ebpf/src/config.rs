@@ -99,7 +99,7 @@ pub struct Config {
 }
 
 /// What says whether a block is in the sample, by its address: who has it next is in the sample, too.
-#[inline(always)]
+#[inline]
 pub const fn sampled(addr: u64, mask: u32) -> bool {
     // Fibonacci hashing: the blocks of a pool lie at equal distances.
     let hash = (addr >> 4).wrapping_mul(0x9e37_79b9_7f4a_7c15);

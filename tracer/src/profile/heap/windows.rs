@@ -317,7 +317,9 @@ mod tests {
         windows.audit(at(14), &[1]);
         let told = windows.audit(at(15), &[1]);
         // A second and a half of work, of a quarter of the addresses: for the twelve since the window before, and for ten.
-        assert_eq!([told[1].weight, told[1].tail].map(f64::round), [32.0, 27.0]);
+        for (found, expected) in [(told[1].weight, 32.0), (told[1].tail, 26.67)] {
+            assert!((found - expected).abs() < 0.01, "{found}");
+        }
         assert!(told[0].outlived.is_empty());
         assert_eq!(told[1].outlived.len(), 1);
     }
