@@ -62,7 +62,7 @@ pub(super) struct Auditor {
     /// Where the last block was: the next one is often beside it.
     last: (Pid, Part),
     problem: Option<String>,
-    /// Blocks that came into use, and allocations seen in sampling windows, since somebody asked.
+    /// Blocks that came into use, and addresses at which sampling windows saw an allocation, since somebody asked.
     grown: Grown,
     sampled: u64,
     account: Account,
@@ -111,18 +111,18 @@ impl Auditor {
         self.grown
     }
 
-    /// Counts anew what [`Auditor::grown`] tells; allocations that were seen in sampling windows since the last time.
+    /// Counts anew what [`Auditor::grown`] tells; addresses at which sampling windows saw an allocation since the last time.
     pub(super) fn start_anew(&mut self) -> u64 {
         self.grown = Grown::default();
         std::mem::take(&mut self.sampled)
     }
 
-    /// A sampling window is over: what is left of the blocks that were seen in it is to be read soon.
-    pub(super) fn window_closed(&mut self, now: MonotonicNs) {
-        for known in self.processes.values_mut() {
-            if !known.survivors.is_empty() {
-                known.wake(later(now, AFTER_WINDOW));
-            }
+    /// A sampling window is over in which this process was hit: what is left of the blocks that were seen in it is to be read soon.
+    pub(super) fn window_closed(&mut self, pid: Pid, now: MonotonicNs) {
+        if let Some(known) = self.processes.get_mut(&pid) {
+            let due = later(now, AFTER_WINDOW);
+            known.after_window = Some(due);
+            known.wake(due);
         }
     }
 
@@ -296,6 +296,11 @@ impl Auditor {
             };
             known.due_at_work = later(turn, wait);
             known.due = later(turn, wait * (1 << known.quiet));
+            // One that was made before its time does not take the place of the one behind a window.
+            match known.after_window.filter(|&after| turn < after) {
+                Some(after) => known.due = known.due.min(after),
+                None => known.after_window = None,
+            }
             match made {
                 Ok(Some(made)) => {
                     headers += made.headers;

@@ -81,7 +81,7 @@ impl Owner<'_> {
             && self.windows.is_due(now(), self.auditor.grown())
     }
 
-    /// Looks at every allocation for a moment, if pools were filled again and the budget allows it.
+    /// Looks at every allocation for a moment, if a window is due and the budget allows it.
     fn open_window(&mut self, to: &Sender<Input>) {
         if !self.wants_window() || self.governor.room() < SHORTEST {
             return;
@@ -127,10 +127,12 @@ impl Owner<'_> {
         let to = now();
         let hits = self.small_hits();
         self.tracer.take_off(group::BLOCKS);
-        self.auditor.window_closed(to);
         let Some(Closed { from, hits }) = self.windows.closed(to, hits) else {
             return Ok(());
         };
+        for ((pid, _), _) in &hits {
+            self.auditor.window_closed(*pid, to);
+        }
         let length = to.get().saturating_sub(from.get()).max(1) as f64;
         let slowed = hits.into_iter().map(|((pid, start), hits)| Slowed {
             pid,

@@ -57,6 +57,8 @@ pub(super) struct Known {
     pub(super) due: MonotonicNs,
     /// When the next reading would be due if the last ones had found changes.
     pub(super) due_at_work: MonotonicNs,
+    /// When what outlived a sampling window is to be read.
+    pub(super) after_window: Option<MonotonicNs>,
     /// Processor time that it had used at the last look, since readings find no change.
     used: Option<Duration>,
     pub(super) parts: FxHashSet<Part>,
@@ -91,6 +93,7 @@ impl Known {
             first_seen: process.time,
             due,
             due_at_work: due,
+            after_window: None,
             used: None,
             parts: FxHashSet::default(),
             since_start: None,
@@ -156,6 +159,7 @@ pub(super) fn read(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode)
     if image.pool_bytes == 0 {
         return Ok(None);
     }
+    let is_first = known.since_start.is_none();
     let since_start = match known.since_start {
         Some(since_start) => since_start,
         None => *known.since_start.insert(is_since_start(pid, known.start, image)?),
@@ -203,9 +207,13 @@ pub(super) fn read(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode)
             used: used.to_vec(),
         }),
         Mode::Heap => {
-            let unseen = known.gaps.pools && !known.pools.is_empty();
+            let had_pools = !known.pools.is_empty();
+            let unseen = known.gaps.pools && had_pools;
             let changes = pool_changes(&mut known.pools, pools, unseen);
-            grown = changes.grown;
+            // What is told anew, or was there before, has not grown.
+            if had_pools || is_first && since_start {
+                grown = changes.grown;
+            }
             let resident: u64 = regions.iter().map(|region| region.anonymous).sum();
             let changed = resident.abs_diff(std::mem::replace(&mut known.resident, resident));
             known.quiet = if changes.pools.is_empty() && changed < resident / CHANGED {
@@ -213,10 +221,7 @@ pub(super) fn read(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode)
             } else {
                 0
             };
-            let memory = Pools {
-                pid,
-                pool_bytes: image.pool_bytes,
-            };
+            let memory = Pools(pid, image.pool_bytes);
             let alive = known
                 .survivors
                 .check(settled, image.pool_bytes, &known.pools, memory);
@@ -253,21 +258,18 @@ pub(super) fn read(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode)
     }))
 }
 
-/// The pools of a process, to be read.
-struct Pools {
-    pid: Pid,
-    pool_bytes: u32,
-}
+/// The pools of a process, of so many bytes, to be read.
+struct Pools(Pid, u32);
 
 impl Memory for Pools {
     fn pool(&mut self, at: ProcAddr) -> Option<Vec<u8>> {
-        read_memory(self.pid, at, usize::try_from(self.pool_bytes).ok()?).ok()
+        read_memory(self.0, at, usize::try_from(self.1).ok()?).ok()
     }
 
     fn words(&mut self, places: &[ProcAddr]) -> Vec<Option<Words>> {
         let mut words = Vec::with_capacity(places.len());
         // A process that is gone has none of them.
-        let _ = read_each(self.pid, places, &mut words);
+        let _ = read_each(self.0, places, &mut words);
         words
     }
 }

@@ -15,9 +15,9 @@ use crate::{
 };
 
 /// Blocks remembered of one process.
-const MAX_SAMPLES: usize = 1 << 14;
-/// Audits that tell of a sample: it may lie before one that began in its window, and two later ones settle it.
-const CHECKS: u8 = 3;
+const MAX_SAMPLES: usize = 1 << 16;
+/// Audits that tell of a sample: it may lie before some that began in its window, and two later ones settle it.
+const CHECKS: u8 = 5;
 /// Pools walked at one audit.
 const MAX_POOLS: usize = 1024;
 /// `offsetof(struct pool_header, freeblock)`, and of `nextoffset`.
@@ -84,10 +84,6 @@ impl Survivors {
         true
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.samples.is_empty()
-    }
-
     /// Those that are still in use, of the ones seen before `began`; the others are forgotten, and these after some audits.
     /// `pools`: all of them as they have just been read, in order of addresses.
     pub(super) fn check(
@@ -144,9 +140,12 @@ impl Survivors {
         for (addr, mut sample, words) in in_use {
             let now = numbers(&words);
             // What stands in the place of the type in several blocks is a type, and not a place in a list of the collector's.
-            let is_type = seconds.get(&now[0]).is_some_and(|&times| times > 1);
+            let is_type = now[0] != 0 && seconds.get(&now[0]).is_some_and(|&times| times > 1);
             let same = match sample.content {
-                Some(Content::Plain(before)) => before == now,
+                // A hash is not there until somebody asks for it.
+                Some(Content::Plain(before)) => {
+                    before[..2] == now[..2] && [now[2], u64::MAX].contains(&before[2])
+                }
                 Some(Content::Collected(before)) => before == now[2],
                 None => true,
             };
@@ -305,8 +304,21 @@ mod tests {
         let mut survivors = survivors(&[1, 2]);
         check_in(&mut survivors, state(3, 10), Some(&pool(&[])), 10, &[1, 2]);
         let mut bytes = pool(&[]);
-        bytes[48 + 64 + 8] = 1;
+        bytes[48 + 64 + 24] = 1;
         check_in(&mut survivors, state(3, 10), Some(&bytes), 20, &[2]);
+    }
+
+    #[test]
+    fn a_hash_that_was_asked_for_makes_no_other_object() {
+        let mut survivors = survivors(&[1, 2]);
+        let mut bytes = pool(&[]);
+        for (block, hash) in [(64, [0xff; 8]), (128, [7; 8])] {
+            bytes[48 + block + 8] = 1;
+            bytes[48 + block + 24..48 + block + 32].copy_from_slice(&hash);
+        }
+        check(&mut survivors, Some(&bytes), 10, &[1, 2]);
+        bytes[48 + 64 + 24..48 + 64 + 32].copy_from_slice(&[3; 8]);
+        check(&mut survivors, Some(&bytes), 20, &[1, 2]);
     }
 
     /// A word of the first block is another one now; which of the two are the same. `second`: the words that stand where a type
@@ -346,7 +358,7 @@ mod tests {
         for audit in 0..u64::from(CHECKS) {
             check(&mut survivors, Some(&pool(&[])), 10 + audit, &[1, 2]);
         }
-        assert!(survivors.is_empty());
+        assert!(survivors.samples.is_empty());
     }
 
     #[test]

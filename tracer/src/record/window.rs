@@ -1,4 +1,4 @@
-//! When to look at every allocation for a moment: where pools were filled again, and not more often than it may cost.
+//! When to look at every allocation for a moment: where pools were filled again or heaps grew, and not more often than it may cost.
 //!
 //! Pure: it says when a window is due and how long it is to be; `owner` opens and closes it. Invariant: two windows are at
 //! least [`LEAST_REST`] apart, however much is filled again.

@@ -127,6 +127,10 @@ impl Class {
             return;
         }
         self.unknown -= take(&kept.lasting, self.unknown, window.weight, &mut self.known);
+        // Those are counted now.
+        for known in kept.lasting.values_mut() {
+            known.samples = 0;
+        }
         kept.lasting_weight = window.tail;
         kept.others_weight = window.weight + window.tail;
         self.last = kept;
@@ -166,6 +170,9 @@ fn take(
 ) -> f64 {
     let all: f64 = kept.values().map(|of_it| of_it.blocks).sum();
     let given = unknown.min(all * weight);
+    if given <= 0.0 {
+        return 0.0;
+    }
     for (&tally, of_it) in kept {
         let known = to.entry(tally).or_default();
         known.blocks += given * of_it.blocks / all;
@@ -230,6 +237,8 @@ mod tests {
         let blocks = [(1, 0, true), (2, 0, true), (3, 1, true), (2000, 1, true)];
         share(&mut refills, 600, &[window(&blocks)]);
         check(&refills, [200 + 20, 100 + 10, 300 - 30]);
+        let samples: u64 = refills.shares().iter().map(|share| share.samples).sum();
+        assert_eq!(samples, 3);
         // Half of them are freed.
         share(&mut refills, 300, &[]);
         check(&refills, [100 + 20, 50 + 10, 150 - 30]);

@@ -18,6 +18,8 @@ use crate::{
 
 /// Allocations remembered of one process; more are not.
 const MAX_SAMPLES: usize = 1 << 14;
+/// Windows that wait for an audit; those of a process that cannot be read would be ever more.
+const MAX_OPEN: usize = 8;
 /// A window stands for what comes after it, too, until the next one: for no more time than this, which is how long it takes until
 /// that one and its audits have been, nanoseconds.
 const TAIL: u64 = 10_000_000_000;
@@ -107,9 +109,16 @@ impl Windows {
     /// An allocation was seen in a window.
     pub(super) fn sampled(&mut self, addr: u64, class: usize, tally: TallyIndex, time: MonotonicNs) {
         if self.samples.len() < MAX_SAMPLES || self.samples.contains_key(&addr) {
-            let time = time.0;
-            self.samples.insert(addr, Sample { class, tally, time });
-            *self.seen.entry((class, tally)).or_default() += 1;
+            let sample = Sample {
+                class,
+                tally,
+                time: time.0,
+            };
+            self.samples.insert(addr, sample);
+            // What waited in the ring comes behind its window's end.
+            let window = self.open.iter_mut().find(|window| window.has(&sample));
+            let seen = window.map_or(&mut self.seen, |window| &mut window.seen);
+            *seen.entry((class, tally)).or_default() += 1;
         }
     }
 
@@ -128,6 +137,9 @@ impl Windows {
             seen: std::mem::take(&mut self.seen),
             left: None,
         });
+        if self.open.len() > MAX_OPEN {
+            self.open.pop_front();
+        }
     }
 
     /// An audit that began at `time`. `alive`: those of the samples that are still in use. Gives the windows that it tells of.
@@ -192,7 +204,8 @@ impl Window {
         let lasts_by = self.kept_by(all.map(|(_, sample)| sample));
         let outlived = first.filter_map(|(&addr, sample)| {
             let Sample { class, tally, .. } = *sample;
-            let lasts = lasting.is_some_and(|lasting| lasting.contains_key(&addr));
+            let now = lasting.and_then(|lasting| lasting.get(&addr));
+            let lasts = now.is_some_and(|now| now.time == sample.time);
             let is_kept = if lasts { &lasts_by } else { &kept }.contains(&(class, tally));
             (is_kept || self.begins_with(sample)).then_some(Outlived {
                 addr,
@@ -280,9 +293,13 @@ mod tests {
         for (addr, tally) in [(1, 0), (2, 0), (3, 1), (4, 1)] {
             windows.sampled(addr, 3, tally, at(100));
         }
-        // Address 2 is handed out again.
-        windows.sampled(2, 3, 1, at(101));
         windows.closed(window(100, 3));
+        // Address 2 is handed out again, which is told of late.
+        windows.sampled(2, 3, 1, at(101));
+        windows.closed(window(110, 1));
+        assert_eq!(windows.open[0].seen[&(3, 1)], 3);
+        assert!(windows.open[1].seen.is_empty());
+        windows.open.pop_back();
         assert!(windows.audit(at(102), &[1, 2, 3, 4]).is_empty());
         let left = [(1, 0, 1, false), (2, 1, 1, false), (3, 1, 1, false)];
         check(&mut windows, 104, &[1, 2, 3], &left);
