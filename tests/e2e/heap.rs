@@ -38,7 +38,7 @@ struct Line {
 }
 
 /// No bound to the cost: what a busy machine makes of it is not what these tests are about.
-const UNBOUNDED: [&str; 2] = ["--max-overhead", "0"];
+pub(crate) const UNBOUNDED: [&str; 2] = ["--max-overhead", "0"];
 
 /// `pyrobe record --mode heap OPTIONS` of a workload until its line of JSON.
 #[track_caller]
@@ -198,9 +198,21 @@ pub(crate) fn check_shares(interpreter: &Interpreter) {
     );
 }
 
+on_interpreters! { shares_within_the_budget, check_shares_within_the_budget,
+    debian_311: Id::Debian311,
+    pyenv_312: Id::Pyenv(12),
+    sid_314: Id::Sid(14),
+}
+
+/// The same with what `pyrobe record` spends if nobody asks for more.
+fn check_shares_within_the_budget(interpreter: &Interpreter) {
+    let arguments = ["--size", "100", "--seconds", "2"];
+    check_shares_of(&holding(interpreter, "heap_shares.py", &[], &arguments));
+}
+
 /// Each line that holds over 5%, the sum of the allocators and that of the process.
 #[track_caller]
-fn check_shares_of(holding: &Holding) -> Value {
+pub(crate) fn check_shares_of(holding: &Holding) -> Value {
     let table = holding.capture.report("table", &["--view", "in-use"]);
     let all = holding.whole("allocators", "total");
     let lines = holding.lines();
@@ -226,10 +238,16 @@ fn check_shares_of(holding: &Holding) -> Value {
     table
 }
 
-/// Caches that were trimmed and filled again many times, by each other's blocks. In the slow tier since an entry lives for less than a
-/// second: what a window tells depends on which cache was trimmed around it, and on a machine that does twice as much as it can, lines
-/// are 4 to 9 points off in one case of five. That is to be mended and not to be allowed.
-pub(crate) fn check_caches(interpreter: &Interpreter) {
+on_interpreters! { caches, check_caches,
+    debian_311: Id::Debian311,
+    pyenv_312: Id::Pyenv(12),
+    sid_313: Id::Sid(13),
+    sid_314: Id::Sid(14),
+    sid_315: Id::Sid(15),
+}
+
+/// Caches that were trimmed and filled again many times, by each other's blocks. An entry lives for less than a second.
+fn check_caches(interpreter: &Interpreter) {
     let arguments = ["--size", "60", "--turns", "14"];
     check_shares_of(&holding(interpreter, "heap_cache.py", &UNBOUNDED, &arguments));
 }

@@ -134,12 +134,23 @@ fn check_exchange(interpreter: &Interpreter) {
 on_gil_built_interpreters!(heap_shares, heap::check_shares);
 on_gil_built_interpreters!(refilled_pools, heap::check_refilled);
 
-on_interpreters! { caches, heap::check_caches,
+on_interpreters! { shares_of_half_a_gigabyte, check_large_shares,
     #[ignore = "slow tier"] debian_311: Id::Debian311,
     #[ignore = "slow tier"] pyenv_312: Id::Pyenv(12),
     #[ignore = "slow tier"] sid_313: Id::Sid(13),
     #[ignore = "slow tier"] sid_314: Id::Sid(14),
     #[ignore = "slow tier"] sid_315: Id::Sid(15),
+}
+
+/// The largest heap that shares are promised for.
+fn check_large_shares(interpreter: &Interpreter) {
+    let arguments = ["--size", "500", "--seconds", "2"];
+    heap::check_shares_of(&holding(
+        interpreter,
+        "heap_shares.py",
+        &heap::UNBOUNDED,
+        &arguments,
+    ));
 }
 
 on_interpreters! { a_slow_leak, check_a_slow_leak,

@@ -238,20 +238,24 @@ pub struct Window {
     pub to: MonotonicNs,
     /// One block in so many was told of, whoever had it.
     pub one_in: u32,
-    /// Processes that were hit.
-    pub slowed: Vec<Slowed>,
+    /// What the processes did in it that were hit; since 1.4.
+    pub at_work: Vec<AtWork>,
 }
 
-/// How much of a window a process lost by its hits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// Processor time of a process around a sampling window, nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Slowed {
+pub struct AtWork {
     /// The process.
     pub pid: Pid,
     /// Its start time.
     pub start: BootNs,
-    /// From 0 to 1.
-    pub share: f64,
+    /// What it had used when the window opened.
+    pub before: u64,
+    /// What it used in it,
+    pub used: u64,
+    /// ... and how much of that its hits took, by what they are estimated to cost.
+    pub hits: u64,
 }
 
 /// Why a recording ended.

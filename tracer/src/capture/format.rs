@@ -15,7 +15,7 @@ pub(super) const MAGIC: [u8; 8] = *b"\x89pyrobe\n";
 /// Readers refuse any other.
 pub(super) const MAJOR: u16 = 1;
 /// Readers accept newer ones.
-pub(super) const MINOR: u16 = 3;
+pub(super) const MINOR: u16 = 4;
 /// Bytes of the header and of a frame.
 pub(super) const HEAD_BYTES: usize = 24;
 /// Most bytes of a block once decompressed; a reader refuses more, a writer splits.
@@ -41,12 +41,15 @@ pub(super) mod kind {
     pub(crate) const END: u8 = 7;
     /// [`super::super::Audit`], JSON; since 1.1.
     pub(crate) const AUDIT: u8 = 8;
-    /// [`crate::ingest::HeapAudit`], encoded; since 1.2, and with the blocks that are gone since 1.3.
+    /// [`crate::ingest::HeapAudit`], encoded; since 1.2, with the large blocks that are gone since 1.3, and without sampled
+    /// ones since 1.4.
     pub(crate) const HEAP_AUDIT: u8 = 9;
     /// [`super::super::Window`], JSON; since 1.2.
     pub(crate) const WINDOW: u8 = 10;
     /// [`super::super::Tallies`], JSON; since 1.2.
     pub(crate) const TALLIES: u8 = 11;
+    /// [`crate::ingest::Survey`], encoded; since 1.4.
+    pub(crate) const SURVEY: u8 = 12;
 }
 
 /// Bytes in front of the records of an event block.

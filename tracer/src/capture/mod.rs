@@ -17,7 +17,7 @@ pub mod write;
 mod tests;
 
 pub use context::{
-    Audit, End, EndReason, Gap, HOST, ImageRecord, Meta, ProcessCounters, ProcessRecord, Slowed, Window,
+    AtWork, Audit, End, EndReason, Gap, HOST, ImageRecord, Meta, ProcessCounters, ProcessRecord, Window,
 };
 pub use numbered::Numbered;
 pub use read::{Block, Ended, OpenError, Reader};

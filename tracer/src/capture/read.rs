@@ -19,7 +19,7 @@ use super::{
     format::{Codec, EVENTS_HEAD, Frame, HEAD_BYTES, HeaderError, kind, parse_header},
     tallies::Tallies,
 };
-use crate::ingest::HeapAudit;
+use crate::ingest::{HeapAudit, Survey};
 
 /// Why a file is not read at all.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +103,8 @@ pub enum Block {
     Audit(Audit),
     /// The same pool by pool, and the rest of its memory.
     HeapAudit(HeapAudit),
+    /// Which blocks that were seen in sampling windows are gone.
+    Survey(Survey),
     /// A time in which every allocation was looked at.
     Window(Window),
     /// A part of what was aggregated.
@@ -300,6 +302,10 @@ fn parse_block(kind: u8, raw: Vec<u8>) -> Result<Option<Block>, Stop> {
         kind::HEAP_AUDIT => Block::HeapAudit(
             HeapAudit::decode(&raw)
                 .ok_or_else(|| Stop::Corrupt("a reading of a heap does not fit its block".to_owned()))?,
+        ),
+        kind::SURVEY => Block::Survey(
+            Survey::decode(&raw)
+                .ok_or_else(|| Stop::Corrupt("a look at sampled blocks does not fit its block".to_owned()))?,
         ),
         kind::TALLIES => Block::Tallies(json(&raw)?),
         kind::END => Block::End(json(&raw)?),

@@ -22,7 +22,10 @@ use super::{
     format::{Codec, EVENTS_HEAD, Frame, HEAD_BYTES, MAX_RAW, header, kind},
     tallies::Tallies,
 };
-use crate::{ingest::HeapAudit, units::ByteCount};
+use crate::{
+    ingest::{HeapAudit, Survey},
+    units::ByteCount,
+};
 
 /// Bytes of a ring's events that make a block.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -185,8 +188,9 @@ impl Writer {
         self.json(kind::GAP, gap)
     }
 
-    /// Every allocation was looked at for a while.
+    /// Every allocation was looked at for a while. Ordered as an audit is.
     pub fn window(&mut self, window: &Window) -> Result<(), WriteError> {
+        self.flush()?;
         self.json(kind::WINDOW, window)
     }
 
@@ -201,6 +205,12 @@ impl Writer {
     pub fn heap_audit(&mut self, audit: &HeapAudit) -> Result<(), WriteError> {
         self.flush()?;
         self.write(kind::HEAP_AUDIT, &audit.encode())
+    }
+
+    /// Which blocks that were seen in sampling windows are gone. Ordered as an audit is.
+    pub fn survey(&mut self, survey: &Survey) -> Result<(), WriteError> {
+        self.flush()?;
+        self.write(kind::SURVEY, &survey.encode())
     }
 
     /// A part of what was aggregated.

@@ -4,7 +4,10 @@
 //! Apart from `event`, since it does not come from the kernel side. Bytes and not JSON, as there can be ten thousands of
 //! pools in one. Invariant: decoding is total; what is encoded decodes to the same.
 
-use crate::units::{BootNs, MonotonicNs, Pid};
+use crate::{
+    python::Pool,
+    units::{BootNs, MonotonicNs, Pid, ProcAddr},
+};
 
 /// Bytes before the pools.
 const HEAD: usize = 48;
@@ -38,8 +41,6 @@ pub struct HeapAudit {
     pub changed: Vec<PoolState>,
     /// Private writable memory, by address.
     pub regions: Vec<Region>,
-    /// Of the blocks that were seen in sampling windows, those that are still in use.
-    pub alive: Vec<u64>,
     /// Blocks of libc's malloc that were freed while that was not traced.
     pub gone: Vec<u64>,
 }
@@ -70,6 +71,20 @@ pub struct Region {
     pub anonymous: u64,
 }
 
+impl PoolState {
+    /// Of a pool as its header was read.
+    pub fn new(address: ProcAddr, pool: Pool) -> Self {
+        let number = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
+        Self {
+            address: address.get(),
+            class: u8::try_from(pool.class).unwrap_or(u8::MAX),
+            used: number(pool.used),
+            carved: number(pool.carved),
+            arena: pool.arena & 0xff_ffff,
+        }
+    }
+}
+
 impl HeapAudit {
     /// As a capture keeps it.
     pub fn encode(&self) -> Vec<u8> {
@@ -87,7 +102,7 @@ impl HeapAudit {
             self.pool_bytes,
             length(self.changed.len()),
             length(self.regions.len()),
-            length(self.alive.len()),
+            0,
         ] {
             out.extend(word.to_le_bytes());
         }
@@ -103,12 +118,7 @@ impl HeapAudit {
                 out.extend(word.to_le_bytes());
             }
         }
-        for addr in self
-            .alive
-            .iter()
-            .chain([&(self.gone.len() as u64)])
-            .chain(&self.gone)
-        {
+        for addr in [&(self.gone.len() as u64)].into_iter().chain(&self.gone) {
             out.extend(addr.to_le_bytes());
         }
         out
@@ -126,11 +136,12 @@ impl HeapAudit {
         let regions = usize::try_from(regions).ok()?.checked_mul(REGION)?;
         let (regions, rest) = rest.split_at_checked(regions)?;
         let alive = usize::try_from(alive).ok()?.checked_mul(ADDRESS)?;
-        let (alive, rest) = rest.split_at_checked(alive)?;
+        // Sampled blocks, up to 1.3: of these a [`super::Survey`] tells.
+        let (_, rest) = rest.split_at_checked(alive)?;
         if !rest.len().is_multiple_of(ADDRESS) {
             return None;
         }
-        let (alive, rest) = (words_of(alive), words_of(rest));
+        let rest = words_of(rest);
         let gone = match (flags & GONE != 0, rest.split_first()) {
             (true, Some((&count, gone))) if usize::try_from(count) == Ok(gone.len()) => gone.to_vec(),
             (false, None) => Vec::new(),
@@ -146,7 +157,6 @@ impl HeapAudit {
             pool_bytes: word(8)?,
             changed: pools.as_chunks::<POOL>().0.iter().map(pool).collect(),
             regions: regions.as_chunks::<REGION>().0.iter().map(region).collect(),
-            alive,
             gone,
         })
     }
@@ -192,7 +202,6 @@ mod tests {
             flags in any::<[bool; 2]>(),
             pools in prop::collection::vec((any::<(u64, u8, u16, u16)>(), 0_u32..1 << 24), 0..5),
             regions in prop::collection::vec(any::<[u64; 3]>(), 0..5),
-            alive in prop::collection::vec(any::<u64>(), 0..5),
             gone in prop::collection::vec(any::<u64>(), 0..5),
         ) {
             let [start, began, ended] = numbers;
@@ -213,7 +222,6 @@ mod tests {
                     .into_iter()
                     .map(|[start, end, anonymous]| Region { start, end, anonymous })
                     .collect(),
-                alive,
                 gone,
             };
             let bytes = audit.encode();

@@ -8,9 +8,11 @@ pub mod encode;
 pub mod event;
 mod field;
 pub mod heap_audit;
+pub mod survey;
 
 #[cfg(test)]
 mod tests;
 
 pub use decode::{Decoder, Tally};
 pub use heap_audit::{HeapAudit, PoolState, Region};
+pub use survey::Survey;

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     ingest::{
-        HeapAudit,
+        HeapAudit, Survey,
         event::{self, Counters, Event, Gone, GoneReason},
     },
     mode::Mode,
@@ -54,19 +54,29 @@ pub struct GroupGap {
     pub to: Option<MonotonicNs>,
 }
 
-/// A time in which every allocation at the addresses of a sample was told of (heap mode).
+/// A time in which every allocation of a process at the addresses of a sample was told of (heap mode).
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SamplingWindow {
+pub(super) struct SamplingWindow {
     /// When it began.
-    pub from: MonotonicNs,
+    pub(super) from: MonotonicNs,
     /// When it ended.
-    pub to: MonotonicNs,
+    pub(super) to: MonotonicNs,
     /// One address in so many is in the sample.
-    pub one_in: u32,
-    /// Which part of it a process lost by its hits, from 0 to 1: one that goes through so much less in it than otherwise.
-    pub lost: f64,
+    pub(super) one_in: u32,
+    pub(super) work: Work,
     /// When the process was first seen.
-    pub since: MonotonicNs,
+    pub(super) since: MonotonicNs,
+}
+
+/// Processor time of a process, nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// What it had used at the start of a window.
+    pub before: u64,
+    /// What it used in it,
+    pub used: u64,
+    /// ... and how much of that its hits took.
+    pub hits: u64,
 }
 
 /// Aggregates events. See the module.
@@ -181,6 +191,17 @@ impl Profile {
         }
     }
 
+    /// Which of a process's sampled blocks are gone. The same rules hold as for an audit.
+    pub fn survey(&mut self, survey: &Survey) {
+        let running = self.by_pid.get(&survey.pid).copied();
+        if let Some(process) = running.and_then(|index| self.processes.get_mut(index))
+            && process.is_running()
+            && process.info.key.start == Some(survey.start)
+        {
+            process.survey(survey);
+        }
+    }
+
     /// A group of sites is off, or was up to now: what is known of its blocks may not be true any more.
     pub fn gap(&mut self, gap: GroupGap) {
         if self.mode != Mode::Heap {
@@ -195,16 +216,25 @@ impl Profile {
         }
     }
 
-    /// In heap mode, every allocation was looked at in this time. `lost` says it of each process.
-    pub fn window(&mut self, window: SamplingWindow, lost: impl Fn(Pid, Option<BootNs>) -> f64) {
+    /// In heap mode, every allocation at one address in `one_in` was told of in this time. `work`: what a process did in it, if it was
+    /// hit.
+    pub fn window(
+        &mut self,
+        from: MonotonicNs,
+        to: MonotonicNs,
+        one_in: u32,
+        work: impl Fn(Pid, Option<BootNs>) -> Option<Work>,
+    ) {
         for process in self.processes.iter_mut().filter(|process| process.is_running()) {
-            let lost = lost(process.info.key.pid, process.info.key.start);
-            let since = process.info.first_seen.unwrap_or_default();
-            process.window(SamplingWindow {
-                lost,
-                since,
-                ..window
-            });
+            if let Some(work) = work(process.info.key.pid, process.info.key.start) {
+                process.window(SamplingWindow {
+                    from,
+                    to,
+                    one_in,
+                    work,
+                    since: process.info.first_seen.unwrap_or_default(),
+                });
+            }
         }
     }
 

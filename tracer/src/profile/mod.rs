@@ -29,7 +29,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use apply::{GroupGap, Profile, ProfileSettings, SamplingWindow};
+pub use apply::{GroupGap, Profile, ProfileSettings, Work};
 pub use audit::{Audits, PoolAudit};
 pub use context::{Context, Coverage, ImageInfo};
 pub use heap::HeapSummary;

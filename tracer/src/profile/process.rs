@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     ingest::{
-        HeapAudit,
+        HeapAudit, Survey,
         event::{Alloc, AllocSite, BlockKind, Counters, Fault, Free, Realloc},
     },
     mode::Mode,
@@ -286,6 +286,13 @@ impl ProcessState {
     pub(super) fn heap_audit(&mut self, audit: HeapAudit) {
         if let Some(holders) = &mut self.heap {
             holders.add(audit);
+        }
+    }
+
+    /// Which of its sampled blocks are gone.
+    pub(super) fn survey(&mut self, survey: &Survey) {
+        if let Some(holders) = &mut self.heap {
+            holders.survey(survey);
         }
     }
 

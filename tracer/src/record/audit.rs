@@ -17,6 +17,9 @@ use super::{
     pool_changes::Grown,
     pool_scan::Part,
     reading::{Gaps, Known, Reading, read},
+    survey::{AFTER_WINDOW, survey},
+    survivors::{self, Of},
+    window::WORTH,
 };
 use crate::{
     capture::{Gap, ImageRecord},
@@ -39,8 +42,6 @@ const SMALL_REQUEST_THRESHOLD: u64 = 512;
 const FIRST: Duration = Duration::from_secs(1);
 /// The same in heap mode, where an unread heap is an unknown one.
 const FIRST_OF_HEAP: Duration = Duration::from_millis(200);
-/// From the end of a sampling window to a reading: one is dated early, and is to be later than the window.
-const AFTER_WINDOW: Duration = Duration::from_millis(300);
 /// Heap mode reads more often than that, as its figures are from these readings: after so many parts of an age.
 const AGES: u32 = 8;
 
@@ -119,10 +120,15 @@ impl Auditor {
 
     /// A sampling window is over in which this process was hit: what is left of the blocks that were seen in it is to be read soon.
     pub(super) fn window_closed(&mut self, pid: Pid, now: MonotonicNs) {
+        let most = survivors::MOST_IN_ALL / self.processes.len().max(1);
         if let Some(known) = self.processes.get_mut(&pid) {
             let due = later(now, AFTER_WINDOW);
             known.after_window = Some(due);
             known.wake(due);
+            known.survivors.window_over(now, most);
+            if std::mem::take(&mut known.refilled) >= WORTH {
+                known.looks.begin(now);
+            }
         }
     }
 
@@ -249,6 +255,37 @@ impl Auditor {
         }
     }
 
+    /// When the blocks of a sampling window are to be looked at.
+    pub(super) fn next_look(&self) -> Option<MonotonicNs> {
+        self.processes
+            .values()
+            .filter_map(|known| known.looks.due())
+            .min()
+    }
+
+    /// Looks at the blocks of the newest window whose time has come. The same rules hold as for [`Auditor::run`].
+    pub(super) fn look(&mut self, images: &[ImageRecord]) -> Vec<Reading> {
+        let turn = now();
+        self.account.grow(turn);
+        let mut surveys = Vec::new();
+        for (&pid, known) in &mut self.processes {
+            if known.looks.due().is_none_or(|due| due > turn) {
+                continue;
+            }
+            known.looks.done(turn);
+            let image = images.iter().find(|image| image.id == known.image);
+            // What cannot be paid is left out: the next reading looks at it.
+            if let Some(image) = image.filter(|_| !self.account.is_empty()) {
+                let before = own_time();
+                // One that is gone has said so in the ring, and of one that cannot be read the next reading tells.
+                let found = survey(pid, known, Of::NewestWindow, image.pool_bytes);
+                self.account.pay(own_time().saturating_sub(before));
+                surveys.extend(found.ok().flatten().map(Reading::Survey));
+            }
+        }
+        surveys
+    }
+
     /// Makes the audits whose time has come. Every event handed to [`Auditor::event`] so far was made before they
     /// begin; none may be written between that and the audits.
     pub(super) fn run(&mut self, which: Which, images: &[ImageRecord]) -> Vec<Reading> {
@@ -305,7 +342,9 @@ impl Auditor {
                 Ok(Some(made)) => {
                     headers += made.headers;
                     self.grown.refilled += made.grown.refilled;
+                    known.refilled += made.grown.refilled;
                     self.grown.first += made.grown.first;
+                    audits.extend(made.survey.map(Reading::Survey));
                     audits.push(made.reading);
                 }
                 Ok(None) => {}

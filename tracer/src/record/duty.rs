@@ -15,10 +15,11 @@ use super::{
     feeders::{self, Input, TICK},
     governor::{Group, Verdict},
     owner::Owner,
-    window::{Closed, HitsOf, SHORTEST},
+    survey::nanos,
+    window::{Closed, SHORTEST, Spent, SpentBy},
 };
 use crate::{
-    capture::{Gap, Slowed, Window, WriteError},
+    capture::{AtWork, Gap, Window, WriteError},
     discover::cpu_time,
     mode::Mode,
     units::MonotonicNs,
@@ -95,7 +96,7 @@ impl Owner<'_> {
             grown.first
         );
         let from = self.put_on(group::BLOCKS);
-        self.windows.opened(from, self.small_hits());
+        self.windows.opened(from, self.spent());
         self.governor.opened();
         feeders::window_over(length, to.clone());
     }
@@ -125,39 +126,45 @@ impl Owner<'_> {
         }
         self.tracer.silence(group::BLOCKS);
         let to = now();
-        let hits = self.small_hits();
+        let spent = self.spent();
         self.tracer.take_off(group::BLOCKS);
-        let Some(Closed { from, hits }) = self.windows.closed(to, hits) else {
+        let Some(Closed { from, spent }) = self.windows.closed(to, spent) else {
             return Ok(());
         };
-        for ((pid, _), _) in &hits {
+        for ((pid, _), _) in &spent {
             self.auditor.window_closed(*pid, to);
         }
-        let length = to.get().saturating_sub(from.get()).max(1) as f64;
-        let slowed = hits.into_iter().map(|((pid, start), hits)| Slowed {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "the conversion saturates, and no cost is negative"
+        )]
+        let at_work = spent.into_iter().map(|((pid, start), [before, inside])| AtWork {
             pid,
             start,
-            share: (self.governor.cost_ns(hits) / length).min(1.0),
+            before: before.used,
+            used: inside.used,
+            hits: self.governor.cost_ns(inside.hits) as u64,
         });
         self.output.window(Window {
             from,
             to,
             one_in: SAMPLED_BLOCKS,
-            slowed: slowed.collect(),
+            at_work: at_work.collect(),
         })
     }
 
-    /// Hits of small blocks so far.
-    fn small_hits(&self) -> HitsOf {
-        let counters = self.tracer.counters().unwrap_or_default();
-        let each = counters.into_iter();
-        each.map(|known| {
-            (
-                (known.pid, known.start),
-                known.counters.hits_of(group::BLOCKS as usize),
-            )
-        })
-        .collect()
+    /// Hits of small blocks so far, and what the processes have used. One that is gone is left out.
+    fn spent(&self) -> Option<SpentBy> {
+        let counters = self.tracer.counters().ok()?;
+        let each = counters.into_iter().filter_map(|known| {
+            let spent = Spent {
+                hits: known.counters.hits_of(group::BLOCKS as usize),
+                used: nanos(cpu_time(known.pid)?),
+            };
+            Some(((known.pid, known.start), spent))
+        });
+        Some(each.collect())
     }
 
     /// Groups that were put back where they were missed most stand everywhere, now that they were cheap for a while.

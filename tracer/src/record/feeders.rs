@@ -46,6 +46,8 @@ pub(super) enum Input {
     Tick,
     /// The sampling window has been open for as long as it is to be.
     WindowOver,
+    /// It is time to look whether its blocks are still in use.
+    Look,
     /// The user wants an end.
     Interrupt,
     /// The duration is over.
@@ -180,18 +182,23 @@ pub(super) fn signals_and_clock(duration: Option<Duration>, to: &Sender<Input>) 
 
 /// Says when to look after what has no event of its own, once, as a task of the current runtime.
 pub(super) fn tick_after(wait: Duration, to: Sender<Input>) {
-    tokio::spawn(async move {
-        tokio::time::sleep(wait).await;
-        // Fails only if the owner is gone.
-        let _ = to.send(Input::Tick).await;
-    });
+    after(wait, Input::Tick, to);
 }
 
 /// Says when a sampling window has been open long enough, as a task of the current runtime.
 pub(super) fn window_over(length: Duration, to: Sender<Input>) {
+    after(length, Input::WindowOver, to);
+}
+
+/// Says when the blocks of a window are to be looked at, as a task of the current runtime.
+pub(super) fn look_after(wait: Duration, to: Sender<Input>) {
+    after(wait, Input::Look, to);
+}
+
+fn after(wait: Duration, input: Input, to: Sender<Input>) {
     tokio::spawn(async move {
-        tokio::time::sleep(length).await;
+        tokio::time::sleep(wait).await;
         // Fails only if the owner is gone.
-        let _ = to.send(Input::WindowOver).await;
+        let _ = to.send(input).await;
     });
 }

@@ -124,6 +124,8 @@ struct Purse {
     /// Seconds of its time that probes may still take, and the most that can be saved up.
     balance: f64,
     full: f64,
+    /// What can be owed at most.
+    debt: f64,
     /// It was overdrawn, and saves up until this time at least.
     recovers_until: MonotonicNs,
 }
@@ -135,6 +137,8 @@ impl Purse {
         Self {
             balance: budget * first,
             full: budget * reserve,
+            // What the start of a program costs before anybody looks is spent; it is not to keep a group off for a minute.
+            debt: budget * first,
             recovers_until: MonotonicNs(0),
         }
     }
@@ -143,9 +147,11 @@ impl Purse {
     fn settle(&mut self, earned: f64, spent: f64, saved_up: MonotonicNs) -> f64 {
         let balance = self.balance + earned - spent;
         // What was overdrawn does not keep a group off for hours.
-        self.balance = balance.clamp(-self.full, self.full);
+        self.balance = balance.clamp(-self.debt, self.full);
         if self.balance < 0.0 {
             self.recovers_until = saved_up;
+        } else if self.recovers_until != MonotonicNs(0) {
+            self.debt = self.full;
         }
         (balance - self.full).max(0.0)
     }
@@ -180,7 +186,7 @@ pub(super) struct Governor {
     changes: [Duration; group::GROUPS],
     /// What is sampled stands no more before this.
     rests_until: MonotonicNs,
-    /// A group was put back since the last window.
+    /// A group that lives on what windows live on was put back since the last window.
     has_put_back: bool,
     /// No process was charged more than its budget since the last time.
     is_calm: bool,
@@ -381,8 +387,9 @@ impl Governor {
         let back = self.off.iter().position(|(group, _)| can_return(*group));
         if let Some(place) = back {
             self.is_calm = false;
-            self.has_put_back = true;
-            return Some(Verdict::PutBack(self.off.remove(place).0));
+            let (group, _) = self.off.remove(place);
+            self.has_put_back |= group.share == Share::Sampled;
+            return Some(Verdict::PutBack(group));
         }
         None
     }
@@ -540,6 +547,19 @@ mod tests {
         let mut governor = Governor::new(Mode::Heap, Some(2.0));
         governor.rest_until(MonotonicNs(5));
         assert!(governor.rests(MonotonicNs(4)) && !governor.rests(MonotonicNs(5)));
+    }
+
+    #[test]
+    fn what_the_start_of_a_program_costs_is_forgiven_once() {
+        let mut purse = Purse::new(Share::Sampled, 0.02);
+        let mut owes = |earned, spent| {
+            purse.settle(earned, spent, MonotonicNs(1));
+            -purse.balance
+        };
+        // A second of its budget, and not the seven that it took.
+        assert!((owes(0.0, 0.03) - 0.02 * Share::PART).abs() < 1e-6);
+        assert!(owes(0.005, 0.0) < 0.0);
+        assert!(owes(0.0, 0.03) > 0.029);
     }
 
     #[test]

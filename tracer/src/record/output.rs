@@ -10,7 +10,7 @@ use crate::{
         Audit, Block, End, Gap, ImageRecord, Meta, ProcessCounters, ProcessRecord, Window, WriteError,
         Writer, replaced::Finished,
     },
-    ingest::HeapAudit,
+    ingest::{HeapAudit, Survey},
     units::ByteCount,
 };
 
@@ -128,6 +128,18 @@ impl Output {
             Self::Rotated(rotation) => rotation.heap_audit(audit),
             Self::Aggregated(aggregation) => {
                 aggregation.block(Block::HeapAudit(audit.clone()));
+                Ok(())
+            }
+        }
+    }
+
+    /// Which sampled blocks of a process are gone.
+    pub(super) fn survey(&mut self, survey: Survey) -> Result<(), WriteError> {
+        match self {
+            Self::Whole { writer, .. } => writer.survey(&survey),
+            Self::Rotated(rotation) => rotation.survey(&survey),
+            Self::Aggregated(aggregation) => {
+                aggregation.block(Block::Survey(survey));
                 Ok(())
             }
         }

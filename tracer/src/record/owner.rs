@@ -30,7 +30,7 @@ use crate::{
     error::{Exit, UserError},
     ingest::event::Counters,
     mode::Mode,
-    units::{BootNs, ByteCount, Pid},
+    units::{BootNs, ByteCount, MonotonicNs, Pid},
 };
 
 /// How a recording went.
@@ -69,6 +69,8 @@ pub(super) struct Owner<'a> {
     judge: Judge,
     pub(super) governor: Governor,
     pub(super) windows: Windows,
+    /// When the next look at the blocks of a window is, if there is to be one.
+    look_at: Option<MonotonicNs>,
     /// When the heaps are to be looked at again, and everything else that has no event of its own.
     next_reading: Instant,
     next_second: Instant,
@@ -105,6 +107,7 @@ impl<'a> Owner<'a> {
             }),
             governor: Governor::new(settings.mode, settings.max_overhead),
             windows: Windows::default(),
+            look_at: None,
             next_reading: Instant::now(),
             next_second: Instant::now() + SECOND,
             problems,
@@ -274,7 +277,16 @@ impl<'a> Owner<'a> {
             }
             Input::Maps(events) => self.maps(&events)?,
             Input::Tick => return self.tick(to),
-            Input::WindowOver => self.close_window()?,
+            Input::WindowOver => {
+                self.close_window()?;
+                self.look_later(to);
+            }
+            Input::Look => {
+                self.look_at = self.look_at.filter(|&at| at > now());
+                let surveys = self.auditor.look(self.attached.records());
+                self.put_on_record(surveys)?;
+                self.look_later(to);
+            }
             Input::Interrupt => return Ok(Some(EndReason::Interrupted)),
             Input::TimeOver => return Ok(Some(EndReason::Duration)),
             Input::CommandExited(code) => {
@@ -306,13 +318,31 @@ impl<'a> Owner<'a> {
         if self.output.take_turned() {
             self.auditor.tell_all_anew();
         }
-        for audit in self.auditor.run(which, self.attached.records()) {
+        let readings = self.auditor.run(which, self.attached.records());
+        self.put_on_record(readings)
+    }
+
+    fn put_on_record(&mut self, readings: Vec<Reading>) -> Result<(), WriteError> {
+        for audit in readings {
             match audit {
                 Reading::Sums(audit) => self.output.audit(&audit)?,
                 Reading::Heap(audit) => self.output.heap_audit(&audit)?,
+                Reading::Survey(survey) => self.output.survey(survey)?,
             }
         }
         Ok(())
+    }
+
+    /// Asks for the next look at the blocks of a window, if there is to be one.
+    fn look_later(&mut self, to: &Sender<Input>) {
+        let Some(due) = self.auditor.next_look() else {
+            return;
+        };
+        if self.look_at.is_none_or(|at| due < at) {
+            self.look_at = Some(due);
+            let wait = due.get().saturating_sub(now().get());
+            feeders::look_after(Duration::from_nanos(wait), to.clone());
+        }
     }
 
     fn maps(&mut self, events: &[MapEvent]) -> Result<(), WriteError> {

@@ -30,16 +30,9 @@ pub(super) fn pool_changes(
     found: Vec<(ProcAddr, Pool)>,
     unseen: bool,
 ) -> Changes {
-    let number = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
     let mut now: Vec<PoolState> = found
         .into_iter()
-        .map(|(address, pool)| PoolState {
-            address: address.get(),
-            class: u8::try_from(pool.class).unwrap_or(u8::MAX),
-            used: number(pool.used),
-            carved: number(pool.carved),
-            arena: pool.arena & 0xff_ffff,
-        })
+        .map(|(address, pool)| PoolState::new(address, pool))
         .collect();
     now.sort_unstable_by_key(|pool| pool.address);
     now.dedup_by_key(|pool| pool.address);

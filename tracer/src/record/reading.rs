@@ -14,14 +14,15 @@ use super::{
     large::Large,
     pool_changes::{Grown, pool_changes},
     pool_scan::{Part, Scan, scan},
-    survivors::{Memory, Survivors, Words},
+    survey::{Looks, survey},
+    survivors::{Of, Survivors},
 };
 use crate::{
     capture::{Audit, Gap, ImageRecord},
-    discover::{anonymous_regions, process, read_each, read_memory},
-    ingest::{HeapAudit, PoolState, event::Process},
+    discover::{anonymous_regions, process, read_each},
+    ingest::{HeapAudit, PoolState, Survey, event::Process},
     mode::Mode,
-    units::{BootNs, ImageId, MonotonicNs, Pid, ProcAddr},
+    units::{BootNs, ImageId, MonotonicNs, Pid},
 };
 
 /// Headers read of one process at most: 4 GiB of pools (1 GiB up to 3.9). A larger heap is not audited, and a report
@@ -46,6 +47,8 @@ pub(super) enum Reading {
     Sums(Audit),
     /// Every pool, and the rest of the memory: what heap mode rests on.
     Heap(HeapAudit),
+    /// Which blocks that were seen in sampling windows are gone.
+    Survey(Survey),
 }
 
 /// A process that is traced.
@@ -71,6 +74,10 @@ pub(super) struct Known {
     pub(super) pools: Vec<PoolState>,
     /// Blocks that were seen in sampling windows (heap mode).
     pub(super) survivors: Survivors,
+    /// When they are looked at between readings.
+    pub(super) looks: Looks,
+    /// Blocks that were filled again since the last window.
+    pub(super) refilled: u64,
     /// Large blocks (heap mode).
     pub(super) large: Large,
     /// What was not traced for a time since the last reading.
@@ -101,6 +108,8 @@ impl Known {
             resident: 0,
             pools: Vec::new(),
             survivors: Survivors::default(),
+            looks: Looks::default(),
+            refilled: 0,
             large: Large::default(),
             gaps,
         }
@@ -149,6 +158,8 @@ impl Known {
 /// A reading, and what it took.
 pub(super) struct Made {
     pub(super) reading: Reading,
+    /// Of the blocks that were seen in sampling windows, if there was one.
+    pub(super) survey: Option<Survey>,
     /// Headers read.
     pub(super) headers: usize,
     pub(super) grown: Grown,
@@ -165,7 +176,7 @@ pub(super) fn read(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode)
         None => *known.since_start.insert(is_since_start(pid, known.start, image)?),
     };
     let began = now();
-    let settled = MonotonicNs(began.get().saturating_sub(KNOWN_AFTER_NS));
+    let settled = settled(began);
     let mut regions = Vec::new();
     if mode == Mode::Heap {
         regions = anonymous_regions(pid)?;
@@ -177,7 +188,7 @@ pub(super) fn read(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode)
             known.parts.extend(parts.take(PARTS_PER_PROCESS));
         }
     }
-    let found = scan(
+    let scanned = scan(
         known.parts.iter().copied(),
         image.pool_bytes,
         HEADERS_PER_PROCESS,
@@ -190,11 +201,11 @@ pub(super) fn read(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode)
         read,
         complete,
         parts,
-    } = found;
+    } = scanned;
     if complete {
         known.parts = parts;
     }
-    let mut grown = Grown::default();
+    let (mut grown, mut found) = (Grown::default(), None);
     let reading = match mode {
         Mode::Allocs => Reading::Sums(Audit {
             pid,
@@ -221,10 +232,7 @@ pub(super) fn read(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode)
             } else {
                 0
             };
-            let memory = Pools(pid, image.pool_bytes);
-            let alive = known
-                .survivors
-                .check(settled, image.pool_bytes, &known.pools, memory);
+            found = survey(pid, known, Of::AllWindows, image.pool_bytes)?;
             let mut gone = Vec::new();
             if known.gaps.large {
                 gone = known.large.take_gone(settled, |places| {
@@ -246,32 +254,21 @@ pub(super) fn read(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode)
                 pool_bytes: image.pool_bytes,
                 changed: changes.pools,
                 regions,
-                alive,
                 gone,
             })
         }
     };
     Ok(Some(Made {
         reading,
+        survey: found,
         headers: read,
         grown,
     }))
 }
 
-/// The pools of a process, of so many bytes, to be read.
-struct Pools(Pid, u32);
-
-impl Memory for Pools {
-    fn pool(&mut self, at: ProcAddr) -> Option<Vec<u8>> {
-        read_memory(self.0, at, usize::try_from(self.1).ok()?).ok()
-    }
-
-    fn words(&mut self, places: &[ProcAddr]) -> Vec<Option<Words>> {
-        let mut words = Vec::with_capacity(places.len());
-        // A process that is gone has none of them.
-        let _ = read_each(self.0, places, &mut words);
-        words
-    }
+/// What an event tells of that is older than this is known at `now`.
+pub(super) fn settled(now: MonotonicNs) -> MonotonicNs {
+    MonotonicNs(now.get().saturating_sub(KNOWN_AFTER_NS))
 }
 
 /// Whether a process has no block from before it was traced: it began after its image was attached, and is no fork

@@ -17,10 +17,10 @@ use crate::{
 const LEAST_REST: Duration = Duration::from_secs(5);
 /// Blocks that were filled again and are worth a window, and others: of those acquisitions tell, but not whether who acquires a
 /// pool keeps anything in it.
-const WORTH: u64 = 1000;
+pub(super) const WORTH: u64 = 1000;
 const WORTH_OF_FIRST: u64 = 10_000;
 /// Lengths. What a program makes and drops in a loop is known for that if the loop comes round in half a window.
-pub(super) const SHORTEST: Duration = Duration::from_millis(20);
+pub(super) const SHORTEST: Duration = Duration::from_millis(5);
 const FIRST: Duration = Duration::from_millis(320);
 const LONGEST: Duration = Duration::from_millis(640);
 /// Allocations of the sample that make a window long enough, and those that make it too long.
@@ -34,19 +34,26 @@ pub(super) struct Windows {
     /// When the open one was opened.
     open: Option<MonotonicNs>,
     closed: Option<MonotonicNs>,
-    /// What each process was hit before.
-    before: FxHashMap<(Pid, BootNs), Hits>,
+    /// What each process was hit before, and what it had used.
+    before: Option<FxHashMap<(Pid, BootNs), Spent>>,
 }
 
-/// Hits of small blocks, by process.
-pub(super) type HitsOf = Vec<((Pid, BootNs), Hits)>;
+/// Hits of small blocks, and the processor time of a process so far, nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Spent {
+    pub(super) hits: Hits,
+    pub(super) used: u64,
+}
+
+/// The same, by process.
+pub(super) type SpentBy = Vec<((Pid, BootNs), Spent)>;
 
 /// A window that is over.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Closed {
     pub(super) from: MonotonicNs,
-    /// Those in it.
-    pub(super) hits: HitsOf,
+    /// What was spent before it, and in it, by those that were hit.
+    pub(super) spent: Vec<((Pid, BootNs), [Spent; 2])>,
 }
 
 impl Default for Windows {
@@ -55,7 +62,7 @@ impl Default for Windows {
             length: FIRST,
             open: None,
             closed: None,
-            before: FxHashMap::default(),
+            before: None,
         }
     }
 }
@@ -83,10 +90,10 @@ impl Windows {
         self.length
     }
 
-    /// All its probes are in place; what there was before.
-    pub(super) fn opened(&mut self, now: MonotonicNs, hits: HitsOf) {
+    /// All its probes are in place; what there was before, if that could be read.
+    pub(super) fn opened(&mut self, now: MonotonicNs, spent: Option<SpentBy>) {
         self.open = Some(now);
-        self.before = hits.into_iter().collect();
+        self.before = spent.map(|spent| spent.into_iter().collect());
     }
 
     /// Whether one is.
@@ -94,17 +101,24 @@ impl Windows {
         self.open.is_some()
     }
 
-    /// It is closed; what there is by now.
-    pub(super) fn closed(&mut self, now: MonotonicNs, hits: HitsOf) -> Option<Closed> {
+    /// It is closed; what there is by now. Nobody is known to have been hit if that is not known for both.
+    pub(super) fn closed(&mut self, now: MonotonicNs, spent: Option<SpentBy>) -> Option<Closed> {
         let from = self.open.take()?;
         self.closed = Some(now);
-        let before = std::mem::take(&mut self.before);
-        let more = hits.into_iter().map(|(process, hits)| {
-            let before = before.get(&process).copied().unwrap_or_default();
-            (process, hits.since(before))
+        let both = self.before.take().zip(spent);
+        let more = both.into_iter().flat_map(|(before, spent)| {
+            // Of one that came in between it is not known what it had used.
+            spent.into_iter().filter_map(move |(process, spent)| {
+                let before = *before.get(&process)?;
+                let inside = Spent {
+                    hits: spent.hits.since(before.hits),
+                    used: spent.used.saturating_sub(before.used),
+                };
+                Some((process, [before, inside]))
+            })
         });
-        let hits = more.filter(|(_, hits)| hits.count > 0).collect();
-        Some(Closed { from, hits })
+        let spent = more.filter(|(_, [_, inside])| inside.hits.count > 0).collect();
+        Some(Closed { from, spent })
     }
 }
 
@@ -115,13 +129,15 @@ mod tests {
     #[test]
     fn a_window_is_due_where_something_was_filled_again_and_it_has_rested() {
         let second = |second: u64| MonotonicNs(second * 1_000_000_000);
-        let hits = |count| {
-            let hits = Hits {
+        let spent = |count| Spent {
+            hits: Hits {
                 count,
                 ..Hits::default()
-            };
-            vec![((Pid(1), BootNs(1)), hits)]
+            },
+            used: count * 100,
         };
+        let process = (Pid(1), BootNs(1));
+        let hits = |count| Some(vec![(process, spent(count))]);
         let grown = |refilled, first| Grown { refilled, first };
         let mut windows = Windows::default();
         assert!(!windows.is_due(second(1), grown(WORTH - 1, WORTH_OF_FIRST - 1)));
@@ -132,17 +148,29 @@ mod tests {
         assert!(!windows.is_due(second(9), grown(WORTH, 0)));
         let closed = windows.closed(second(10), hits(10));
         let from = second(1);
-        assert_eq!(closed, Some(Closed { from, hits: hits(3) }));
+        let inside = vec![(process, [spent(7), spent(3)])];
+        assert_eq!(closed, Some(Closed { from, spent: inside }));
         assert!(!windows.is_due(second(12), grown(WORTH, 0)));
         assert!(windows.is_due(second(15), grown(WORTH, 0)));
         assert_eq!(windows.closed(second(31), hits(10)), None);
+        for (before, after) in [(None, hits(10)), (hits(7), None)] {
+            windows.opened(from, before);
+            let closed = windows.closed(second(40), after);
+            assert_eq!(
+                closed,
+                Some(Closed {
+                    from,
+                    spent: Vec::new()
+                })
+            );
+        }
     }
 
     #[test]
     fn a_window_is_as_long_as_it_takes_to_see_enough() {
         let mut windows = Windows::default();
-        windows.opened(MonotonicNs(1), Vec::new());
-        windows.closed(MonotonicNs(2), Vec::new());
+        windows.opened(MonotonicNs(1), None);
+        windows.closed(MonotonicNs(2), None);
         assert_eq!(windows.next_length(FEW - 1), FIRST * 2);
         assert_eq!(windows.next_length(FEW), FIRST * 2);
         assert_eq!(windows.next_length(MANY + 1), FIRST);

@@ -12,14 +12,14 @@ mod tests;
 
 use crate::{
     capture::{
-        Audit, Block, End, EndReason, Ended, HOST, ImageRecord, Meta, ProcessCounters, Slowed, Tallies,
+        AtWork, Audit, Block, End, EndReason, Ended, HOST, ImageRecord, Meta, ProcessCounters, Tallies,
         Window,
     },
     ingest::{Decoder, event::same_start},
     mode::Mode,
     profile::{
-        Context, Coverage, GroupGap, ImageInfo, PoolAudit, Profile, ProfileSettings, SamplingWindow,
-        Snapshot, audit::ByClass,
+        Context, Coverage, GroupGap, ImageInfo, PoolAudit, Profile, ProfileSettings, Snapshot, Work,
+        audit::ByClass,
     },
     units::{BootNs, MonotonicNs, Pid},
 };
@@ -81,6 +81,7 @@ impl Replay {
             Block::End(end) => self.ended(&end),
             Block::Audit(audit) => self.profile.audit(pool_audit(&audit)),
             Block::HeapAudit(audit) => self.profile.heap_audit(audit),
+            Block::Survey(survey) => self.profile.survey(&survey),
             Block::Window(window) => self.window(&window),
             Block::Tallies(part) => self.tallies_part(part),
             Block::Process(_) => {}
@@ -88,21 +89,17 @@ impl Replay {
     }
 
     fn window(&mut self, window: &Window) {
-        let slowed = &window.slowed;
-        let lost = |pid: Pid, start: Option<BootNs>| {
-            let of_it = |slowed: &&Slowed| {
-                slowed.pid == pid && start.is_none_or(|start| same_start(slowed.start, start))
+        let work = |pid: Pid, start: Option<BootNs>| {
+            let of_it = |found: &&AtWork| {
+                found.pid == pid && start.is_none_or(|start| same_start(found.start, start))
             };
-            slowed.iter().find(of_it).map_or(0.0, |slowed| slowed.share)
+            window.at_work.iter().find(of_it).map(|found| Work {
+                before: found.before,
+                used: found.used,
+                hits: found.hits,
+            })
         };
-        let sampled = SamplingWindow {
-            from: window.from,
-            to: window.to,
-            one_in: window.one_in,
-            lost: 0.0,
-            since: MonotonicNs(0),
-        };
-        self.profile.window(sampled, lost);
+        self.profile.window(window.from, window.to, window.one_in, work);
     }
 
     /// Whole records of a ring, which come before the next block.

@@ -6,7 +6,7 @@
 use super::{Estimate, Growth, Heap, HeapSummary, Holder, Special};
 use crate::{
     ingest::{
-        HeapAudit,
+        HeapAudit, Survey,
         event::{Alloc, Fault},
     },
     profile::{
@@ -61,6 +61,10 @@ impl Holders {
 
     pub(in crate::profile) fn window(&mut self, window: SamplingWindow) {
         self.heap.window(window);
+    }
+
+    pub(in crate::profile) fn survey(&mut self, survey: &Survey) {
+        self.heap.survey(survey);
     }
 
     pub(in crate::profile) fn touched(&mut self, event: &Fault, tally: TallyIndex) {

@@ -12,7 +12,6 @@ mod pools;
 mod refills;
 mod regions;
 mod unseen;
-mod windows;
 
 use std::collections::VecDeque;
 
@@ -24,14 +23,13 @@ use self::{
     pools::{ALIGNMENT, Pools, Use},
     refills::Refills,
     regions::{Faults, Shares},
-    windows::Windows,
 };
 use super::{
     apply::SamplingWindow,
     live::{AGE_UNIT_NS, LargeBlock, TallyIndex},
 };
 use crate::{
-    ingest::{HeapAudit, event::Fault},
+    ingest::{HeapAudit, Survey, event::Fault},
     python::SIZE_CLASSES,
     units::MonotonicNs,
 };
@@ -114,7 +112,6 @@ pub struct HeapSummary {
 #[derive(Debug, Default)]
 pub(super) struct Heap {
     pools: Pools,
-    windows: Windows,
     refills: Refills,
     /// When large blocks were traced.
     phases: Phases,
@@ -133,7 +130,7 @@ impl Heap {
 
     /// A block was allocated in a sampling window.
     pub(super) fn sampled(&mut self, addr: u64, class: usize, tally: TallyIndex, time: MonotonicNs) {
-        self.windows.sampled(addr, class, tally, time);
+        self.refills.sampled(addr, class, tally, time);
     }
 
     /// Acquisitions of pools are not traced from here on, or are again.
@@ -151,7 +148,13 @@ impl Heap {
 
     /// Every allocation was looked at in this time.
     pub(super) fn window(&mut self, window: SamplingWindow) {
-        self.windows.closed(window);
+        self.refills.closed(window);
+    }
+
+    /// Blocks that were allocated in such a time were looked at. It speaks of what stands before it in the capture, so it is taken in at
+    /// once.
+    pub(super) fn survey(&mut self, survey: &Survey) {
+        self.refills.surveyed(survey);
     }
 
     /// A block that is in no pool was allocated.
@@ -198,9 +201,8 @@ impl Heap {
         self.phases.look(audit.began);
         self.next = self.waiting.front().map(|audit| audit.ended.0);
         self.pools.audit(&audit);
-        let outcomes = self.windows.audit(audit.began, &audit.alive);
         self.pools
-            .disown(|class, tally, time| self.windows.drops(class, tally, time));
+            .disown(|class, tally, time| self.refills.drops(class, tally, time));
         let mut estimates = Estimates::default();
         let mut shares = Shares::new(&audit.regions);
         let mut pool_blocks = 0;
@@ -223,10 +225,8 @@ impl Heap {
                 *sum += blocks;
             }
         }
-        self.refills.share(&outcomes, &refilled, |addr, class| {
-            self.pools.is_refilled(addr, class, audit.pool_bytes)
-        });
-        for share in self.refills.shares() {
+        let filled = |addr, class| self.pools.filled(addr, class, audit.pool_bytes);
+        for share in self.refills.share(audit.began, &refilled, filled) {
             let holder = share
                 .tally
                 .map_or(Holder::Special(Special::Refilled), Holder::Tally);

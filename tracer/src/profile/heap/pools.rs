@@ -41,6 +41,17 @@ enum Owner {
     Unknown,
 }
 
+/// By whom a pool was filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Filled {
+    /// By who acquired it, all of it; or there is no such pool.
+    ByOwner,
+    /// A part of it by others later.
+    Again,
+    /// Nobody knows.
+    ByAnybody,
+}
+
 /// An acquisition that no audit has shown yet.
 #[derive(Clone, Copy, Debug)]
 struct Acquired {
@@ -170,13 +181,15 @@ impl Pools {
         }
     }
 
-    /// Whether the pool around a block is of its class and has blocks that were filled again, or may be anybody's.
-    pub(super) fn is_refilled(&self, addr: u64, class: usize, pool_bytes: u32) -> bool {
+    /// By whom the pool around a block of a class was filled.
+    pub(super) fn filled(&self, addr: u64, class: usize, pool_bytes: u32) -> Filled {
         let pool = addr & !u64::from(pool_bytes).wrapping_sub(1);
-        let is_open = |pool: &Pool| {
-            usize::from(pool.class) == class && (pool.refilled > 0 || pool.owner == Owner::Unknown)
-        };
-        self.all.get(&pool).is_some_and(is_open)
+        match self.all.get(&pool) {
+            Some(pool) if usize::from(pool.class) != class => Filled::ByOwner,
+            Some(pool) if pool.owner == Owner::Unknown => Filled::ByAnybody,
+            Some(pool) if pool.refilled > 0 => Filled::Again,
+            _ => Filled::ByOwner,
+        }
     }
 
     /// Who uses what.

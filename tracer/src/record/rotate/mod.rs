@@ -24,7 +24,7 @@ use crate::{
         ProcessRecord, Window, WriteError, Writer,
     },
     ingest::{
-        HeapAudit,
+        HeapAudit, Survey,
         decode::{decode, record_len},
         event::Counters,
     },
@@ -147,7 +147,14 @@ impl Rotation {
         self.go_on()
     }
 
+    pub(super) fn survey(&mut self, survey: &Survey) -> Result<(), WriteError> {
+        self.flush()?;
+        self.writer()?.survey(survey)?;
+        self.go_on()
+    }
+
     pub(super) fn window(&mut self, window: &Window) -> Result<(), WriteError> {
+        self.flush()?;
         self.writer()?.window(window)?;
         self.go_on()
     }

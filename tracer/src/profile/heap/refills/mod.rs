@@ -1,0 +1,527 @@
+//! Who filled pools again: what sampling windows tell of it.
+//!
+//! Refilled blocks pass no acquisition, and what is left in the pools of who drops all is not his. Now and then a *window* is
+//! opened in which every allocation is seen, at the addresses of a sample, and what was seen is looked at until it is gone. A block
+//! that is still there when the next window is over stands for those of its stack that were allocated between the two; it takes
+//! them along when it goes. Of what came since, the newest window tells the rate, and how long blocks stay (`young`). Invariant: for
+//! each class, what is known and what is not add up to what the pools say was filled again.
+
+mod droppers;
+mod lives;
+mod young;
+
+use std::collections::VecDeque;
+
+use rustc_hash::FxHashMap;
+
+use self::{
+    droppers::{Counts, Droppers},
+    young::{Life, StandsFor, TAIL, Window, Young},
+};
+use super::pools::Filled;
+use crate::{
+    ingest::Survey,
+    profile::{apply::SamplingWindow, live::TallyIndex},
+    python::SIZE_CLASSES,
+    units::MonotonicNs,
+};
+
+/// Blocks remembered of one process; more are not. Twice what the recorder looks at.
+const MAX_SAMPLES: usize = 1 << 15;
+/// Windows that wait for a look; those of a process that cannot be read would be ever more.
+const MAX_WAITING: usize = 8;
+/// Hits take no more tenths than this of what a process does in a window, or it is not known how much they take.
+const MOST_LOST: u64 = 9;
+/// A window stands for no more than this before it, nanoseconds of work or by the clock.
+const LONGEST_PERIOD: u64 = 60_000_000_000;
+/// What the newest window tells is all there is but for an error of so many times; the rest is not known.
+const MOST_SHORT: f64 = 2.0;
+
+/// A size class, and a stack.
+type Key = (usize, TallyIndex);
+
+/// Samples that can stand for each other.
+type Kind = (Key, State, Option<bool>);
+
+/// A block that was seen in a window.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    class: usize,
+    tally: TallyIndex,
+    born: u64,
+    /// How long the process had worked when it was last found in use, or nothing.
+    seen: f64,
+    state: State,
+    /// How many it stands for: of the sample, or, once it is settled, of all.
+    weight: f64,
+    /// Whether it was put where blocks are filled again, once a reading has told.
+    refills: Option<bool>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum State {
+    /// Its window has not been looked at.
+    Waiting,
+    /// Of the newest window of its class.
+    Young,
+    /// Of one before that.
+    Settled,
+}
+
+/// Blocks, and the samples that they rest on.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    blocks: f64,
+    samples: u64,
+}
+
+/// Blocks of one class, by stack.
+type Shares = FxHashMap<TallyIndex, Known>;
+
+/// One size class.
+#[derive(Debug, Default)]
+struct Class {
+    young: Option<Young>,
+    /// What those stood for that are not looked at any more, and whose stack has no others.
+    given: FxHashMap<TallyIndex, f64>,
+}
+
+/// A share of the refilled blocks of one class.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Refill {
+    pub(super) class: usize,
+    /// `None`: not known.
+    pub(super) tally: Option<TallyIndex>,
+    pub(super) blocks: u64,
+    pub(super) samples: u64,
+}
+
+/// What is known of one process's refilled pools.
+#[derive(Debug)]
+pub(super) struct Refills {
+    /// By address.
+    samples: FxHashMap<u64, Sample>,
+    /// Those that were handed out again before their window was looked at: address, block, and when, by the clock.
+    ended: Vec<(u64, Sample, u64)>,
+    waiting: VecDeque<Window>,
+    /// When the last window was over: by the clock, and in work.
+    last: Option<(u64, f64)>,
+    /// What hits in windows have taken so far, nanoseconds of processor time, and how long the process had worked without them when
+    /// that was last told.
+    hits: u64,
+    work: f64,
+    classes: Vec<Class>,
+    droppers: Droppers,
+}
+
+impl Default for Refills {
+    fn default() -> Self {
+        Self {
+            samples: FxHashMap::default(),
+            ended: Vec::new(),
+            waiting: VecDeque::new(),
+            last: None,
+            hits: 0,
+            work: 0.0,
+            classes: std::iter::repeat_with(Class::default)
+                .take(SIZE_CLASSES)
+                .collect(),
+            droppers: Droppers::default(),
+        }
+    }
+}
+
+impl Refills {
+    /// An allocation was seen in a window.
+    pub(super) fn sampled(&mut self, addr: u64, class: usize, tally: TallyIndex, time: MonotonicNs) {
+        if class >= self.classes.len()
+            || self.samples.len() >= MAX_SAMPLES && !self.samples.contains_key(&addr)
+        {
+            return;
+        }
+        let mut sample = Sample {
+            class,
+            tally,
+            born: time.0,
+            seen: 0.0,
+            state: State::Waiting,
+            weight: 1.0,
+            refills: None,
+        };
+        // What waited in the ring can come after the first look.
+        if self.young(class).is_some_and(|young| young.window.has(time.0)) {
+            sample.state = State::Young;
+        }
+        if let Some(before) = self.samples.insert(addr, sample) {
+            self.replaced(addr, before, time.0);
+        }
+    }
+
+    /// Another block was allocated at the address of one, at a time by the clock.
+    fn replaced(&mut self, addr: u64, before: Sample, time: u64) {
+        let young = self.young(before.class).filter(|_| before.state == State::Young);
+        if let Some(young) = young.filter(|young| young.window.has(time)) {
+            let until = young.window.work_at(time);
+            self.end(addr, before, until);
+        } else if before.state != State::Settled && self.ended.len() < MAX_SAMPLES {
+            // How long the process will have worked by then is known when that window is.
+            self.ended.push((addr, before, time));
+        }
+    }
+
+    /// Every allocation at the addresses of the sample was seen in this time, but for what did not fit.
+    pub(super) fn closed(&mut self, window: SamplingWindow) {
+        let (from, to, work) = (window.from.0, window.to.0, window.work);
+        let begin = work.before.saturating_sub(self.hits) as f64;
+        let hits = work.hits.min(work.used / 10 * MOST_LOST);
+        let inside = work.used.saturating_sub(hits) as f64;
+        self.hits = self.hits.saturating_add(hits);
+        let end = begin + inside;
+        // What the process had used when it was first seen is not known, but that it had not used more since than went by.
+        let first = end - to.saturating_sub(window.since.0) as f64;
+        let (since, before) = self
+            .last
+            .replace((to, end))
+            .unwrap_or((window.since.0, first.max(0.0)));
+        self.waiting.push_back(Window {
+            from,
+            to,
+            since,
+            one_in: window.one_in.max(1),
+            begin,
+            work: inside,
+            period: (end - before).clamp(0.0, LONGEST_PERIOD as f64),
+        });
+        if self.waiting.len() > MAX_WAITING {
+            self.waiting.pop_front();
+        }
+    }
+
+    /// Blocks were looked at.
+    pub(super) fn surveyed(&mut self, survey: &Survey) {
+        self.work = survey.used.saturating_sub(self.hits) as f64;
+        let mut looked_at = Vec::new();
+        for addr in &survey.refused {
+            self.samples.remove(addr);
+        }
+        while let Some(window) = self.waiting.pop_front_if(|window| window.to <= survey.last.0) {
+            looked_at.push((window, self.begin(window)));
+        }
+        for addr in &survey.gone {
+            if let Some(sample) = self.samples.remove(addr) {
+                self.end(*addr, sample, self.work);
+            }
+        }
+        for sample in self.samples.values_mut() {
+            if (survey.first.0..=survey.last.0).contains(&sample.born) {
+                sample.seen = self.work;
+            }
+        }
+        for (window, seen) in looked_at {
+            let young = self.samples.values().filter(|sample| window.has(sample.born));
+            let left = counts(young);
+            let to = window.to.saturating_add(TAIL);
+            let from = window.since.max(window.to.saturating_sub(LONGEST_PERIOD));
+            self.droppers = Droppers::new(from, to, &seen, &left);
+        }
+        self.leave(&survey.left);
+    }
+
+    /// Whether the window that was looked at last says that a stack soon freed what it allocated of a class at that time.
+    pub(super) fn drops(&self, class: usize, tally: TallyIndex, time: MonotonicNs) -> bool {
+        self.droppers.has((class, tally), time)
+    }
+
+    /// Whose the refilled blocks are, by a reading that began at `now`. `refilled`: how many there are of each class; `filled`: by whom
+    /// the pool around a block of a class was filled.
+    pub(super) fn share(
+        &mut self,
+        now: MonotonicNs,
+        refilled: &[u64],
+        filled: impl Fn(u64, usize) -> Filled,
+    ) -> Vec<Refill> {
+        self.decide(now, filled);
+        let (settled, young) = self.stand_for();
+        let mut shares = Vec::new();
+        let mut scales = vec![1.0; self.classes.len()];
+        let of_classes = settled.into_iter().zip(young).zip(refilled).enumerate();
+        for (class, ((mut settled, (young, at_end)), &all)) in of_classes {
+            let all = all as f64;
+            // If they stood for more than there is, they did so before.
+            let scale = ratio(all, blocks(&settled)).min(1.0);
+            for known in settled.values_mut() {
+                known.blocks *= scale;
+            }
+            if let Some(to) = scales.get_mut(class) {
+                *to = scale;
+            }
+            let room = all - blocks(&settled);
+            if let Some(young) = self.young_mut(class) {
+                young.fits = ratio(room, at_end).min(1.0);
+            }
+            let fits = ratio(room, blocks(&young)).min(MOST_SHORT);
+            for (tally, known) in young {
+                let to = settled.entry(tally).or_default();
+                to.blocks += known.blocks * fits;
+                to.samples += known.samples;
+            }
+            let unknown = all - blocks(&settled);
+            let known = settled.into_iter().map(|(tally, known)| (Some(tally), known));
+            let rest = Known {
+                blocks: unknown,
+                samples: 0,
+            };
+            for (tally, known) in known.chain([(None, rest)]) {
+                let blocks = whole(known.blocks);
+                if blocks > 0 {
+                    shares.push(Refill {
+                        class,
+                        tally,
+                        blocks,
+                        samples: known.samples,
+                    });
+                }
+            }
+        }
+        self.scale(&scales);
+        shares
+    }
+
+    /// Finds out of each sample whether it was put where blocks are filled again, as far as the reading is late enough for it. It stays
+    /// with what was found first, unless the pool is anybody's now.
+    fn decide(&mut self, now: MonotonicNs, filled: impl Fn(u64, usize) -> Filled) {
+        for (&addr, sample) in &mut self.samples {
+            if sample.state == State::Waiting || sample.born >= now.0 || sample.refills == Some(true) {
+                continue;
+            }
+            sample.refills = Some(match filled(addr, sample.class) {
+                Filled::ByAnybody => true,
+                Filled::Again => sample.refills.is_none(),
+                Filled::ByOwner => false,
+            });
+        }
+        for (class, of_class) in self.classes.iter_mut().enumerate() {
+            if let Some(young) = of_class.young.as_mut().filter(|young| young.window.to < now.0) {
+                young.decide(|place| filled(place, class) != Filled::ByOwner);
+            }
+        }
+    }
+
+    /// What samples stand for in refilled pools, by class: the settled ones, and the young ones, of whom also what they come to up to
+    /// their window's end.
+    fn stand_for(&self) -> (Vec<Shares>, Vec<(Shares, f64)>) {
+        let mut settled = vec![Shares::default(); self.classes.len()];
+        let mut young = vec![(Shares::default(), 0.0); self.classes.len()];
+        let mut add = |class: usize, tally: TallyIndex, stands_for: StandsFor, samples: u64| {
+            if let Some((shares, at_end)) = young.get_mut(class) {
+                let known = shares.entry(tally).or_default();
+                known.blocks += stands_for.now;
+                known.samples += samples;
+                *at_end += stands_for.at_end;
+            }
+        };
+        for sample in self
+            .samples
+            .values()
+            .filter(|sample| sample.refills == Some(true))
+        {
+            if sample.state == State::Young
+                && let Some(young) = self.young(sample.class)
+            {
+                let stands_for = young.of_living(sample.tally, sample.until(sample.seen), self.work);
+                add(sample.class, sample.tally, stands_for, 1);
+            } else if let Some(settled) = settled.get_mut(sample.class) {
+                let known = settled.entry(sample.tally).or_default();
+                known.blocks += sample.weight;
+                known.samples += 1;
+            }
+        }
+        for (class, of_class) in self.classes.iter().enumerate() {
+            for (tally, stands_for) in of_class.young.iter().flat_map(Young::of_ended) {
+                add(class, tally, stands_for, 0);
+            }
+            if let Some(settled) = settled.get_mut(class) {
+                for (&tally, &blocks) in &of_class.given {
+                    settled.entry(tally).or_default().blocks += blocks;
+                }
+            }
+        }
+        (settled, young)
+    }
+
+    /// Settled ones stand for less.
+    fn scale(&mut self, scales: &[f64]) {
+        let of = |class: usize| scales.get(class).copied().unwrap_or(1.0);
+        if scales.iter().all(|&scale| scale >= 1.0) {
+            return;
+        }
+        for sample in self.samples.values_mut() {
+            if sample.state == State::Settled {
+                sample.weight *= of(sample.class);
+            }
+        }
+        for (index, class) in self.classes.iter_mut().enumerate() {
+            for blocks in class.given.values_mut() {
+                *blocks *= of(index);
+            }
+            class.given.retain(|_, blocks| *blocks >= 0.5);
+        }
+    }
+
+    /// A window is looked at for the first time: it is the newest one of the classes of which it has blocks, and what is left of the
+    /// one before settles. How many were allocated in it.
+    fn begin(&mut self, window: Window) -> Counts {
+        let (ended, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.ended)
+            .into_iter()
+            .partition(|(_, _, until)| *until <= window.to);
+        self.ended = later;
+        for &(addr, sample, until) in ended.iter().filter(|(_, sample, _)| sample.state == State::Young) {
+            self.end(addr, sample, window.work_at(until));
+        }
+        let ended = ended
+            .iter()
+            .filter(|(_, sample, _)| sample.state == State::Waiting && window.has(sample.born));
+        let waiting = |sample: &&Sample| sample.state == State::Waiting && window.has(sample.born);
+        let here = self.samples.values().filter(waiting);
+        let seen = counts(here.chain(ended.clone().map(|(_, sample, _)| sample)));
+        let mut living = vec![Vec::new(); self.classes.len()];
+        let is_new = |class: usize| seen.keys().any(|key| key.0 == class);
+        let news: Vec<bool> = (0..self.classes.len()).map(is_new).collect();
+        for sample in self.samples.values_mut() {
+            if news.get(sample.class) != Some(&true) {
+                continue;
+            }
+            match sample.state {
+                State::Waiting if window.has(sample.born) => sample.state = State::Young,
+                State::Young => {
+                    if let Some(living) = living.get_mut(sample.class) {
+                        living.push((sample.tally, sample.weight));
+                    }
+                    let of_class = self.classes.get(sample.class);
+                    let young = of_class.and_then(|class| class.young.as_ref());
+                    sample.weight = young.map_or(0.0, |young| young.settled(sample.weight));
+                    sample.state = State::Settled;
+                }
+                _ => {}
+            }
+        }
+        for ((class, living), _) in self
+            .classes
+            .iter_mut()
+            .zip(living)
+            .zip(news)
+            .filter(|(_, new)| *new)
+        {
+            let before = class.young.take().map(|young| young.into_lives(&living));
+            class.young = Some(Young::new(window, before.unwrap_or_default()));
+        }
+        for &(addr, sample, until) in ended {
+            if let Some(young) = self.young_mut(sample.class) {
+                young.ended(addr, sample.tally, sample.until(window.work_at(until)));
+            }
+        }
+        // Those that no window has.
+        self.samples
+            .retain(|_, sample| sample.state != State::Waiting || sample.born > window.to);
+        seen
+    }
+
+    /// A block is no longer in use, after so much work.
+    fn end(&mut self, addr: u64, sample: Sample, until: f64) {
+        if sample.state == State::Young
+            && let Some(young) = self.young_mut(sample.class)
+        {
+            young.ended(addr, sample.tally, sample.until(until));
+        }
+    }
+
+    /// Some are not looked at any more: the others of their stack stand for them.
+    fn leave(&mut self, left: &[u64]) {
+        if left.is_empty() {
+            return;
+        }
+        let mut lost: FxHashMap<Kind, f64> = FxHashMap::default();
+        for addr in left {
+            if let Some(sample) = self.samples.remove(addr) {
+                *lost.entry(sample.kind()).or_default() += sample.weight;
+            }
+        }
+        let mut rest: FxHashMap<Kind, f64> = FxHashMap::default();
+        for sample in self
+            .samples
+            .values()
+            .filter(|sample| lost.contains_key(&sample.kind()))
+        {
+            *rest.entry(sample.kind()).or_default() += 1.0;
+        }
+        for sample in self.samples.values_mut() {
+            let kind = sample.kind();
+            if let (Some(lost), Some(rest)) = (lost.get(&kind), rest.get(&kind)) {
+                sample.weight += lost / rest;
+            }
+        }
+        for (kind, weight) in lost {
+            let ((class, tally), state, refills) = kind;
+            if (state, refills) == (State::Settled, Some(true))
+                && !rest.contains_key(&kind)
+                && let Some(class) = self.classes.get_mut(class)
+            {
+                *class.given.entry(tally).or_default() += weight;
+            }
+        }
+    }
+
+    fn young(&self, class: usize) -> Option<&Young> {
+        self.classes.get(class)?.young.as_ref()
+    }
+
+    fn young_mut(&mut self, class: usize) -> Option<&mut Young> {
+        self.classes.get_mut(class)?.young.as_mut()
+    }
+}
+
+impl Sample {
+    fn kind(&self) -> Kind {
+        ((self.class, self.tally), self.state, self.refills)
+    }
+
+    /// Its life, which lasted for no more work than this.
+    fn until(&self, until: f64) -> Life {
+        Life {
+            born: self.born,
+            seen: self.seen,
+            until,
+            weight: self.weight,
+            refills: self.refills,
+        }
+    }
+}
+
+fn counts<'a>(samples: impl Iterator<Item = &'a Sample>) -> Counts {
+    let mut counts = Counts::default();
+    for sample in samples {
+        *counts.entry((sample.class, sample.tally)).or_default() += 1;
+    }
+    counts
+}
+
+/// How many times one is the other.
+fn ratio(one: f64, other: f64) -> f64 {
+    if other > 0.0 { one.max(0.0) / other } else { 1.0 }
+}
+
+fn blocks(shares: &Shares) -> f64 {
+    shares.values().map(|known| known.blocks).sum()
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the conversion saturates, and no count is negative"
+)]
+fn whole(blocks: f64) -> u64 {
+    blocks.round() as u64
+}
+
+#[cfg(test)]
+mod tests;
