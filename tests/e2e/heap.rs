@@ -204,10 +204,24 @@ on_interpreters! { shares_within_the_budget, check_shares_within_the_budget,
     sid_314: Id::Sid(14),
 }
 
-/// The same with what `pyrobe record` spends if nobody asks for more.
+/// With what `pyrobe record` spends if nobody asks for more, a program that does nothing but to allocate for some seconds is looked at a
+/// part of the time. What is not known is missing from its lines, and no line is shown with what others hold.
 fn check_shares_within_the_budget(interpreter: &Interpreter) {
     let arguments = ["--size", "100", "--seconds", "2"];
-    check_shares_of(&holding(interpreter, "heap_shares.py", &[], &arguments));
+    let holding = holding(interpreter, "heap_shares.py", &[], &arguments);
+    let table = holding.capture.report("table", &["--view", "in-use"]);
+    let all = holding.whole("allocators", "total");
+    for line in holding.lines() {
+        let seen = holding.seen(&table, line.number);
+        let most = line.bytes + all * 3 / 100;
+        assert!(
+            seen <= most,
+            "{}: {} held, {seen} seen\n{table:#}",
+            line.mark,
+            line.bytes
+        );
+    }
+    check_sum(&holding, &table, &holding.heap());
 }
 
 /// Each line that holds over 5%, the sum of the allocators and that of the process.
