@@ -34,6 +34,8 @@ const MAX_WAITING: usize = 8;
 const MOST_LOST: u64 = 9;
 /// A window stands for no more than this before it, nanoseconds of work or by the clock.
 const LONGEST_PERIOD: u64 = 60_000_000_000;
+/// The first of so many parts of a window tells of those whose blocks soon go.
+const PARTS: u64 = 3;
 /// What the newest window tells is all there is but for an error of so many times; the rest is not known.
 const MOST_SHORT: f64 = 2.0;
 
@@ -223,8 +225,25 @@ impl Refills {
             let to = window.to.saturating_add(TAIL);
             let from = window.since.max(window.to.saturating_sub(LONGEST_PERIOD));
             self.droppers = Droppers::new(from, to, &seen, &left);
+            self.doubt(&window, &seen, &left);
         }
         self.leave(&survey.left);
+    }
+
+    /// Of a stack that keeps less than half, a block that is in use at the first look need not be its own: one that is dropped and handed
+    /// out again between the window's end and that look is not told of. What was not handed out again in most of the window is, so
+    /// only the first part of it counts.
+    fn doubt(&mut self, window: &Window, seen: &Counts, left: &Counts) {
+        let count = |counts: &Counts, key: &Key| counts.get(key).copied().unwrap_or(0);
+        self.samples.retain(|_, sample| {
+            let key = (sample.class, sample.tally);
+            let keeps = count(left, &key) * 2 >= count(seen, &key);
+            if sample.state != State::Young || keeps || !window.has(sample.born) {
+                return true;
+            }
+            sample.weight *= PARTS as f64;
+            sample.born <= window.from + window.to.saturating_sub(window.from) / PARTS
+        });
     }
 
     /// Whether the window that was looked at last says that a stack soon freed what it allocated of a class at that time.
@@ -256,10 +275,11 @@ impl Refills {
                 *to = scale;
             }
             let room = all - blocks(&settled);
-            if let Some(young) = self.young_mut(class) {
-                young.fits = ratio(room, at_end).min(1.0);
-            }
             let fits = ratio(room, blocks(&young)).min(MOST_SHORT);
+            if let Some(young) = self.young_mut(class) {
+                // What came after the window's end need not have come at its rate, but what it is short of settles, too.
+                young.fits = fits.max(ratio(room, at_end).min(1.0));
+            }
             for (tally, known) in young {
                 let to = settled.entry(tally).or_default();
                 to.blocks += known.blocks * fits;

@@ -119,6 +119,16 @@ fn what_settles_goes_when_its_samples_go() {
 }
 
 #[test]
+fn what_a_window_is_short_of_settles_too() {
+    let mut refills = looked_at();
+    check(&mut refills, 10.5, 630, [420, 210, 0]);
+    sampled(&mut refills, &[5], 1, 11.0);
+    window(&mut refills, 10.9);
+    look(&mut refills, 11.3, &[], &[]);
+    check(&mut refills, 11.3, 630, [400, 200 + 26, 4]);
+}
+
+#[test]
 fn what_goes_soon_stands_for_the_time_that_it_stays() {
     let mut refills = looked_at();
     // B's goes after two seconds: there are twenty like it at any time.
@@ -253,6 +263,24 @@ fn who_drops_all_is_told_at_the_first_look() {
     look(&mut refills, 10.3, &churned[20..], &[]);
     assert!(drops(&refills, 1.1) && drops(&refills, 19.9));
     assert!(!drops(&refills, 0.9) && !drops(&refills, 20.1));
+}
+
+#[test]
+fn of_who_keeps_less_than_half_the_first_part_of_a_window_counts() {
+    let mut refills = Refills::default();
+    for (block, second) in (1..=10).zip([9.91, 9.92, 9.94, 9.95, 9.96, 9.97, 9.98, 9.985, 9.99, 9.995]) {
+        sampled(&mut refills, &[block], 0, second);
+    }
+    sampled(&mut refills, &[20, 21], 1, 9.99);
+    window(&mut refills, 9.9);
+    look(&mut refills, 10.3, &[1, 3, 4, 5, 6, 7, 8], &[]);
+    // Of A's there are 2, 9 and 10, of which only the first counts, for three.
+    let weights = |refills: &Refills, tally| -> Vec<f64> {
+        let of_it = refills.samples.values().filter(|sample| sample.tally == tally);
+        of_it.map(|sample| sample.weight).collect()
+    };
+    assert_eq!(weights(&refills, 0), [3.0]);
+    assert_eq!(weights(&refills, 1), [1.0, 1.0]);
 }
 
 #[test]
