@@ -4,6 +4,9 @@
 //! Apart from `event`, since it does not come from the kernel side. Bytes and not JSON, as there can be ten thousands of
 //! pools in one. Invariant: decoding is total; what is encoded decodes to the same.
 
+use bytes::{Buf as _, BufMut as _};
+
+use super::list::{ADDRESS, addresses, items, length};
 use crate::{
     python::Pool,
     units::{BootNs, MonotonicNs, Pid, ProcAddr},
@@ -13,7 +16,8 @@ use crate::{
 const HEAD: usize = 48;
 const POOL: usize = 16;
 const REGION: usize = 24;
-const ADDRESS: usize = 8;
+/// Bytes of an arena's index.
+const ARENA: usize = 3;
 const SINCE_START: u32 = 1;
 const COMPLETE: u32 = 2;
 /// The list of blocks that are gone follows (since 1.3).
@@ -88,104 +92,86 @@ impl PoolState {
 impl HeapAudit {
     /// As a capture keeps it.
     pub fn encode(&self) -> Vec<u8> {
-        let length = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
         let flag = |is_set: bool, bit: u32| if is_set { bit } else { 0 };
         let flags = flag(self.since_start, SINCE_START) | flag(self.complete, COMPLETE) | GONE;
-        let mut out = Vec::with_capacity(HEAD + POOL * self.changed.len() + REGION * self.regions.len());
-        for word in [self.pid.get(), flags] {
-            out.extend(word.to_le_bytes());
-        }
-        for word in [self.start.get(), self.began.get(), self.ended.get()] {
-            out.extend(word.to_le_bytes());
-        }
-        for word in [
-            self.pool_bytes,
-            length(self.changed.len()),
-            length(self.regions.len()),
-            0,
-        ] {
-            out.extend(word.to_le_bytes());
-        }
+        let lists = POOL * self.changed.len() + REGION * self.regions.len() + ADDRESS * (1 + self.gone.len());
+        let mut out = Vec::with_capacity(HEAD + lists);
+        out.put_u32_le(self.pid.get());
+        out.put_u32_le(flags);
+        out.put_u64_le(self.start.get());
+        out.put_u64_le(self.began.get());
+        out.put_u64_le(self.ended.get());
+        out.put_u32_le(self.pool_bytes);
+        out.put_u32_le(length(&self.changed));
+        out.put_u32_le(length(&self.regions));
+        // Sampled blocks, up to 1.3.
+        out.put_u32_le(0);
         for pool in &self.changed {
-            out.extend(pool.address.to_le_bytes());
-            out.extend(pool.used.to_le_bytes());
-            out.extend(pool.carved.to_le_bytes());
-            let [a0, a1, a2, _] = pool.arena.to_le_bytes();
-            out.extend([pool.class, a0, a1, a2]);
+            out.put_u64_le(pool.address);
+            out.put_u16_le(pool.used);
+            out.put_u16_le(pool.carved);
+            out.put_u8(pool.class);
+            out.put_uint_le(pool.arena.into(), ARENA);
         }
         for region in &self.regions {
-            for word in [region.start, region.end, region.anonymous] {
-                out.extend(word.to_le_bytes());
-            }
+            out.put_u64_le(region.start);
+            out.put_u64_le(region.end);
+            out.put_u64_le(region.anonymous);
         }
-        for addr in [&(self.gone.len() as u64)].into_iter().chain(&self.gone) {
-            out.extend(addr.to_le_bytes());
+        out.put_u64_le(self.gone.len() as u64);
+        for &addr in &self.gone {
+            out.put_u64_le(addr);
         }
         out
     }
 
     /// What a capture kept; `None` if it is not what [`HeapAudit::encode`] makes.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let (head, rest) = bytes.split_first_chunk::<HEAD>()?;
-        let (words, _) = head.as_chunks::<4>();
-        let word = |index: usize| words.get(index).map(|word| u32::from_le_bytes(*word));
-        let long = |index: usize| Some(u64::from(word(index + 1)?) << 32 | u64::from(word(index)?));
-        let (flags, pools, regions, alive) = (word(1)?, word(9)?, word(10)?, word(11)?);
-        let pools = usize::try_from(pools).ok()?.checked_mul(POOL)?;
-        let (pools, rest) = rest.split_at_checked(pools)?;
-        let regions = usize::try_from(regions).ok()?.checked_mul(REGION)?;
-        let (regions, rest) = rest.split_at_checked(regions)?;
-        let alive = usize::try_from(alive).ok()?.checked_mul(ADDRESS)?;
-        // Sampled blocks, up to 1.3: of these a [`super::Survey`] tells.
-        let (_, rest) = rest.split_at_checked(alive)?;
-        if !rest.len().is_multiple_of(ADDRESS) {
-            return None;
-        }
-        let rest = words_of(rest);
-        let gone = match (flags & GONE != 0, rest.split_first()) {
-            (true, Some((&count, gone))) if usize::try_from(count) == Ok(gone.len()) => gone.to_vec(),
-            (false, None) => Vec::new(),
-            _ => return None,
+    pub fn decode(mut bytes: &[u8]) -> Option<Self> {
+        let from = &mut bytes;
+        let mut audit = Self {
+            pid: Pid(from.try_get_u32_le().ok()?),
+            ..Self::default()
         };
-        Some(Self {
-            pid: Pid(word(0)?),
-            start: BootNs(long(2)?),
-            began: MonotonicNs(long(4)?),
-            ended: MonotonicNs(long(6)?),
-            since_start: flags & SINCE_START != 0,
-            complete: flags & COMPLETE != 0,
-            pool_bytes: word(8)?,
-            changed: pools.as_chunks::<POOL>().0.iter().map(pool).collect(),
-            regions: regions.as_chunks::<REGION>().0.iter().map(region).collect(),
-            gone,
-        })
+        let flags = from.try_get_u32_le().ok()?;
+        audit.since_start = flags & SINCE_START != 0;
+        audit.complete = flags & COMPLETE != 0;
+        audit.start = BootNs(from.try_get_u64_le().ok()?);
+        audit.began = MonotonicNs(from.try_get_u64_le().ok()?);
+        audit.ended = MonotonicNs(from.try_get_u64_le().ok()?);
+        audit.pool_bytes = from.try_get_u32_le().ok()?;
+        let pools = from.try_get_u32_le().ok()?;
+        let regions = from.try_get_u32_le().ok()?;
+        let alive = from.try_get_u32_le().ok()?;
+        audit.changed = items(from, pools.into(), POOL, pool)?;
+        audit.regions = items(from, regions.into(), REGION, region)?;
+        // Of sampled blocks a [`super::Survey`] tells since 1.4.
+        addresses(from, alive.into())?;
+        if flags & GONE != 0 {
+            let gone = from.try_get_u64_le().ok()?;
+            audit.gone = addresses(from, gone)?;
+        }
+        from.is_empty().then_some(audit)
     }
 }
 
-fn words_of(bytes: &[u8]) -> Vec<u64> {
-    let words = bytes.as_chunks::<ADDRESS>().0.iter();
-    words.map(|bytes| u64::from_le_bytes(*bytes)).collect()
+fn pool(from: &mut &[u8]) -> Option<PoolState> {
+    let mut pool = PoolState {
+        address: from.try_get_u64_le().ok()?,
+        used: from.try_get_u16_le().ok()?,
+        carved: from.try_get_u16_le().ok()?,
+        class: from.try_get_u8().ok()?,
+        arena: 0,
+    };
+    pool.arena = u32::try_from(from.try_get_uint_le(ARENA).ok()?).ok()?;
+    Some(pool)
 }
 
-fn pool(bytes: &[u8; POOL]) -> PoolState {
-    let [a0, a1, a2, a3, a4, a5, a6, a7, u0, u1, c0, c1, class, i0, i1, i2] = *bytes;
-    PoolState {
-        address: u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
-        class,
-        used: u16::from_le_bytes([u0, u1]),
-        carved: u16::from_le_bytes([c0, c1]),
-        arena: u32::from_le_bytes([i0, i1, i2, 0]),
-    }
-}
-
-fn region(bytes: &[u8; REGION]) -> Region {
-    let (words, _) = bytes.as_chunks::<8>();
-    let word = |index: usize| words.get(index).map_or(0, |word| u64::from_le_bytes(*word));
-    Region {
-        start: word(0),
-        end: word(1),
-        anonymous: word(2),
-    }
+fn region(from: &mut &[u8]) -> Option<Region> {
+    Some(Region {
+        start: from.try_get_u64_le().ok()?,
+        end: from.try_get_u64_le().ok()?,
+        anonymous: from.try_get_u64_le().ok()?,
+    })
 }
 
 #[cfg(test)]

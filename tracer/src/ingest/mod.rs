@@ -8,6 +8,7 @@ pub mod encode;
 pub mod event;
 mod field;
 pub mod heap_audit;
+mod list;
 pub mod survey;
 
 #[cfg(test)]

@@ -4,11 +4,13 @@
 //! capture only, so that who reads it knows the same blocks as the recorder did. Invariant: decoding is total; what is
 //! encoded decodes to the same.
 
+use bytes::{Buf as _, BufMut as _};
+
+use super::list::{ADDRESS, addresses, length};
 use crate::units::{BootNs, MonotonicNs, Pid};
 
 /// Bytes before the addresses.
 const HEAD: usize = 56;
-const ADDRESS: usize = 8;
 
 /// A look at the sampled blocks of one process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,54 +38,43 @@ pub struct Survey {
 impl Survey {
     /// As a capture keeps it.
     pub fn encode(&self) -> Vec<u8> {
-        let length = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
-        let mut out = Vec::with_capacity(HEAD + ADDRESS * (self.gone.len() + self.left.len()));
-        for word in [self.pid.get(), length(self.refused.len())] {
-            out.extend(word.to_le_bytes());
-        }
-        for word in [
-            self.start.get(),
-            self.first.get(),
-            self.last.get(),
-            self.time.get(),
-            self.used,
-        ] {
-            out.extend(word.to_le_bytes());
-        }
-        for word in [length(self.gone.len()), length(self.left.len())] {
-            out.extend(word.to_le_bytes());
-        }
-        for addr in self.gone.iter().chain(&self.left).chain(&self.refused) {
-            out.extend(addr.to_le_bytes());
+        let lists = [&self.gone, &self.left, &self.refused];
+        let addresses: usize = lists.iter().map(|list| list.len()).sum();
+        let mut out = Vec::with_capacity(HEAD + ADDRESS * addresses);
+        out.put_u32_le(self.pid.get());
+        out.put_u32_le(length(&self.refused));
+        out.put_u64_le(self.start.get());
+        out.put_u64_le(self.first.get());
+        out.put_u64_le(self.last.get());
+        out.put_u64_le(self.time.get());
+        out.put_u64_le(self.used);
+        out.put_u32_le(length(&self.gone));
+        out.put_u32_le(length(&self.left));
+        for &addr in lists.into_iter().flatten() {
+            out.put_u64_le(addr);
         }
         out
     }
 
     /// What a capture kept; `None` if it is not what [`Survey::encode`] makes.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let (head, addresses) = bytes.split_first_chunk::<HEAD>()?;
-        let (words, _) = head.as_chunks::<4>();
-        let word = |index: usize| words.get(index).map(|word| u32::from_le_bytes(*word));
-        let long = |index: usize| Some(u64::from(word(index + 1)?) << 32 | u64::from(word(index)?));
-        let (addresses, rest) = addresses.as_chunks::<ADDRESS>();
-        let length = |index: usize| usize::try_from(word(index)?).ok();
-        let (gone, addresses) = addresses.split_at_checked(length(12)?)?;
-        let (left, refused) = addresses.split_at_checked(length(13)?)?;
-        if !rest.is_empty() || length(1)? != refused.len() {
-            return None;
-        }
-        let addresses = |of: &[[u8; ADDRESS]]| of.iter().map(|addr| u64::from_le_bytes(*addr)).collect();
-        Some(Self {
-            pid: Pid(word(0)?),
-            start: BootNs(long(2)?),
-            first: MonotonicNs(long(4)?),
-            last: MonotonicNs(long(6)?),
-            time: MonotonicNs(long(8)?),
-            used: long(10)?,
-            gone: addresses(gone),
-            left: addresses(left),
-            refused: addresses(refused),
-        })
+    pub fn decode(mut bytes: &[u8]) -> Option<Self> {
+        let from = &mut bytes;
+        let mut survey = Self {
+            pid: Pid(from.try_get_u32_le().ok()?),
+            ..Self::default()
+        };
+        let refused = from.try_get_u32_le().ok()?;
+        survey.start = BootNs(from.try_get_u64_le().ok()?);
+        survey.first = MonotonicNs(from.try_get_u64_le().ok()?);
+        survey.last = MonotonicNs(from.try_get_u64_le().ok()?);
+        survey.time = MonotonicNs(from.try_get_u64_le().ok()?);
+        survey.used = from.try_get_u64_le().ok()?;
+        let gone = from.try_get_u32_le().ok()?;
+        let left = from.try_get_u32_le().ok()?;
+        survey.gone = addresses(from, gone.into())?;
+        survey.left = addresses(from, left.into())?;
+        survey.refused = addresses(from, refused.into())?;
+        from.is_empty().then_some(survey)
     }
 }
 
