@@ -21,6 +21,7 @@ mod lifecycle;
 mod links;
 mod losses;
 mod matrix;
+mod resident;
 mod slow;
 mod stacks;
 #[path = "../support/mod.rs"]

@@ -58,9 +58,9 @@ def large(kept):
 def churn(window, count):
     """Blocks of the sizes that the others keep; the oldest goes when there are too many."""
     for i in range(count):
-        window.append("temporary %d%s" % (i, "-" * (i % 400)))
-        window.append([i + BIG, None])
-        window.append(bytes(600 + i % 5000) if i % 10 == 0 else Slotted())
+        window.append("temporary %d%s" % (i, "-" * (i % 400)))  # at: texts
+        window.append([i + BIG, None])  # at: pairs
+        window.append(bytes(600 + i % 5000) if i % 10 == 0 else Slotted())  # at: others
 
 
 def unfolded(values):
@@ -96,6 +96,11 @@ def main():
     for part in ("slotted", "strings", "large"):
         held.objects(part, part, kept[part])
     held.objects("nested", "nested", unfolded(kept["nested"]))
+    for value in window:
+        if isinstance(value, list):
+            held.objects("churn", "pairs", (value, value[0]))
+        else:
+            held.objects("churn", "texts" if isinstance(value, str) else "others", [value])
     tables = [blocks(table) for table in kept["entries"]]
     held.blocks("entries", "tables", (head for head, _ in tables))
     held.blocks("entries", "entries", (keys for _, keys in tables))

@@ -236,7 +236,8 @@ impl ProcessState {
     /// unseen, most of them, and who touched their memory first stands for them from here on; the others are what somebody holds.
     pub(super) fn gap(&mut self, gap: &GroupGap, all: &mut HighWater) {
         match gap.group {
-            group::POOLS => {
+            group::POOLS if self.is_running() => {
+                self.is_partial = true;
                 if let Some(holders) = &mut self.heap {
                     holders.pool_gap(gap.to.is_none());
                 }
@@ -277,7 +278,7 @@ impl ProcessState {
         }
     }
 
-    /// Whether large blocks were not traced all the time.
+    /// Whether pools or large blocks were not traced all the time (heap mode).
     pub(super) fn is_partial(&self) -> bool {
         self.is_partial
     }
@@ -456,11 +457,11 @@ impl StackTally {
         self.sampled.bytes > 0 && self.held.now().bytes < self.sampled.bytes / DROPPED
     }
 
-    /// What is held exactly, and what is estimated beside it.
+    /// What is held exactly, as far as it is resident, and what is estimated beside it.
     pub(super) fn held_in_all(&self) -> Held {
         let now = self.held.now();
         Held {
-            bytes: now.bytes.saturating_add(self.estimated.bytes),
+            bytes: (now.bytes.saturating_sub(self.estimated.untouched)).saturating_add(self.estimated.bytes),
             count: now.count.saturating_add(self.estimated.count),
         }
     }
@@ -498,6 +499,7 @@ impl StackTally {
             temporary_bytes: self.temporary.bytes,
             temporary_count: self.temporary.count,
             samples: self.estimated.samples,
+            untouched_bytes: self.estimated.untouched,
         }
     }
 }

@@ -117,6 +117,27 @@ impl Snapshot {
         self.processes.iter().filter(|process| process.is_lossy())
     }
 
+    /// Estimated time that probes took from all processes, nanoseconds, if that is known.
+    pub fn probe_ns(&self) -> Option<u64> {
+        let cost = self.context.cost_per_hit_ns.filter(|cost| *cost > 0.0)?;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a positive estimate; `as` saturates"
+        )]
+        let spent = self.totals.hits.cost_ns(cost) as u64;
+        Some(spent)
+    }
+
+    /// Its share of the time for which all processes were seen, 0 to 1 and more, if that is known.
+    pub fn overhead(&self) -> Option<f64> {
+        let all = self.processes.iter();
+        let seen: f64 = all
+            .filter_map(|process| Some(process.info.seen_ns()? as f64))
+            .sum();
+        (seen > 0.0).then_some(self.probe_ns()? as f64 / seen)
+    }
+
     /// The least coverage of any image that a process used, percent; `None` if none is known.
     pub fn coverage_percent(&self) -> Option<f64> {
         let known = self

@@ -27,6 +27,8 @@ pub struct Tally {
     pub temporary_count: u64,
     /// In heap mode, how many acquisitions of pools and page faults the live figures rest on beside what is exact.
     pub samples: u64,
+    /// In heap mode, what of large blocks is allocated and not resident, bytes: not in `live_bytes`.
+    pub untouched_bytes: u64,
 }
 
 /// Which blocks a report is about. The names are what users type.
@@ -71,6 +73,7 @@ impl Tally {
         sum(&mut self.temporary_bytes, other.temporary_bytes);
         sum(&mut self.temporary_count, other.temporary_count);
         sum(&mut self.samples, other.samples);
+        sum(&mut self.untouched_bytes, other.untouched_bytes);
     }
 
     /// Blocks freed: allocated and not live.

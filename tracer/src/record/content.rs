@@ -1,8 +1,9 @@
 //! What the first words of a block say about which object is in it: two looks at a block that find different ones have looked at
 //! two objects.
 //!
-//! Apart from `survivors`, which looks. An object's type does not change, and what stands where types do in several blocks is
-//! taken for one. Invariant: any bytes are a content, and what is not known differs from nothing.
+//! Apart from `survivors`, which looks. An object's type does not change. What stands where types do in several blocks may be one, or
+//! an item or an attribute that they share: whether it is a type the memory tells (`types`). Invariant: any bytes are a content, and
+//! what is not known differs from nothing.
 
 use rustc_hash::FxHashMap;
 
@@ -45,7 +46,18 @@ impl Types {
                 }
             }
         }
+        times.retain(|_, times| *times > 1);
         Self(times)
+    }
+
+    /// What may be types, each at least once.
+    pub(super) fn candidates(&self) -> impl Iterator<Item = u64> {
+        self.0.keys().map(|&(_, value)| value)
+    }
+
+    /// Forgets those that are none.
+    pub(super) fn keep(&mut self, is_type: impl Fn(u64) -> bool) {
+        self.0.retain(|&(_, value), _| is_type(value));
     }
 
     /// Whether a block holds another object than before; what it holds is remembered once it is known.
@@ -57,12 +69,12 @@ impl Types {
         };
         let now = content(before.place, size, words);
         // A hash is not there until somebody asks for it.
-        let is_same_hash = [now.more[1], u64::MAX].contains(&before.more[1]);
-        (before.type_, before.more[0]) != (now.type_, now.more[0]) || !is_same_hash
+        let is_same = |(before, now): (u64, u64)| before == now || before == u64::MAX;
+        before.type_ != now.type_ || !before.more.into_iter().zip(now.more).all(is_same)
     }
 
     fn has(&self, place: usize, value: u64) -> bool {
-        self.0.get(&(place, value)).is_some_and(|&times| times > 1)
+        self.0.contains_key(&(place, value))
     }
 }
 
@@ -143,6 +155,10 @@ mod tests {
         let blocks = [[TYPE, 3, u64::MAX, 5, 6], [TYPE, 1, 1, 1, 1]];
         check(64, blocks, [TYPE, 3, 77, 5, 6], false);
         check(64, blocks, [TYPE, 4, 77, 5, 6], true);
+        // Of a date it comes first.
+        let blocks = [[TYPE, u64::MAX, 3, 5, 6], [TYPE, 1, 1, 1, 1]];
+        check(64, blocks, [TYPE, 77, 3, 5, 6], false);
+        check(64, blocks, [TYPE, 77, 4, 5, 6], true);
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod rotate;
 mod start;
 mod survey;
 mod survivors;
+mod types;
 mod watch_records;
 mod window;
 

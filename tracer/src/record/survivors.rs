@@ -9,7 +9,10 @@ use std::{collections::BTreeMap, io};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::content::{Content, Types, WORDS_BYTES, WORDS_FROM, Words, words};
+use super::{
+    content::{Content, Types, WORDS_BYTES, WORDS_FROM, Words, words},
+    types::KnownTypes,
+};
 use crate::{
     ingest::PoolState,
     units::{ByteCount, MonotonicNs, ProcAddr},
@@ -77,6 +80,7 @@ pub(super) struct Survivors {
     most: usize,
     /// Blocks for which there was no room.
     refused: FxHashSet<u64>,
+    types: KnownTypes,
 }
 
 impl Survivors {
@@ -133,7 +137,7 @@ impl Survivors {
         last: u64,
         pool_bytes: u32,
         pools: &[PoolState],
-        memory: impl Memory,
+        mut memory: impl Memory,
     ) -> io::Result<Found> {
         let mut found = Found::default();
         // Of a full pool only the samples need to be looked at; the others are walked.
@@ -153,8 +157,10 @@ impl Survivors {
                 None => found.gone.push(addr),
             }
         }
-        let in_use = in_use(&full, walked, mask, memory, &mut found.gone)?;
-        let types = Types::of(in_use.iter().map(|(_, size, words)| (*size, words)));
+        let in_use = in_use(&full, walked, mask, &mut memory, &mut found.gone)?;
+        let mut types = Types::of(in_use.iter().map(|(_, size, words)| (*size, words)));
+        self.types.learn(types.candidates(), &mut memory)?;
+        types.keep(|value| self.types.has(value));
         for (addr, size, words) in in_use {
             if let Some(sample) = self.samples.get_mut(&addr)
                 && types.is_another(&mut sample.content, size, &words)
@@ -199,7 +205,7 @@ fn in_use(
     full: &[(u64, u64)],
     walked: BTreeMap<u64, Vec<(u64, u64)>>,
     mask: u64,
-    mut memory: impl Memory,
+    memory: &mut impl Memory,
     gone: &mut Vec<u64>,
 ) -> io::Result<Vec<(u64, u64, Words)>> {
     let mut in_use = Vec::new();
@@ -285,6 +291,8 @@ mod tests {
     const POOL: u64 = 0x7f00_0001_0000;
     const BYTES: usize = 4096;
     const TYPE: u64 = 0x55_0000;
+    const META: u64 = 0x58_0000;
+    const NONE: u64 = 0x66_0000;
 
     fn address(block: u64) -> u64 {
         POOL + 48 + 64 * block
@@ -348,8 +356,11 @@ mod tests {
         }
 
         fn words(&mut self, places: &[ProcAddr]) -> io::Result<Vec<Option<Words>>> {
-            assert!(places.is_empty() || self.is_full);
             let at = |place: &ProcAddr| {
+                if place.get() < POOL {
+                    return of_type(*place);
+                }
+                assert!(self.is_full);
                 let from = usize::try_from(place.get() - POOL).ok()?;
                 self.bytes.get(from..)?.first_chunk().copied()
             };
@@ -371,6 +382,12 @@ mod tests {
             }
             Ok(vec![Some([0; WORDS_BYTES]); places.len()])
         }
+    }
+
+    /// What is behind the count of a type, and of its type; `NONE` is an object of a type.
+    fn of_type(place: ProcAddr) -> Option<Words> {
+        let type_ = if place.get() == NONE + 8 { TYPE } else { META };
+        Some(words(&type_.to_le_bytes()))
     }
 
     #[track_caller]
@@ -428,6 +445,19 @@ mod tests {
         check(&mut survivors, &bytes, &[]);
         put(&mut bytes, address(2) + 8, TYPE + 8);
         check(&mut survivors, &bytes, &[2]);
+    }
+
+    #[test]
+    fn what_blocks_share_that_is_no_type_may_change() {
+        let mut survivors = survivors(&[1, 2]);
+        let mut bytes = pool(&[]);
+        for block in [1, 2] {
+            put(&mut bytes, address(block) + 8, NONE);
+        }
+        check(&mut survivors, &bytes, &[]);
+        put(&mut bytes, address(2) + 8, NONE + 8);
+        put(&mut bytes, address(1) + 16, 7);
+        check(&mut survivors, &bytes, &[]);
     }
 
     #[test]

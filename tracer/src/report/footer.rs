@@ -49,9 +49,7 @@ pub fn warnings(snapshot: &Snapshot) -> Vec<String> {
         .filter(|process| process.is_partial)
         .count();
     if partial > 0 {
-        warnings.push(format!(
-            "large blocks of {partial} process(es) were traced a part of the time"
-        ));
+        warnings.push(format!("{partial} process(es) were traced a part of the time"));
     }
     if let Some(covered) = snapshot.coverage_percent().filter(|&covered| covered < 100.0) {
         warnings.push(format!(
@@ -164,14 +162,12 @@ fn coverage_text(snapshot: &Snapshot, out: &mut String) -> std::fmt::Result {
 fn hits_text(snapshot: &Snapshot, out: &mut String) -> std::fmt::Result {
     let hits = snapshot.totals.hits;
     write!(out, "Hits:     {} probe hits", count(hits.count))?;
-    if let Some(cost) = snapshot.context.cost_per_hit_ns.filter(|cost| *cost > 0.0) {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a positive estimate; `as` saturates"
-        )]
-        let spent = hits.cost_ns(cost) as u64;
-        write!(out, ", about {} of the processes' time", duration(spent))?;
+    if let Some(spent) = snapshot.probe_ns() {
+        write!(out, ", about {}", duration(spent))?;
+        if let Some(share) = snapshot.overhead() {
+            write!(out, " or {}", percent(share * 100.0))?;
+        }
+        write!(out, " of the processes' time")?;
     }
     writeln!(out)
 }

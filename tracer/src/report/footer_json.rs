@@ -23,6 +23,10 @@ pub struct Footer {
     pub coverage: CoverageJson,
     /// Probe hits of all processes whose counters are known.
     pub hits: u64,
+    /// Time that these took from the processes, nanoseconds, estimated; `null` if it is not known.
+    pub probe_ns: Option<u64>,
+    /// Its share of the time for which the processes were seen to run, waiting or not, percent.
+    pub overhead_percent: Option<f64>,
     /// Why the capture ends early; `null` if it is whole.
     pub truncated: Option<String>,
     /// Anything else, one sentence each.
@@ -117,6 +121,8 @@ pub fn json(snapshot: &Snapshot) -> Footer {
         losses: losses_json(snapshot),
         coverage: coverage_json(snapshot),
         hits: snapshot.totals.hits.count,
+        probe_ns: snapshot.probe_ns(),
+        overhead_percent: snapshot.overhead().map(|share| share * 100.0),
         truncated: snapshot.truncated.as_deref().map(escape),
         notes: snapshot.notes.iter().map(|note| escape(note)).collect(),
     }

@@ -43,7 +43,7 @@ pub(super) fn text(snapshot: &Snapshot) -> String {
         if summary.is_partial {
             let _ = writeln!(
                 out,
-                "    partial: large blocks were traced a part of the time, and those seen stand for the others"
+                "    partial: large blocks, or the acquisitions of pools, were traced a part of the time; what was seen stands for the rest"
             );
         }
         for (name, bytes) in parts(heap) {
@@ -55,7 +55,7 @@ pub(super) fn text(snapshot: &Snapshot) -> String {
         if heap.untouched > 0 {
             let _ = writeln!(
                 out,
-                "    {:>9}         allocated in large blocks and not resident: in their rows, and not in the sum above",
+                "    {:>9}         allocated in large blocks and not resident: in no row's bytes, `Untouched` in the table",
                 size(heap.untouched)
             );
         }

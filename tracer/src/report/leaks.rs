@@ -15,6 +15,7 @@ use super::{
     footer_json::{self, Footer},
     format::{count, duration, size},
     grid::{Column, Kind, draw},
+    marks::Marks,
     rows::{self, By, Place},
 };
 use crate::{
@@ -50,6 +51,10 @@ pub struct Leak {
     pub score: f64,
     /// Readings that the trend rests on.
     pub readings: usize,
+    /// Whether something of the process was lost, so that the figures are not exact.
+    pub lossy: bool,
+    /// Whether the process was traced a part of the time, so that what was seen stands for what was not.
+    pub partial: bool,
 }
 
 /// All places that grow, ready to be shown.
@@ -66,6 +71,15 @@ pub struct Leaks {
     footer_text: String,
     #[serde(skip)]
     width: Option<u16>,
+}
+
+impl Leak {
+    fn marks(&self) -> Marks {
+        Marks {
+            lossy: self.lossy,
+            partial: self.partial,
+        }
+    }
 }
 
 impl Leaks {
@@ -124,6 +138,7 @@ impl Leaks {
                 count((self.row_count - self.rows.len()) as u64)
             );
         }
+        out.push_str(&Marks::legend(self.rows.iter().map(Leak::marks)));
         let _ = write!(out, "\n{}", self.footer_text);
         out
     }
@@ -132,7 +147,9 @@ impl Leaks {
         let rows = &self.rows;
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         vec![
-            Column::new("PID", Kind::Number, rows, |row| row.pid.to_string()),
+            Column::new("PID", Kind::Number, rows, |row| {
+                format!("{}{}", row.marks(), row.pid)
+            }),
             Column::new("Process", Kind::Name, rows, |row| row.process.clone()),
             Column::new("Function", Kind::Name, rows, |row| text(&row.function)),
             Column::new("File:line", Kind::Path, rows, |row| match row.line {
@@ -200,6 +217,8 @@ fn process_leaks(snapshot: &Snapshot, process: &ProcessSummary, times: &[f64], b
                 confidence: trend.confidence,
                 score: grown * trend.confidence,
                 readings: points.len(),
+                lossy: row.lossy,
+                partial: row.partial,
             })
         })
         .collect()

@@ -14,6 +14,7 @@ pub mod format;
 mod grid;
 mod heap;
 pub mod leaks;
+mod marks;
 pub mod rows;
 pub mod stats;
 pub mod table;

@@ -9,6 +9,7 @@ use std::cmp::Reverse;
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 
+use super::marks::Marks;
 use crate::{
     profile::{ProcessSummary, Snapshot, View},
     symbolize::{FrameId, StrId},
@@ -75,8 +76,21 @@ pub struct Row {
     /// In heap mode, the acquisitions of pools and the page faults that `live_bytes` rests on beside what is exact: the
     /// relative error of an estimate is about one over the root of this.
     pub samples: u64,
+    /// In heap mode, what of large blocks that this place allocated itself is not resident, bytes: not in `live_bytes`.
+    pub untouched_bytes: u64,
     /// Whether something of the process was lost, so that the figures are not exact.
     pub lossy: bool,
+    /// Whether the process was traced a part of the time, so that what was seen stands for what was not.
+    pub partial: bool,
+}
+
+impl Row {
+    pub(super) fn marks(&self) -> Marks {
+        Marks {
+            lossy: self.lossy,
+            partial: self.partial,
+        }
+    }
 }
 
 /// Names that make a row one; a special frame always keeps its name, as it has no file.
@@ -131,6 +145,7 @@ fn process_rows(
                 row.live_bytes = row.live_bytes.saturating_add(tally.live_bytes);
                 row.live_count = row.live_count.saturating_add(tally.live_count);
                 row.samples = row.samples.saturating_add(tally.samples);
+                row.untouched_bytes = row.untouched_bytes.saturating_add(tally.untouched_bytes);
             }
             if last.replace(stamp) != Some(stamp) {
                 row.total_bytes = row.total_bytes.saturating_add(bytes);
@@ -183,7 +198,9 @@ pub(super) fn empty_row(snapshot: &Snapshot, process: &ProcessSummary, place: Pl
         live_bytes: 0,
         live_count: 0,
         samples: 0,
+        untouched_bytes: 0,
         lossy: process.is_lossy(),
+        partial: process.is_partial,
     }
 }
 

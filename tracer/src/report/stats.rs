@@ -14,6 +14,7 @@ use super::{
     format::{count, duration, percent, size},
     grid::{Column, Kind, draw},
     heap,
+    marks::Marks,
     rows::{By, Row, Sort, rows},
 };
 use crate::{
@@ -207,11 +208,9 @@ impl Stats {
         }
         self.write_top(out, "Largest by bytes:", &self.top_by_bytes)?;
         self.write_top(out, "Largest by blocks:", &self.top_by_count)?;
-        if self.processes.iter().any(|process| process.lossy) {
-            writeln!(
-                out,
-                "\n(! something of this process was lost: its figures are not exact)"
-            )?;
+        let legend = Marks::legend(self.processes.iter().map(ProcessJson::marks));
+        if !legend.is_empty() {
+            write!(out, "\n{legend}")?;
         }
         write!(out, "{}\n{}", self.audit_text, self.footer_text)?;
         writeln!(
@@ -223,10 +222,9 @@ impl Stats {
     fn columns(&self) -> Vec<Column> {
         let all = &self.processes;
         let known = |value: Option<f64>| value.map_or_else(|| "?".to_owned(), percent);
-        let mark = |process: &ProcessJson| if process.lossy { "! " } else { "" };
         vec![
             Column::new("PID", Kind::Number, all, |process| {
-                format!("{}{}", mark(process), process.pid)
+                format!("{}{}", process.marks(), process.pid)
             }),
             Column::new("Process", Kind::Name, all, |process| process.process.clone()),
             Column::new("Python", Kind::Word, all, |process| {
@@ -277,6 +275,15 @@ impl Stats {
             )?;
         }
         Ok(())
+    }
+}
+
+impl ProcessJson {
+    fn marks(&self) -> Marks {
+        Marks {
+            lossy: self.lossy,
+            partial: self.partial,
+        }
     }
 }
 

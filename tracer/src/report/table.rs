@@ -12,6 +12,7 @@ use super::{
     footer_json::{self, Footer},
     format::{count, size},
     grid::{Column, Kind, draw},
+    marks::Marks,
     rows::{By, Row, Sort, rows},
 };
 use crate::profile::{Snapshot, View};
@@ -107,12 +108,7 @@ impl Table {
                 count((self.row_count - self.rows.len()) as u64)
             );
         }
-        if self.rows.iter().any(|row| row.lossy) {
-            let _ = writeln!(
-                out,
-                "(! something of this process was lost: its figures are not exact)"
-            );
-        }
+        out.push_str(&Marks::legend(self.rows.iter().map(Row::marks)));
         let _ = write!(out, "\n{}", self.footer_text);
         out
     }
@@ -120,10 +116,9 @@ impl Table {
     fn columns(&self) -> Vec<Column> {
         let rows = &self.rows;
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
-        let mark = |row: &Row| if row.lossy { "! " } else { "" };
         let mut columns = vec![
             Column::new("PID", Kind::Number, rows, |row| {
-                format!("{}{}", mark(row), row.pid)
+                format!("{}{}", row.marks(), row.pid)
             }),
             Column::new("Process", Kind::Name, rows, |row| row.process.clone()),
         ];
@@ -160,6 +155,11 @@ impl Table {
         if rows.iter().any(|row| row.samples > 0) {
             columns.push(Column::new("Samples", Kind::NumberIfRoom, rows, |row| {
                 count(row.samples)
+            }));
+        }
+        if rows.iter().any(|row| row.untouched_bytes > 0) {
+            columns.push(Column::new("Untouched", Kind::NumberIfRoom, rows, |row| {
+                size(row.untouched_bytes)
             }));
         }
         columns

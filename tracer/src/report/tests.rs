@@ -134,7 +134,7 @@ fn table_json() {
         json!([{
             "pid": 100, "process": "app.py", "function": "load", "file": "/srv/app.py", "line": 31,
             "own_bytes": 1_500_000, "total_bytes": 1_500_000, "own_count": 1, "total_count": 1,
-            "live_bytes": 0, "live_count": 0, "samples": 0, "lossy": false,
+            "live_bytes": 0, "live_count": 0, "samples": 0, "lossy": false, "partial": false, "untouched_bytes": 0,
         }])
     );
     assert_eq!(
@@ -366,7 +366,7 @@ fn hostile_names_stay_in_their_place() {
 #[test]
 fn what_was_traced_a_part_of_the_time_is_said_wherever_it_is_drawn() {
     let mut snapshot = Story::default().alloc(7, 0x1000, 32, "main:1").snapshot();
-    let said = "large blocks of 1 process(es) were traced a part of the time";
+    let said = "1 process(es) were traced a part of the time";
     assert!(!svg(&snapshot, &FlamegraphOptions::default()).contains(said));
     for process in &mut snapshot.processes {
         process.is_partial = true;

@@ -27,8 +27,8 @@ pub(in crate::profile) struct Holders {
     heap: Heap,
     /// The tallies of what nobody is known for, once there is something.
     special: [Option<TallyIndex>; Special::ALL.len()],
-    /// Sum of all estimates.
-    estimated: u64,
+    /// Sum of all estimates, less what of large blocks is not resident.
+    estimated: i64,
     /// The most that was held at an audit, bytes.
     peak: u64,
     growth: Growth,
@@ -86,8 +86,7 @@ impl Holders {
 
     /// The process is gone: what it held last stays in its tallies, and is no longer held by anybody.
     pub(in crate::profile) fn end(&mut self, all: &mut HighWater) {
-        all.shrink(self.estimated);
-        self.estimated = 0;
+        self.set_estimated(0, all);
         self.heap.end();
     }
 
@@ -113,7 +112,7 @@ impl Holders {
         for tally in &mut *tallies {
             tally.estimated = Estimate::default();
         }
-        let mut sum = 0_u64;
+        let mut sum = 0_i64;
         for (holder, estimate) in estimates {
             let index = match holder {
                 Holder::Tally(index) => index,
@@ -121,14 +120,12 @@ impl Holders {
             };
             if let Some(tally) = tallies.get_mut(index as usize) {
                 tally.estimated = estimate;
-                sum = sum.saturating_add(estimate.bytes);
+                sum = sum
+                    .saturating_add_unsigned(estimate.bytes)
+                    .saturating_sub_unsigned(estimate.untouched);
             }
         }
-        match sum.checked_sub(self.estimated) {
-            Some(more) => all.grow(more),
-            None => all.shrink(self.estimated - sum),
-        }
-        self.estimated = sum;
+        self.set_estimated(sum, all);
         self.mark(tallies);
         if let Some(summary) = self.heap.summary() {
             self.growth
@@ -155,6 +152,16 @@ impl Holders {
                 tally.at_peak = tally.at_audit;
             }
         }
+    }
+
+    fn set_estimated(&mut self, sum: i64, all: &mut HighWater) {
+        let change = sum.abs_diff(self.estimated);
+        if sum > self.estimated {
+            all.grow(change);
+        } else {
+            all.shrink(change);
+        }
+        self.estimated = sum;
     }
 
     fn special(

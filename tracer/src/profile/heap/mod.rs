@@ -12,6 +12,7 @@ mod pools;
 mod refills;
 mod regions;
 mod unseen;
+mod untouched;
 
 use std::collections::VecDeque;
 
@@ -59,6 +60,8 @@ pub(super) struct Estimate {
     pub(super) count: u64,
     /// Acquisitions and faults that it rests on.
     pub(super) samples: u64,
+    /// What of its large blocks is allocated and not resident, bytes; beside `bytes`.
+    pub(super) untouched: u64,
 }
 
 /// Whose an estimate is.
@@ -89,7 +92,8 @@ pub struct HeapSummary {
     pub pools_free: u64,
     /// Blocks of libc's malloc that are resident.
     pub large: u64,
-    /// Of large blocks, what is allocated and not resident: never touched, or given back. Beside `anonymous`, not in it.
+    /// Of large blocks, what is allocated and not resident: never touched, or given back. Beside `anonymous`, not in it, and in
+    /// nobody's live bytes.
     pub untouched: u64,
     /// What is estimated of such blocks that were not seen, because they were traced a part of the time: resident, and not in
     /// `large`.

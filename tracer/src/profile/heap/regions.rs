@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
 
-use super::{Estimates, Holder, Special, add, unseen::Unseen};
+use super::{Estimates, Holder, Special, add, unseen::Unseen, untouched};
 use crate::{
     ingest::Region,
     profile::live::{LargeBlock, TallyIndex},
@@ -100,8 +100,9 @@ pub(super) struct Shares {
     regions: Vec<Share>,
     pools_in_use: u64,
     large: u64,
-    /// Of all large blocks, wherever they are.
-    large_allocated: u64,
+    /// By region; those outside of all regions, where nothing is resident, come last.
+    blocks: Vec<(usize, LargeBlock)>,
+    untouched: u64,
     /// Those that were not seen.
     unseen: Unseen,
     large_unseen: u64,
@@ -127,7 +128,8 @@ impl Shares {
             regions,
             pools_in_use: 0,
             large: 0,
-            large_allocated: 0,
+            blocks: Vec::new(),
+            untouched: 0,
             unseen: Unseen::default(),
             large_unseen: 0,
             touched: 0,
@@ -167,11 +169,15 @@ impl Shares {
 
     /// A large block is live, and stands for so many that were not seen.
     pub(super) fn large(&mut self, block: &LargeBlock, unseen: f64) {
-        self.large_allocated = self.large_allocated.saturating_add(block.bytes);
-        if let Some((region, share)) = self.at(block.addr) {
-            share.large = share.large.saturating_add(block.bytes);
-            self.unseen.add(region, block, unseen);
-        }
+        let region = match self.at(block.addr) {
+            Some((region, share)) => {
+                share.large = share.large.saturating_add(block.bytes);
+                self.unseen.add(region, block, unseen);
+                region
+            }
+            None => usize::MAX,
+        };
+        self.blocks.push((region, *block));
     }
 
     /// Shares out what is left.
@@ -185,9 +191,51 @@ impl Shares {
         drops: impl Fn(TallyIndex) -> bool,
         estimates: &mut Estimates,
     ) {
+        let mut pages: Vec<(u64, Touch)> = faults
+            .pages
+            .iter()
+            .map(|(&page, &touch)| (page * PAGE, touch))
+            .collect();
+        pages.sort_unstable_by_key(|&(page, _)| page);
+        self.settle_untouched(&pages, estimates);
         let mut left = self.settle_known(faults, since_start, estimates);
         self.large_unseen = self.unseen.share_out(&mut left, estimates);
-        self.settle_touched(faults, &left, drops, estimates);
+        self.settle_touched(&pages, &left, drops, estimates);
+    }
+
+    /// Of which large blocks a part is not resident. Nothing is known of that if no region could be read.
+    fn settle_untouched(&mut self, pages: &[(u64, Touch)], estimates: &mut Estimates) {
+        if self.regions.is_empty() {
+            return;
+        }
+        self.blocks
+            .sort_unstable_by_key(|&(region, block)| (region, block.addr));
+        for of_region in self.blocks.chunk_by(|(one, _), (other, _)| one == other) {
+            let region = of_region
+                .first()
+                .and_then(|&(region, _)| self.regions.get(region));
+            let resident = region.map_or(0, |share| share.region.anonymous.saturating_sub(share.pools));
+            let allocated = of_region
+                .iter()
+                .fold(0_u64, |sum, (_, block)| sum.saturating_add(block.bytes));
+            let missing = allocated.saturating_sub(resident);
+            if missing == 0 {
+                continue;
+            }
+            let blocks: Vec<untouched::Block> = of_region
+                .iter()
+                .map(|(_, block)| untouched::Block {
+                    tally: block.tally,
+                    bytes: block.bytes,
+                    touched: touched(pages, block),
+                })
+                .collect();
+            for (tally, bytes) in untouched::share_out(&blocks, missing) {
+                let estimate = estimates.entry(Holder::Tally(tally)).or_default();
+                estimate.untouched = estimate.untouched.saturating_add(bytes);
+                self.untouched = self.untouched.saturating_add(bytes);
+            }
+        }
     }
 
     /// Takes from each region what is known to be in it; what is left of each.
@@ -237,18 +285,12 @@ impl Shares {
     /// Shares what is left of each region out to those who touched it.
     fn settle_touched(
         &mut self,
-        faults: &Faults,
+        pages: &[(u64, Touch)],
         left: &[u64],
         drops: impl Fn(TallyIndex) -> bool,
         estimates: &mut Estimates,
     ) {
-        let mut pages: Vec<(u64, Touch)> = faults
-            .pages
-            .iter()
-            .map(|(&page, &touch)| (page * PAGE, touch))
-            .collect();
-        pages.sort_unstable_by_key(|&(page, _)| page);
-        let mut rest = pages.as_slice();
+        let mut rest = pages;
         let arenas = self.arenas();
         for (share, &left) in self.regions.iter().zip(left) {
             let Region { start, end, .. } = share.region;
@@ -297,7 +339,7 @@ impl Shares {
     }
 
     pub(super) fn untouched(&self) -> u64 {
-        self.large_allocated.saturating_sub(self.large)
+        self.untouched
     }
 
     pub(super) fn large_unseen(&self) -> u64 {
@@ -307,6 +349,15 @@ impl Shares {
     pub(super) fn touched(&self) -> u64 {
         self.touched
     }
+}
+
+/// How much of a block was touched since it was mapped, as far as that was seen. The pages are in order.
+fn touched(pages: &[(u64, Touch)], block: &LargeBlock) -> u64 {
+    let (first, end) = (block.addr, block.addr.saturating_add(block.bytes));
+    let from = pages.partition_point(|&(page, _)| page < first / PAGE * PAGE);
+    let pages = pages.get(from..).unwrap_or_default().iter();
+    let inside = pages.take_while(|&&(page, _)| page < end);
+    inside.map(|(_, touch)| u64::from(touch.weight) * PAGE).sum()
 }
 
 /// Whether an address is in one of these ranges, which are in order and do not overlap.
@@ -437,12 +488,50 @@ mod tests {
             },
             [2, 4, 0, 0, 3],
         );
-        // What was allocated and never touched is not resident.
-        check(
-            &[(10, 20, 1)],
-            |shares, _| shares.large(&large(10 * MIB, 9 * MIB), 0.0),
-            [0, 0, 0, 0, 0],
-        );
+    }
+
+    /// Blocks as (stack, address, MiB), and the MiB of each of two stacks that are not resident.
+    #[track_caller]
+    fn check_untouched(anonymous: u64, blocks: &[(TallyIndex, u64, u64)], expected: [u64; 2]) {
+        let mut shares = Shares::new(&[Region {
+            start: 10 * MIB,
+            end: 30 * MIB,
+            anonymous: anonymous * MIB,
+        }]);
+        for &(tally, addr, bytes) in blocks {
+            let block = LargeBlock {
+                tally,
+                ..large(addr * MIB, bytes * MIB)
+            };
+            shares.large(&block, 0.0);
+        }
+        let (mut faults, mut estimates) = (Faults::default(), Estimates::default());
+        faults.touched(11 * MIB, 4 * 256, 0, MonotonicNs(1));
+        shares.settle(&mut faults, true, |_| false, &mut estimates);
+        let of = |tally| {
+            estimates
+                .get(&Holder::Tally(tally))
+                .map_or(0, |of| of.untouched / MIB)
+        };
+        assert_eq!([of(0), of(1)], expected);
+        assert_eq!(shares.untouched() / MIB, expected.iter().sum::<u64>());
+    }
+
+    #[test]
+    fn what_was_allocated_and_never_touched_is_not_resident() {
+        check_untouched(9, &[(0, 10, 9)], [0, 0]);
+        check_untouched(4, &[(0, 10, 4), (1, 20, 9)], [0, 9]);
+        check_untouched(6, &[(0, 10, 8), (1, 20, 2)], [2, 1]);
+        // One that is in no region.
+        check_untouched(4, &[(0, 10, 4), (1, 40, 3)], [0, 3]);
+    }
+
+    #[test]
+    fn nothing_is_untouched_if_no_region_could_be_read() {
+        let mut shares = Shares::new(&[]);
+        shares.large(&large(10 * MIB, 9 * MIB), 0.0);
+        shares.settle(&mut Faults::default(), true, |_| false, &mut Estimates::default());
+        assert_eq!(shares.untouched(), 0);
     }
 
     #[test]
