@@ -358,7 +358,7 @@ mod tests {
         fn words(&mut self, places: &[ProcAddr]) -> io::Result<Vec<Option<Words>>> {
             let at = |place: &ProcAddr| {
                 if place.get() < POOL {
-                    return of_type(*place);
+                    return Some(of_type(*place));
                 }
                 assert!(self.is_full);
                 let from = usize::try_from(place.get() - POOL).ok()?;
@@ -385,9 +385,9 @@ mod tests {
     }
 
     /// What is behind the count of a type, and of its type; `NONE` is an object of a type.
-    fn of_type(place: ProcAddr) -> Option<Words> {
+    fn of_type(place: ProcAddr) -> Words {
         let type_ = if place.get() == NONE + 8 { TYPE } else { META };
-        Some(words(&type_.to_le_bytes()))
+        words(&type_.to_le_bytes())
     }
 
     #[track_caller]
