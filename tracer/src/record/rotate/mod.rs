@@ -2,7 +2,8 @@
 //!
 //! Apart from the writer, which knows nothing of events: here is decided where a file ends and what the next one repeats
 //! (`kept`), and what its counters are (`balance`). Invariants: an event is in one file; a file does not pass its size,
-//! unless one event alone needs more; the next one is begun only once the one before is whole.
+//! unless one event alone needs more; the next one is begun only once the one before is whole; what is not traced when a file
+//! begins, the file says.
 
 mod balance;
 mod kept;
@@ -28,7 +29,7 @@ use crate::{
         decode::{decode, record_len},
         event::Counters,
     },
-    units::{BootNs, ByteCount},
+    units::{BootNs, ByteCount, MonotonicNs},
 };
 
 /// Bytes of events that make a block.
@@ -49,6 +50,8 @@ pub(super) struct Rotation {
     path: PathBuf,
     meta: Meta,
     images: Vec<ImageRecord>,
+    /// Groups of sites that are not traced.
+    gaps: Vec<Gap>,
     kept: Kept,
     /// Records for the next block.
     gathered: Vec<u8>,
@@ -79,6 +82,7 @@ impl Rotation {
             path: name.into(),
             meta: meta.clone(),
             images: Vec::new(),
+            gaps: Vec::new(),
             kept: Kept::new(KEPT_BYTES),
             gathered: Vec::with_capacity(BLOCK_BYTES),
             room: 0,
@@ -161,7 +165,11 @@ impl Rotation {
 
     pub(super) fn gap(&mut self, gap: &Gap) -> Result<(), WriteError> {
         self.flush()?;
-        self.writer()?.gap(gap)?;
+        self.gaps.retain(|open| open.group != gap.group);
+        if gap.group.is_some() && gap.to == MonotonicNs(0) {
+            self.gaps.push(gap.clone());
+        }
+        self.write_gap(gap, gap.to)?;
         self.go_on()
     }
 
@@ -241,6 +249,16 @@ impl Rotation {
             .ok_or_else(|| WriteError::Broken { path: path.clone() })
     }
 
+    /// Of a gap what is in this file.
+    fn write_gap(&mut self, gap: &Gap, to: MonotonicNs) -> Result<(), WriteError> {
+        let from = gap.from.max(self.meta.start_monotonic);
+        self.writer()?.gap(&Gap {
+            from,
+            to,
+            ..gap.clone()
+        })
+    }
+
     fn write_block(&mut self) -> Result<(), WriteError> {
         if !self.gathered.is_empty() {
             let gathered = std::mem::take(&mut self.gathered);
@@ -287,9 +305,13 @@ impl Rotation {
         self.write_block()?;
         counters.extend(self.host_counters());
         self.host_base = self.host_losses;
+        let ended = now();
+        for gap in self.gaps.clone() {
+            self.write_gap(&gap, ended)?;
+        }
         let end = End {
             reason: EndReason::Rotated,
-            end_monotonic: now(),
+            end_monotonic: ended,
             end_unix_ns: unix_ns(),
             ..End::default()
         };
@@ -318,6 +340,9 @@ impl Rotation {
         }
         self.writer = Some(writer);
         self.path = path;
+        for gap in self.gaps.clone() {
+            self.write_gap(&gap, MonotonicNs(0))?;
+        }
         self.begun = false;
         self.turned |= number > 1;
         self.kept.begin(number);
