@@ -71,7 +71,7 @@ pub(super) struct Auditor {
     gaps: Gaps,
     /// How many more large blocks are remembered, of all processes.
     room: usize,
-    /// What was not, of processes that are gone.
+    /// What is not known of others, of processes that are gone.
     left_out: Vec<Gap>,
 }
 
@@ -92,12 +92,12 @@ impl Auditor {
         }
     }
 
-    /// Large blocks that were too many to be remembered, from the first of them to now or to the end of their process.
+    /// What is not known of large blocks, up to now or to the end of their process.
     pub(super) fn left_out(&mut self, now: MonotonicNs) -> Vec<Gap> {
         let running = self
             .processes
             .iter()
-            .filter_map(|(&pid, known)| known.left_out(pid, now));
+            .flat_map(|(&pid, known)| known.left_out(pid, now));
         self.left_out.extend(running);
         std::mem::take(&mut self.left_out)
     }
@@ -202,9 +202,9 @@ impl Auditor {
                 self.processes.insert(process.pid, known);
             }
             Event::Gone(gone) => {
-                let known = self.processes.remove(&gone.pid);
-                let left_out = known.and_then(|known| known.left_out(gone.pid, gone.time));
-                self.left_out.extend(left_out);
+                if let Some(known) = self.processes.remove(&gone.pid) {
+                    self.left_out.extend(known.left_out(gone.pid, gone.time));
+                }
             }
             _ => {}
         }

@@ -4,7 +4,8 @@
 //! Apart from `audit`, which says when it is read. glibc keeps the size of a chunk in the word before its block, and in the
 //! next chunk's whether this one is in use; its free lists of small chunks keep theirs as if they were in use, so that some
 //! two hundred chunks up to 1 KiB can look in use for each thread. A chunk that was freed and handed out again with the same
-//! size looks as if nothing had been. Invariant: only what was seen allocated is read, and of one process a bounded number.
+//! size looks as if nothing had been. Another malloc has something else there. Invariants: only what was seen allocated is read,
+//! and of one process a bounded number; of a process whose blocks never had such heads none is taken for gone.
 //! <https://sourceware.org/git/?p=glibc.git;a=blob;f=malloc/malloc.c>
 
 use std::io;
@@ -16,6 +17,10 @@ use crate::units::{MonotonicNs, ProcAddr};
 /// Blocks remembered of one process, and of all. Those beyond are counted and not looked at: some 40 bytes each.
 const MOST: usize = 1 << 16;
 pub(super) const MOST_IN_ALL: usize = 1 << 19;
+/// So many are looked at to tell whose malloc it is, and it is glibc's if one in so many has its head. Those that were freed a
+/// moment ago, or in a gap, may have none; and what another malloc has there is hardly ever the size of the block by chance.
+const LOOKED_AT: usize = 1 << 10;
+const ONE_IN: usize = 16;
 /// The word before a block: the size of its chunk, and three bits.
 const SIZE_AT: u64 = 8;
 const FLAGS: u64 = 7;
@@ -34,6 +39,36 @@ pub(super) struct Large {
     blocks: FxHashMap<u64, (u64, u64)>,
     /// Blocks that were not remembered, and since when.
     left_out: Option<(u64, MonotonicNs)>,
+    /// Enough of them had a head of glibc's.
+    is_glibc: bool,
+    /// Since when it could not be told which are gone.
+    blind: Option<MonotonicNs>,
+}
+
+/// What stands in the word before a block of so many usable bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Head {
+    /// It is in a chunk of so many bytes, among others.
+    Chunk(u64),
+    /// It is a mapping of its own.
+    Mapping,
+    /// No head of this block.
+    Other,
+}
+
+impl Head {
+    fn of(word: Option<u64>, bytes: u64) -> Self {
+        let Some(word) = word else {
+            return Self::Other;
+        };
+        let (size, is_mapped) = (word & !FLAGS, word & MAPPED != 0);
+        let overhead = if is_mapped { MAPPED_OVERHEAD } else { OVERHEAD };
+        match bytes.checked_add(overhead) {
+            Some(whole) if whole == size && is_mapped => Self::Mapping,
+            Some(whole) if whole == size => Self::Chunk(size),
+            _ => Self::Other,
+        }
+    }
 }
 
 impl Large {
@@ -62,6 +97,32 @@ impl Large {
         *room += usize::from(self.blocks.remove(&addr.get()).is_some());
     }
 
+    /// Since when it cannot be told which are gone, as the malloc is not glibc's.
+    pub(super) fn blind(&self) -> Option<MonotonicNs> {
+        self.blind
+    }
+
+    /// Finds out whether the malloc is glibc's, if that is not known. For the arguments see [`Large::take_gone`].
+    pub(super) fn learn(
+        &mut self,
+        began: MonotonicNs,
+        mut read: impl FnMut(&[ProcAddr]) -> io::Result<Vec<Option<u64>>>,
+    ) -> io::Result<()> {
+        if self.is_glibc {
+            return Ok(());
+        }
+        let known: Vec<(u64, u64)> = self.before(began).take(LOOKED_AT).collect();
+        let words = read(&known.iter().map(|&(addr, _)| head_of(addr)).collect::<Vec<_>>())?;
+        let heads = known.iter().zip(words);
+        let right = heads
+            .filter(|((_, bytes), word)| Head::of(*word, *bytes) != Head::Other)
+            .count();
+        if right > 0 && right * ONE_IN >= known.len() {
+            (self.is_glibc, self.blind) = (true, None);
+        }
+        Ok(())
+    }
+
     /// Looks which blocks from before `began` are gone, and forgets those. `read` gives the word at each of the addresses,
     /// where there is one.
     pub(super) fn take_gone(
@@ -69,24 +130,22 @@ impl Large {
         began: MonotonicNs,
         mut read: impl FnMut(&[ProcAddr]) -> io::Result<Vec<Option<u64>>>,
     ) -> io::Result<Vec<u64>> {
-        let mut known: Vec<(u64, u64)> = self
-            .blocks
-            .iter()
-            .filter(|(_, (_, time))| *time < began.get())
-            .map(|(&addr, &(bytes, _))| (addr, bytes))
-            .collect();
+        let mut known: Vec<(u64, u64)> = self.before(began).collect();
+        if !self.is_glibc {
+            if !known.is_empty() {
+                self.blind.get_or_insert(began);
+            }
+            return Ok(Vec::new());
+        }
         known.sort_unstable();
-        let before = |addr: u64| ProcAddr(addr.saturating_sub(SIZE_AT));
-        let sizes = read(&known.iter().map(|&(addr, _)| before(addr)).collect::<Vec<_>>())?;
+        let words = read(&known.iter().map(|&(addr, _)| head_of(addr)).collect::<Vec<_>>())?;
         let mut gone = Vec::new();
         let mut open = Vec::new();
-        for (&(addr, bytes), size) in known.iter().zip(sizes) {
-            match size {
-                Some(size) if size & MAPPED != 0 && size & !FLAGS == bytes + MAPPED_OVERHEAD => {}
-                Some(size) if size & MAPPED == 0 && size & !FLAGS == bytes + OVERHEAD => {
-                    open.push((addr, before(addr.saturating_add(size & !FLAGS))));
-                }
-                _ => gone.push(addr),
+        for (&(addr, bytes), word) in known.iter().zip(words) {
+            match Head::of(word, bytes) {
+                Head::Mapping => {}
+                Head::Chunk(size) => open.push((addr, head_of(addr.saturating_add(size)))),
+                Head::Other => gone.push(addr),
             }
         }
         let next = read(&open.iter().map(|&(_, next)| next).collect::<Vec<_>>())?;
@@ -100,6 +159,20 @@ impl Large {
         }
         Ok(gone)
     }
+
+    /// Address and bytes of those that were allocated before.
+    fn before(&self, time: MonotonicNs) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let older = self
+            .blocks
+            .iter()
+            .filter(move |(_, (_, born))| *born < time.get());
+        older.map(|(&addr, &(bytes, _))| (addr, bytes))
+    }
+}
+
+/// Where the head of a block is.
+fn head_of(addr: u64) -> ProcAddr {
+    ProcAddr(addr.saturating_sub(SIZE_AT))
 }
 
 #[cfg(test)]
@@ -121,6 +194,7 @@ mod tests {
             large.add(ProcAddr(addr), bytes, MonotonicNs(5), &mut 9);
         }
         large.remove(ProcAddr(0x9010), &mut 9);
+        large.is_glibc = true;
         let mut look = || {
             large.take_gone(MonotonicNs(began), |places| {
                 Ok(places
@@ -146,6 +220,54 @@ mod tests {
         check(&[], 5, &[]);
     }
 
+    /// Whether any is gone of a hundred blocks, after they were looked at when so many of them had heads of glibc's, and then none;
+    /// and whether that could be told.
+    #[track_caller]
+    fn check_malloc(right: usize, expected: (usize, bool)) {
+        let mut large = Large::default();
+        for index in 0..100 {
+            large.add(ProcAddr(0x1000 * (index + 1)), 1032, MonotonicNs(5), &mut 1000);
+        }
+        let began = MonotonicNs(9);
+        // Who is in use is read of what was there long enough only.
+        large
+            .learn(MonotonicNs(5), |places| Ok(vec![Some(0x411); places.len()]))
+            .unwrap();
+        assert!(!large.is_glibc);
+        large
+            .learn(began, |places| {
+                let of = |(index, _)| Some(if index < right { 0x411 } else { 0x7f00 });
+                Ok(places.iter().enumerate().map(of).collect())
+            })
+            .unwrap();
+        let nothing = |places: &[ProcAddr]| Ok(vec![None; places.len()]);
+        large.learn(began, nothing).unwrap();
+        let gone = large.take_gone(began, nothing).unwrap();
+        assert_eq!((gone.len(), large.blind().is_none()), expected);
+    }
+
+    #[test]
+    fn of_another_malloc_none_is_taken_for_gone() {
+        check_malloc(0, (0, false));
+        check_malloc(6, (0, false));
+        check_malloc(7, (100, true));
+        check_malloc(100, (100, true));
+    }
+
+    #[test]
+    fn a_malloc_that_is_found_to_be_glibcs_later_is_seen_from_then_on() {
+        let mut large = Large::default();
+        let nothing = |places: &[ProcAddr]| Ok(vec![None; places.len()]);
+        assert!(large.take_gone(MonotonicNs(9), nothing).unwrap().is_empty());
+        assert_eq!(large.blind(), None, "nothing was to be told");
+        large.add(ProcAddr(0x1000), 1032, MonotonicNs(5), &mut 9);
+        assert!(large.take_gone(MonotonicNs(9), nothing).unwrap().is_empty());
+        assert_eq!(large.blind(), Some(MonotonicNs(9)));
+        large.learn(MonotonicNs(9), |_| Ok(vec![Some(0x411)])).unwrap();
+        assert_eq!(large.blind(), None);
+        assert_eq!(large.take_gone(MonotonicNs(9), nothing).unwrap(), [0x1000]);
+    }
+
     #[test]
     fn what_is_too_much_is_counted_and_room_is_for_all() {
         let (mut large, mut room) = (Large::default(), 2);
@@ -169,18 +291,19 @@ mod tests {
         #[test]
         fn whatever_the_memory_holds_what_is_gone_was_known(
             words in prop::collection::vec(any::<Option<u64>>(), 1..9),
-            blocks in prop::collection::btree_map(any::<u64>(), 0..u64::MAX >> 2, 0..9),
+            blocks in prop::collection::btree_map(any::<u64>(), any::<u64>(), 0..9),
         ) {
             let mut large = Large::default();
             for (&addr, &bytes) in &blocks {
                 large.add(ProcAddr(addr), bytes, MonotonicNs(1), &mut 9);
             }
             let mut words = words.iter().cycle();
-            let gone = large
-                .take_gone(MonotonicNs(2), |places| {
-                    Ok(places.iter().filter_map(|_| words.next().copied()).collect())
-                })
-                .unwrap();
+            let mut read = |places: &[ProcAddr]| {
+                Ok(places.iter().filter_map(|_| words.next().copied()).collect())
+            };
+            large.learn(MonotonicNs(2), &mut read).unwrap();
+            large.is_glibc = true;
+            let gone = large.take_gone(MonotonicNs(2), read).unwrap();
             prop_assert!(gone.iter().all(|addr| blocks.contains_key(addr)));
         }
     }

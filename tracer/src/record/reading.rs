@@ -22,7 +22,7 @@ use crate::{
     discover::{anonymous_regions, process, read_each},
     ingest::{HeapAudit, PoolState, Survey, event::Process},
     mode::Mode,
-    units::{BootNs, ImageId, MonotonicNs, Pid},
+    units::{BootNs, ImageId, MonotonicNs, Pid, ProcAddr},
 };
 
 /// Headers read of one process at most: 4 GiB of pools (1 GiB up to 3.9). A larger heap is not audited, and a report
@@ -143,13 +143,21 @@ impl Known {
         }
     }
 
-    pub(super) fn left_out(&self, pid: Pid, to: MonotonicNs) -> Option<Gap> {
-        let (blocks, from) = self.large.left_out()?;
-        Some(Gap {
+    /// What is not known of its large blocks, up to now or its end.
+    pub(super) fn left_out(&self, pid: Pid, to: MonotonicNs) -> impl Iterator<Item = Gap> + use<> {
+        let too_many = self.large.left_out().map(|(blocks, from)| {
+            let reason = format!("{blocks} large blocks were too many to be read while frees are not traced");
+            (from, reason)
+        });
+        let blind = self.large.blind().map(|from| {
+            let reason = "frees of large blocks while these are not traced, as the malloc is not glibc's";
+            (from, reason.to_owned())
+        });
+        too_many.into_iter().chain(blind).map(move |(from, reason)| Gap {
             from,
             to,
             pid: Some(pid),
-            reason: format!("{blocks} large blocks were too many to be read while frees are not traced"),
+            reason,
             ..Gap::default()
         })
     }
@@ -233,16 +241,10 @@ pub(super) fn read(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode)
                 0
             };
             found = survey(pid, known, Of::AllWindows, image.pool_bytes)?;
+            known.large.learn(settled, |places| words(pid, places))?;
             let mut gone = Vec::new();
             if known.gaps.large {
-                gone = known.large.take_gone(settled, |places| {
-                    let mut words = Vec::with_capacity(places.len());
-                    read_each(pid, places, &mut words)?;
-                    Ok(words
-                        .into_iter()
-                        .map(|word| word.map(u64::from_le_bytes))
-                        .collect())
-                })?;
+                gone = known.large.take_gone(settled, |places| words(pid, places))?;
             }
             Reading::Heap(HeapAudit {
                 pid,
@@ -264,6 +266,14 @@ pub(super) fn read(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode)
         headers: read,
         grown,
     }))
+}
+
+/// The word at each of the addresses, where there is one.
+fn words(pid: Pid, places: &[ProcAddr]) -> io::Result<Vec<Option<u64>>> {
+    let mut words = Vec::with_capacity(places.len());
+    read_each(pid, places, &mut words)?;
+    let word = |bytes: Option<[u8; 8]>| bytes.map(u64::from_le_bytes);
+    Ok(words.into_iter().map(word).collect())
 }
 
 /// What an event tells of that is older than this is known at `now`.
