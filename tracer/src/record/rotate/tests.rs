@@ -6,13 +6,12 @@
     reason = "a test may fail by panicking"
 )]
 
+mod gaps;
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use tracer_ebpf::{
-    reason::{REASONS, Reason},
-    site::group,
-};
+use tracer_ebpf::reason::{REASONS, Reason};
 
 use super::*;
 use crate::{
@@ -21,7 +20,6 @@ use crate::{
         encode::encode,
         event::{Counters, Event, GoneReason},
     },
-    mode::Mode,
     profile::{Operations, ProfileSettings, Snapshot, testing::Story},
     replay::Replay,
     report::format,
@@ -331,70 +329,6 @@ fn a_file_is_not_filled_by_what_is_no_event() {
     for file in &files {
         assert!(std::fs::metadata(file).unwrap().len() < 128 << 10);
     }
-}
-
-#[test]
-fn a_gap_that_is_open_when_files_turn_is_in_each_of_them() {
-    let directory = tempfile::tempdir().unwrap();
-    let meta = Meta {
-        start_monotonic: now(),
-        mode: Mode::Heap.name().to_owned(),
-        ..Meta::default()
-    };
-    let name = directory.path().join("a");
-    let mut rotation = Rotation::create(&name, Overwrite::Refuse, LARGE, 9, &meta).unwrap();
-    let mut story = Story::default();
-    story.process(PID, "python3 app.py").alloc(PID, 64, 32, "main:1");
-    let events: Vec<u8> = story.events.iter().flat_map(bytes).collect();
-    let again = bytes(story.events.last().unwrap());
-    let gap = |from, to, group| Gap {
-        from,
-        to,
-        group: Some(group),
-        ..Gap::default()
-    };
-    rotation.events(&events).unwrap();
-    let off = now();
-    for group in [group::POOLS, group::LARGE] {
-        rotation.gap(&gap(off, MonotonicNs(0), group)).unwrap();
-    }
-    let (mut turns, mut on) = (Vec::new(), now());
-    for number in 2..=4 {
-        rotation.next_file().unwrap();
-        turns.push(rotation.meta.start_monotonic);
-        rotation.events(&again).unwrap();
-        if number == 3 {
-            on = now();
-            for group in [group::LARGE, group::POOLS] {
-                rotation.gap(&gap(off, on, group)).unwrap();
-            }
-        }
-    }
-    let files = rotation.files();
-    rotation.finish(&[], End::default()).unwrap();
-    // When each file says that large blocks were traced no more, and again.
-    let told = |path: &PathBuf| -> Vec<(MonotonicNs, MonotonicNs)> {
-        let blocks = Reader::open(path).unwrap();
-        let gaps = blocks.filter_map(|block| match block {
-            Block::Gap(gap) if gap.group == Some(group::LARGE) => Some((gap.from, gap.to)),
-            _ => None,
-        });
-        gaps.collect()
-    };
-    let told: Vec<_> = files.iter().map(told).collect();
-    let opens = |from| (from, MonotonicNs(0));
-    assert_eq!(told[0][0], opens(off));
-    assert!((off..=turns[0]).contains(&told[0][1].1), "{told:?} {turns:?}");
-    assert_eq!(told[1][0], opens(turns[0]));
-    assert_eq!(told[1][1].0, turns[0]);
-    assert!(
-        (turns[0]..=turns[1]).contains(&told[1][1].1),
-        "{told:?} {turns:?}"
-    );
-    assert_eq!(told[2], [opens(turns[1]), (turns[1], on)]);
-    assert_eq!(told[3], []);
-    let partial = read(&files).into_iter().map(|file| file.processes[0].is_partial);
-    assert_eq!(partial.collect::<Vec<_>>(), [true, true, true, false]);
 }
 
 #[test]
