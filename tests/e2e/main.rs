@@ -12,6 +12,7 @@ mod attach;
 mod audit;
 mod bounded;
 mod census;
+mod doctor;
 mod domains;
 mod embedding;
 mod faults;

@@ -5,6 +5,7 @@
 //! process dies in any way. Of events their definitions are left then, which the next start removes.
 
 mod cost;
+mod counters;
 mod error;
 mod events;
 mod groups;
@@ -12,16 +13,19 @@ mod kernel;
 mod links;
 mod object;
 mod raw;
+mod recorders;
 mod ring;
 mod rules;
 mod tracer;
 
 pub use cost::hit_cost;
+pub use counters::LiveCounters;
 pub use error::BpfError;
 pub use groups::Grouping;
 pub use kernel::{KernelFacts, OLDEST, release};
 pub use links::LinkKind;
 pub use object::object_checksum;
+pub use recorders::{Recorder, is_any_recorder, recorder};
 pub use ring::RingReader;
 pub use rules::{Executables, Rules};
-pub use tracer::{LiveCounters, ProgramLog, Settings, Target, Tracer, Work};
+pub use tracer::{ProgramLog, Settings, Target, Tracer, Work};

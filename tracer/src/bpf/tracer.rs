@@ -23,22 +23,24 @@ use tracer_ebpf::{
 
 use super::{
     BpfError, KernelFacts, LinkKind, RingReader,
+    counters::{self, BYSTANDERS, LiveCounters, PROCESSES},
     groups::{Grouping, Groups},
     kernel,
     links::{Point, Probe, Programs, event_cookie},
     object::{self, POINTS, RING},
-    raw,
     rules::Rules,
 };
 use crate::{
-    ingest::event::Counters,
     mode::Mode,
     plan::{Half, PlannedSite, group_of},
-    units::{BootNs, ImageId, Pid},
+    units::{ImageId, Pid},
 };
 
 /// The programs' own log lines, read from the kernel with `flush` and handed to the `log` crate.
 pub type ProgramLog = EbpfLogger<&'static dyn log::Log>;
+
+/// Name of the map of what the kernel side is told.
+pub(super) const CONFIG: &str = "CONFIG";
 
 /// Which processes are traced.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,10 +71,6 @@ const fn waiting(mode: Mode) -> &'static [u32] {
     }
 }
 
-/// For how long the program runs at a hit of a process that is not recorded: nobody times that. With it such a hit counts as
-/// two traps, which is about what a trap costs a program at work.
-const LOOKED_UP_NS: u64 = 250;
-
 /// How a tracer is set up.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -92,21 +90,10 @@ pub struct Settings {
     pub work: Work,
 }
 
-/// Counters of a process that still runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LiveCounters {
-    /// The process.
-    pub pid: Pid,
-    /// Its start time.
-    pub start: BootNs,
-    /// The counters.
-    pub counters: Counters,
-}
-
 /// The kernel's structures as values of maps.
 #[derive(Clone, Copy, Default)]
 #[repr(transparent)]
-struct Plain<T>(T);
+pub(super) struct Plain<T>(pub(super) T);
 
 // SAFETY: the types are `#[repr(C)]`, made of integers without padding (their sizes are asserted in the ABI).
 unsafe impl Pod for Plain<Config> {}
@@ -169,7 +156,7 @@ impl Tracer {
             },
             ..kernel.offsets
         };
-        array::<Config>(&mut ebpf, "CONFIG", 0, config)?;
+        array::<Config>(&mut ebpf, CONFIG, 0, config)?;
         let programs = match settings.work {
             Work::Record => Programs::load(&ebpf, kernel, kind)?,
             Work::Nothing => Programs::empty()?,
@@ -240,7 +227,7 @@ impl Tracer {
         // Its next hit finds no state, and so asks whether it is traced. There is none if it has not been hit.
         let _ = hash(
             &mut self.ebpf,
-            "PROCESSES",
+            PROCESSES,
             |map: &mut HashMap<_, u32, Plain<ProcessState>>| map.remove(&pid.get()),
         );
         Ok(())
@@ -360,7 +347,7 @@ impl Tracer {
 
     /// Tells the kernel side what has changed: words that it reads one by one.
     fn configure(&mut self) {
-        if let Err(error) = array::<Config>(&mut self.ebpf, "CONFIG", 0, self.config) {
+        if let Err(error) = array::<Config>(&mut self.ebpf, CONFIG, 0, self.config) {
             tracing::warn!("the kernel side does not know what is wanted of it: {error}");
         }
     }
@@ -383,31 +370,14 @@ impl Tracer {
 
     /// Counters of the processes that run, and of those whose end could not be told.
     pub fn counters(&self) -> Result<Vec<LiveCounters>, BpfError> {
-        let name = "PROCESSES";
+        let name = PROCESSES;
         let Some(Map::HashMap(map)) = self.ebpf.map(name) else {
             return Err(BpfError::Missing { what: "map", name });
         };
-        let states =
-            raw::entries::<Plain<ProcessState>>(map.fd().as_fd()).map_err(|error| BpfError::Map {
-                name,
-                source: MapError::IoError(error),
-            })?;
-        Ok(states
-            .into_iter()
-            .map(|(pid, Plain(state))| LiveCounters {
-                pid: Pid(pid),
-                start: BootNs(state.start_ns),
-                counters: Counters {
-                    allocs: state.allocs,
-                    frees: state.frees,
-                    reallocs: state.reallocs,
-                    faults: state.faults,
-                    hits_by_group: state.hits,
-                    run_ns_by_group: state.run_ns,
-                    losses: state.losses,
-                },
-            })
-            .collect())
+        counters::of_processes(map.fd().as_fd()).map_err(|error| BpfError::Map {
+            name,
+            source: MapError::IoError(error),
+        })
     }
 
     /// Hits of processes that are not recorded and run what is probed; nothing else of them is counted.
@@ -415,25 +385,14 @@ impl Tracer {
         if self.config.filter == filter::ALL {
             return Ok(Vec::new());
         }
-        let name = "BYSTANDERS";
+        let name = BYSTANDERS;
         let Some(Map::LruHashMap(map)) = self.ebpf.map(name) else {
             return Err(BpfError::Missing { what: "map", name });
         };
-        let hits = raw::entries::<[u64; GROUPS]>(map.fd().as_fd()).map_err(|error| BpfError::Map {
+        counters::of_bystanders(map.fd().as_fd()).map_err(|error| BpfError::Map {
             name,
             source: MapError::IoError(error),
-        })?;
-        let of = |(pid, hits_by_group): (u32, [u64; GROUPS])| LiveCounters {
-            pid: Pid(pid),
-            // No recorded process started then.
-            start: BootNs(0),
-            counters: Counters {
-                hits_by_group,
-                run_ns_by_group: hits_by_group.map(|hits| hits.saturating_mul(LOOKED_UP_NS)),
-                ..Counters::default()
-            },
-        };
-        Ok(hits.into_iter().map(of).collect())
+        })
     }
 
     /// Losses that no process could be charged with, by reason.

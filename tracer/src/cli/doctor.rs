@@ -4,7 +4,12 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{CommandResult, args::Listing, output};
+use super::{
+    CommandResult,
+    args::Listing,
+    doctor_recordings::{self, Recording},
+    output,
+};
 use crate::{
     bpf::{self, KernelFacts, Tracer},
     discover::{Search, well_known_images},
@@ -39,6 +44,10 @@ struct Findings {
     checks: Vec<Check>,
     /// Nanoseconds of a probe hit on this host; `null` if it could not be measured.
     hit_cost_ns: Option<f64>,
+    /// Those of other pyrobes that run now.
+    recordings: Vec<Recording>,
+    /// Why they are not known; `null` if they are.
+    recordings_unknown: Option<String>,
     interpreters: Vec<Interpreter>,
 }
 
@@ -91,7 +100,11 @@ pub(super) fn run(args: &Listing) -> CommandResult {
                             "cost of a probe hit",
                             "not measured: that takes links of kernel 6.6".to_owned(),
                         )),
-                        Err(error) => checks.push(bad("cost of a probe hit", &error, error.hint())),
+                        // It says nothing of interpreters, which are other files than this program's.
+                        Err(error) => checks.push(good(
+                            "cost of a probe hit",
+                            format!("not measured: {}", chain(&error)),
+                        )),
                     }
                 }
                 Err(error) => checks.push(bad("eBPF programs", &error, error.hint())),
@@ -100,9 +113,15 @@ pub(super) fn run(args: &Listing) -> CommandResult {
         Err(error) => checks.push(bad("kernel type information (BTF)", &error, error.hint())),
     }
     let all_well = checks.iter().all(|check| check.ok);
+    let (recordings, recordings_unknown) = match doctor_recordings::running(hit_cost_ns) {
+        Ok(recordings) => (recordings, None),
+        Err(error) => (Vec::new(), Some(chain(&error))),
+    };
     let findings = Findings {
         checks,
         hit_cost_ns,
+        recordings,
+        recordings_unknown,
         interpreters: interpreters(),
     };
     output::write(None, false, |out| {
@@ -125,6 +144,16 @@ fn good(name: &'static str, found: String) -> Check {
 }
 
 fn bad(name: &'static str, error: &dyn std::error::Error, hint: &str) -> Check {
+    Check {
+        name,
+        ok: false,
+        found: chain(error),
+        hint: Some(hint.to_owned()),
+    }
+}
+
+/// An error and its causes.
+fn chain(error: &dyn std::error::Error) -> String {
     let mut found = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -132,12 +161,7 @@ fn bad(name: &'static str, error: &dyn std::error::Error, hint: &str) -> Check {
         found.push_str(&error.to_string());
         cause = error.source();
     }
-    Check {
-        name,
-        ok: false,
-        found,
-        hint: Some(hint.to_owned()),
-    }
+    found
 }
 
 fn kernel() -> Check {
@@ -229,6 +253,7 @@ fn text(findings: &Findings, out: &mut dyn std::io::Write) -> std::io::Result<()
             writeln!(out, "     hint: {hint}")?;
         }
     }
+    doctor_recordings::text(&findings.recordings, findings.recordings_unknown.as_deref(), out)?;
     writeln!(out, "\ninstalled interpreters")?;
     if findings.interpreters.is_empty() {
         writeln!(out, "  none on PATH")?;

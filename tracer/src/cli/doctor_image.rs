@@ -11,12 +11,13 @@ use std::{
 
 use comfy_table::{Table, presets};
 use serde::Serialize;
+use tracer_ebpf::site::{Role, group};
 
 use super::{CommandResult, output};
 use crate::{
     error::{Exit, UserError},
     images::Images,
-    plan::{Covered, Plan, Reference, ReferenceKind},
+    plan::{Covered, Plan, Reference, ReferenceKind, group_of},
     record::placement,
     symbolize::escape,
 };
@@ -32,6 +33,8 @@ struct Examined {
     sites: usize,
     references: Vec<Row>,
     placement: Vec<String>,
+    /// What tells heap mode of acquisitions of pools, or why there is none.
+    heap: String,
 }
 
 /// A reference to the allocator.
@@ -92,7 +95,24 @@ fn examine(images: &mut Images, file: &Path) -> Result<Examined, UserError> {
         sites: runtime.plan.sites.len(),
         references: rows(&runtime.plan),
         placement: placement(runtime),
+        heap: heap(&runtime.plan),
     })
+}
+
+/// By which sites heap mode sees that pools are acquired.
+fn heap(plan: &Plan) -> String {
+    let sites = match plan.heap() {
+        Ok(heap) => heap.sites,
+        Err(why) => return format!("no heap mode: {why}"),
+    };
+    let mut counts: BTreeMap<Role, usize> = BTreeMap::new();
+    for site in sites.iter().filter(|site| group_of(site.role) == group::POOLS) {
+        *counts.entry(site.role).or_default() += 1;
+    }
+    let counts = counts
+        .iter()
+        .map(|(role, count)| format!("{count} {role:?} site(s)"));
+    format!("heap mode: pools by {}", counts.collect::<Vec<_>>().join(", "))
 }
 
 fn rows(plan: &Plan) -> Vec<Row> {
@@ -174,7 +194,7 @@ fn text(examined: &[Examined], all: bool, out: &mut dyn Write) -> io::Result<()>
     writeln!(out, "{table}")?;
     for image in examined {
         writeln!(out, "\n{} (Python {})", image.image, image.python)?;
-        for line in &image.placement {
+        for line in image.placement.iter().chain([&image.heap]) {
             writeln!(out, "  {line}")?;
         }
         let mut elsewhere: BTreeMap<(&str, &str), usize> = BTreeMap::new();

@@ -6,6 +6,7 @@
 mod args;
 mod doctor;
 mod doctor_image;
+mod doctor_recordings;
 mod load;
 mod log;
 mod output;

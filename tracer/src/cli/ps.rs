@@ -29,6 +29,8 @@ struct Row {
     /// `pymalloc`, `malloc`, ...
     allocator: Option<&'static str>,
     modes: Vec<ModeRow>,
+    /// Why it has no heap mode, if it is traced; `null` if it has.
+    heap_why_not: Option<&'static str>,
     container: Option<String>,
     command: String,
     /// Why it is not traced; `null` if it is.
@@ -107,14 +109,14 @@ pub(super) fn run(args: &Ps) -> CommandResult {
 }
 
 fn row(process: &ProcessInfo, image: &Arc<Image>, mapped: &MappedFile) -> Row {
-    let (python, build_id, modes, why_not) = match &image.runtime {
+    let (python, build_id, (modes, heap_why_not), why_not) = match &image.runtime {
         Ok(runtime) => (
             Some(runtime.facts.version.to_string()),
             runtime.facts.build_id.clone(),
             modes(&runtime.plan),
             None,
         ),
-        Err(why) => (None, None, Vec::new(), Some(why.to_string())),
+        Err(why) => (None, None, Default::default(), Some(why.to_string())),
     };
     let words: Vec<String> = process
         .command_line
@@ -129,15 +131,20 @@ fn row(process: &ProcessInfo, image: &Arc<Image>, mapped: &MappedFile) -> Row {
         build_id,
         allocator: image.allocator(process.pid, mapped).map(Allocator::name),
         modes,
+        heap_why_not,
         container: process.container.clone(),
         command: words.join(" "),
         why_not,
     }
 }
 
-/// The modes that a process of this image can be recorded in.
-fn modes(plan: &Plan) -> Vec<ModeRow> {
-    let heap = plan.heap().ok().map(|heap| ModeRow {
+/// The modes that a process of this image can be recorded in, and why heap mode is none of them.
+fn modes(plan: &Plan) -> (Vec<ModeRow>, Option<&'static str>) {
+    let (heap, why_not) = match plan.heap() {
+        Ok(heap) => (Some(heap), None),
+        Err(why) => (None, Some(why)),
+    };
+    let heap = heap.map(|heap| ModeRow {
         mode: Mode::Heap.name(),
         coverage: Some(heap.coverage.percent()),
     });
@@ -145,7 +152,7 @@ fn modes(plan: &Plan) -> Vec<ModeRow> {
         mode: Mode::Allocs.name(),
         coverage: plan.coverage.map(Coverage::percent),
     };
-    heap.into_iter().chain([allocs]).collect()
+    (heap.into_iter().chain([allocs]).collect(), why_not)
 }
 
 /// What a mode sees, for people.
@@ -153,7 +160,9 @@ fn seen(row: &Row, mode: Mode) -> String {
     let of_mode = row.modes.iter().find(|known| known.mode == mode.name());
     match (&row.why_not, of_mode) {
         (Some(why), _) => format!("no: {why}"),
-        (None, None) => "no".to_owned(),
+        (None, None) => row
+            .heap_why_not
+            .map_or_else(|| "no".to_owned(), |why| format!("no: {why}")),
         (None, Some(mode)) => mode
             .coverage
             .map_or_else(|| "?".to_owned(), |percent| format!("{}%", percent.floor())),
@@ -197,4 +206,69 @@ fn table(rows: &[Row]) -> Table {
         ]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use tracer_ebpf::site::{Operand, Role, flag};
+
+    use super::*;
+    use crate::{
+        plan::{Half, Placement, PlannedSite},
+        units::{FileOffset, VirtAddr},
+    };
+
+    /// What the column of heap mode says of an image with one site.
+    #[track_caller]
+    fn check(role: Role, flags: u32, expected: &str) {
+        let site = PlannedSite {
+            role,
+            function: VirtAddr(1),
+            address: VirtAddr(1),
+            offset: FileOffset(1),
+            placement: Placement::SingleStep,
+            half: Half::EntryOnly,
+            flags,
+            operand: Operand::default(),
+            second: Operand::default(),
+        };
+        let (modes, heap_why_not) = modes(&Plan {
+            sites: vec![site],
+            large_frees: Vec::new(),
+            domains: Vec::new(),
+            coverage: None,
+            references: Vec::new(),
+            notes: Vec::new(),
+        });
+        let row = Row {
+            pid: Pid(1),
+            exe: None,
+            python: None,
+            image: String::new(),
+            build_id: None,
+            allocator: None,
+            modes,
+            heap_why_not,
+            container: None,
+            command: String::new(),
+            why_not: None,
+        };
+        assert_eq!(seen(&row, Mode::Heap), expected);
+        assert_eq!(seen(&row, Mode::Allocs), "?");
+    }
+
+    #[test]
+    fn why_an_image_has_no_heap_mode_is_said() {
+        check(Role::PoolRefill, 0, "100%");
+        check(
+            Role::ObjMalloc,
+            0,
+            "no: where its pools are acquired is not known",
+        );
+        check(
+            Role::ObjMalloc,
+            flag::MIMALLOC,
+            "no: its allocator, mimalloc, has no pools",
+        );
+    }
 }

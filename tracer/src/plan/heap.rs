@@ -25,7 +25,12 @@ impl Plan {
     pub fn heap(&self) -> Result<HeapPlan, &'static str> {
         let acquires = |role: Role| matches!(role, Role::PoolRefill | Role::PoolInit);
         if !self.sites.iter().any(|site| acquires(site.role)) {
-            return Err("where its pools are acquired is not known");
+            let is_mimalloc = self.sites.iter().any(|site| site.flags & flag::MIMALLOC != 0);
+            return Err(if is_mimalloc {
+                "its allocator, mimalloc, has no pools"
+            } else {
+                "where its pools are acquired is not known"
+            });
         }
         let mut sites: Vec<PlannedSite> = self
             .sites
@@ -88,6 +93,19 @@ pub(super) fn domains(elf: &Elf<'_>) -> Vec<PlannedSite> {
         Some(site)
     })
     .collect()
+}
+
+/// What a group of sites is called.
+pub const fn group_name(group: u32) -> &'static str {
+    match group {
+        group::POOLS => "acquisitions of pools",
+        group::LARGE => "large blocks",
+        group::BLOCKS => "small blocks",
+        group::DOMAINS => "blocks of extensions",
+        group::FAULTS => "page faults",
+        group::CODES => "deaths of code objects",
+        _ => "others",
+    }
 }
 
 /// The group that hits of a role are counted under, and that the governor takes off as one.

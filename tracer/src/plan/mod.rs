@@ -17,7 +17,7 @@ use tracer_ebpf::site::{Operand, Role, Site, flag};
 use self::placement::Place;
 pub use self::{
     coverage::Coverage,
-    heap::{HeapPlan, group_of},
+    heap::{HeapPlan, group_name, group_of},
     placement::{Placement, instruction_at},
     reference::{Covered, Reference, ReferenceKind},
     sites::Sites,

@@ -18,6 +18,7 @@ use crate::{
     bpf::LiveCounters,
     ingest::event::Hits,
     mode::Mode,
+    plan::group_name,
     units::{BootNs, MonotonicNs, Pid},
 };
 
@@ -78,15 +79,15 @@ const TENSE: Duration = Duration::from_millis(10);
 /// A process counts as busy from this share of the time on.
 const BUSY: f64 = 0.05;
 
-/// Groups of sites that can be taken off: whose budget they live on, their number, and what they are called.
+/// Groups of sites that can be taken off: whose budget they live on, and their number.
 const GROUPS: [Group; 4] = [
-    Group::new(Share::Sampled, group::LARGE, "large blocks"),
-    Group::new(Share::Sampled, group::DOMAINS, "blocks of extensions"),
+    Group::new(Share::Sampled, group::LARGE),
+    Group::new(Share::Sampled, group::DOMAINS),
     BLOCKS,
-    Group::new(Share::Base, group::POOLS, "acquisitions of pools"),
+    Group::new(Share::Base, group::POOLS),
 ];
 /// Stands in heap mode for a moment now and then only, and is only counted there.
-const BLOCKS: Group = Group::new(Share::Sampled, group::BLOCKS, "small blocks");
+const BLOCKS: Group = Group::new(Share::Sampled, group::BLOCKS);
 
 /// See [`GROUPS`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -97,8 +98,12 @@ pub(super) struct Group {
 }
 
 impl Group {
-    const fn new(share: Share, number: u32, name: &'static str) -> Self {
-        Self { share, number, name }
+    const fn new(share: Share, number: u32) -> Self {
+        Self {
+            share,
+            number,
+            name: group_name(number),
+        }
     }
 
     fn of_number(number: u32) -> Self {
