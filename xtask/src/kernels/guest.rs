@@ -15,7 +15,8 @@ use serde_json::Value;
 
 use crate::{process, setup, workspace};
 
-/// The tests that the guests run: each kind of record and both ways of attaching, on two kinds of builds.
+/// The tests that the guests run: each kind of record and both ways of attaching, on two kinds of builds; of heap mode page faults,
+/// and a group of sites that is taken off and put back. None in which readings of a heap have to come in time.
 pub(super) const TESTS: &[&str] = &[
     "stacks::plain_calls::pyenv_313",
     "stacks::plain_calls::debian_311",
@@ -25,6 +26,8 @@ pub(super) const TESTS: &[&str] = &[
     "stacks::fork::pyenv_313",
     "truth::live_at_exit::pyenv_313",
     "attach::running_process::pyenv_313",
+    "heap::memory_of_extensions::debian_311",
+    "heap::the_governor_bounds_the_cost_and_says_so",
 ];
 
 /// Programs of this machine that the guest's script and the tests use.
