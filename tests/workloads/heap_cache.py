@@ -66,9 +66,9 @@ def main():
     for turn in range(given["turns"]):
         keys = 2 * max(users.limit, tokens.limit)
         for i in range(keys):
-            key = (i * 7919 + turn * 31) % keys
+            key = (i * 7919 + turn * 31) % keys  # at: keys
             users.get(key)
-            tokens.get(keys - key)
+            tokens.get(keys - key)  # at: token keys
             if i % 6 == 0:
                 pages.get(key % (2 * pages.limit))
     held = Held(__file__)
@@ -78,6 +78,8 @@ def main():
     held.objects("make_page", "pages", pages.entries.values())
     held.objects("make_token", "tokens", tokens.entries.values())
     held.objects("make_token", "tokens", (token[0] for token in tokens.entries.values()))
+    held.objects("main", "keys", users.entries)
+    held.objects("main", "token keys", tokens.entries)
     tables = [blocks(cache.entries)[1] for cache in (users, pages, tokens)]
     held.blocks("Cache.get", "tables", tables)
     held.print()

@@ -22,6 +22,7 @@ const SINCE_START: u32 = 1;
 const COMPLETE: u32 = 2;
 /// The list of blocks that are gone follows (since 1.3).
 const GONE: u32 = 4;
+const PARTIAL: u32 = 8;
 
 /// A reading of the pools and of the memory map of one process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,8 +38,10 @@ pub struct HeapAudit {
     pub ended: MonotonicNs,
     /// Whether the process was traced before it had any block.
     pub since_start: bool,
-    /// Whether all pools that could be found were read.
+    /// Whether all pools that could be found were read, this time or in an audit before.
     pub complete: bool,
+    /// Whether some were not read this time: what `changed` does not tell of may have changed, too.
+    pub is_partial: bool,
     /// Bytes of a pool.
     pub pool_bytes: u32,
     /// Pools that are not as they were in the audit before.
@@ -94,6 +97,7 @@ impl HeapAudit {
     pub fn encode(&self) -> Vec<u8> {
         let flag = |is_set: bool, bit: u32| if is_set { bit } else { 0 };
         let flags = flag(self.since_start, SINCE_START) | flag(self.complete, COMPLETE) | GONE;
+        let flags = flags | flag(self.is_partial, PARTIAL);
         let lists = POOL * self.changed.len() + REGION * self.regions.len() + ADDRESS * (1 + self.gone.len());
         let mut out = Vec::with_capacity(HEAD + lists);
         out.put_u32_le(self.pid.get());
@@ -135,6 +139,7 @@ impl HeapAudit {
         let flags = from.try_get_u32_le().ok()?;
         audit.since_start = flags & SINCE_START != 0;
         audit.complete = flags & COMPLETE != 0;
+        audit.is_partial = flags & PARTIAL != 0;
         audit.start = BootNs(from.try_get_u64_le().ok()?);
         audit.began = MonotonicNs(from.try_get_u64_le().ok()?);
         audit.ended = MonotonicNs(from.try_get_u64_le().ok()?);
@@ -185,13 +190,13 @@ mod tests {
         fn what_is_encoded_is_decoded_again_and_nothing_shorter(
             numbers in any::<[u64; 3]>(),
             pid in any::<u32>(),
-            flags in any::<[bool; 2]>(),
+            flags in any::<[bool; 3]>(),
             pools in prop::collection::vec((any::<(u64, u8, u16, u16)>(), 0_u32..1 << 24), 0..5),
             regions in prop::collection::vec(any::<[u64; 3]>(), 0..5),
             gone in prop::collection::vec(any::<u64>(), 0..5),
         ) {
             let [start, began, ended] = numbers;
-            let [since_start, complete] = flags;
+            let [since_start, complete, is_partial] = flags;
             let audit = HeapAudit {
                 pid: Pid(pid),
                 start: BootNs(start),
@@ -199,6 +204,7 @@ mod tests {
                 ended: MonotonicNs(ended),
                 since_start,
                 complete,
+                is_partial,
                 pool_bytes: pid,
                 changed: pools
                     .into_iter()

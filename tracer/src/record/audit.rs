@@ -14,9 +14,10 @@ use super::{
     attach::now,
     duty::own_time,
     large,
+    left_out::LeftOut,
     pool_changes::Grown,
     pool_scan::Part,
-    reading::{Gaps, Known, Reading, read},
+    reading::{Gaps, Known, POOLS_IN_ALL, Reading, read},
     survey::{AFTER_WINDOW, survey},
     survivors::{self, Of},
     window::WORTH,
@@ -71,8 +72,8 @@ pub(super) struct Auditor {
     gaps: Gaps,
     /// How many more large blocks are remembered, of all processes.
     room: usize,
-    /// What is not known of others, of processes that are gone.
-    left_out: Vec<Gap>,
+    /// What limits left out, without what they leave out of processes that run.
+    left_out: LeftOut,
 }
 
 impl Auditor {
@@ -88,18 +89,17 @@ impl Auditor {
             account: Account::default(),
             gaps: Gaps::default(),
             room: large::MOST_IN_ALL,
-            left_out: Vec::new(),
+            left_out: LeftOut::default(),
         }
     }
 
-    /// What is not known of large blocks, up to now or to the end of their process.
-    pub(super) fn left_out(&mut self, now: MonotonicNs) -> Vec<Gap> {
-        let running = self
-            .processes
-            .iter()
-            .flat_map(|(&pid, known)| known.left_out(pid, now));
-        self.left_out.extend(running);
-        std::mem::take(&mut self.left_out)
+    /// What limits left out so far, each from the first time on.
+    pub(super) fn left_out(&self, now: MonotonicNs) -> Vec<Gap> {
+        let mut all = self.left_out;
+        for known in self.processes.values() {
+            all.add(&known.left_out());
+        }
+        all.gaps(now)
     }
 
     /// Images that traced processes run.
@@ -163,7 +163,7 @@ impl Auditor {
     pub(super) fn event(&mut self, event: &Event<'_>) {
         match event {
             Event::Alloc(alloc) if alloc.kind == BlockKind::Pool => {
-                self.block(alloc.pid, alloc.addr);
+                self.block(alloc.pid, alloc.addr, alloc.time);
                 if self.mode == Mode::Heap {
                     let is_sample = alloc.site == AllocSite::Copy;
                     if let Some(known) = self.processes.get_mut(&alloc.pid) {
@@ -199,11 +199,13 @@ impl Auditor {
                 }
                 let due = later(process.time, self.first().min(self.interval));
                 let known = Known::new(process, due, self.gaps);
-                self.processes.insert(process.pid, known);
+                if let Some(before) = self.processes.insert(process.pid, known) {
+                    self.left_out.add(&before.left_out());
+                }
             }
             Event::Gone(gone) => {
                 if let Some(known) = self.processes.remove(&gone.pid) {
-                    self.left_out.extend(known.left_out(gone.pid, gone.time));
+                    self.left_out.add(&known.left_out());
                 }
             }
             _ => {}
@@ -214,7 +216,7 @@ impl Auditor {
         let is_small = realloc.requested.get() <= SMALL_REQUEST_THRESHOLD;
         // Some of these are blocks of libc's malloc; then there is no pool around.
         if realloc.kind == BlockKind::Any && is_small {
-            self.block(realloc.pid, realloc.addr);
+            self.block(realloc.pid, realloc.addr, realloc.time);
         }
         if self.mode == Mode::Heap
             && let Some(known) = self.processes.get_mut(&realloc.pid)
@@ -244,14 +246,14 @@ impl Auditor {
     }
 
     #[inline]
-    fn block(&mut self, pid: Pid, addr: ProcAddr) {
+    fn block(&mut self, pid: Pid, addr: ProcAddr, time: MonotonicNs) {
         let part = Part::of(addr);
         if self.last == (pid, part) {
             return;
         }
         self.last = (pid, part);
         if let Some(known) = self.processes.get_mut(&pid) {
-            known.block(part);
+            known.block(part, time);
         }
     }
 
@@ -296,6 +298,7 @@ impl Auditor {
         self.account.grow(turn);
         let remembered = self.processes.values().map(|known| known.large.len()).sum();
         self.room = large::MOST_IN_ALL.saturating_sub(remembered);
+        let mut pools: usize = self.processes.values().map(|known| known.pools.len()).sum();
         let mut due: Vec<(MonotonicNs, Pid)> = self
             .processes
             .iter()
@@ -309,12 +312,17 @@ impl Auditor {
         };
         let (mut audits, mut headers) = (Vec::new(), 0);
         for (_, pid) in due {
-            if headers >= limit {
-                break;
-            }
             let Some(known) = self.processes.get_mut(&pid) else {
                 continue;
             };
+            if headers >= limit {
+                if which == Which::Due {
+                    break;
+                }
+                let since = known.last_read.unwrap_or(known.first_seen);
+                self.left_out.heaps.add(1, since);
+                continue;
+            }
             let Some(image) = images.iter().find(|image| image.id == known.image) else {
                 continue;
             };
@@ -323,7 +331,11 @@ impl Auditor {
                 continue;
             }
             let before = own_time();
-            let made = read(pid, known, image, self.mode);
+            pools -= known.pools.len();
+            let room = POOLS_IN_ALL.saturating_sub(pools + known.pools.len());
+            let made = read(pid, known, image, self.mode, room);
+            pools += known.pools.len();
+            known.last_read = Some(turn);
             known.gaps = self.gaps;
             self.account.pay(own_time().saturating_sub(before));
             let age = Duration::from_nanos(turn.get().saturating_sub(known.first_seen.get()));

@@ -12,6 +12,7 @@ use std::io;
 
 use rustc_hash::FxHashMap;
 
+use super::left_out::Count;
 use crate::units::{MonotonicNs, ProcAddr};
 
 /// Blocks remembered of one process, and of all. Those beyond are counted and not looked at: some 40 bytes each.
@@ -37,8 +38,8 @@ const MAPPED_OVERHEAD: u64 = 16;
 pub(super) struct Large {
     /// By address: usable bytes, and when.
     blocks: FxHashMap<u64, (u64, u64)>,
-    /// Blocks that were not remembered, and since when.
-    left_out: Option<(u64, MonotonicNs)>,
+    /// Blocks that were not remembered.
+    left_out: Count,
     /// Enough of them had a head of glibc's.
     is_glibc: bool,
     /// Since when it could not be told which are gone.
@@ -76,7 +77,7 @@ impl Large {
     pub(super) fn add(&mut self, addr: ProcAddr, bytes: u64, time: MonotonicNs, room: &mut usize) {
         let has_room = self.blocks.len() < MOST && *room > 0;
         if !has_room && !self.blocks.contains_key(&addr.get()) {
-            self.left_out.get_or_insert((0, time)).0 += 1;
+            self.left_out.add(1, time);
         } else if self.blocks.insert(addr.get(), (bytes, time.get())).is_none() {
             *room -= 1;
         }
@@ -87,8 +88,8 @@ impl Large {
         self.blocks.len()
     }
 
-    /// How many were not, and since when.
-    pub(super) fn left_out(&self) -> Option<(u64, MonotonicNs)> {
+    /// How many were not.
+    pub(super) fn left_out(&self) -> Count {
         self.left_out
     }
 
@@ -185,6 +186,13 @@ mod tests {
 
     use super::*;
 
+    /// So many, since then.
+    fn count(number: u64, since: u64) -> Count {
+        let mut count = Count::default();
+        count.add(number, MonotonicNs(since));
+        count
+    }
+
     /// Looks at blocks of 1024 usable bytes at 0x1000 and of 8 KiB, a mapping, at 0x8010.
     #[track_caller]
     fn check(words: &[(u64, u64)], began: u64, expected: &[u64]) {
@@ -275,7 +283,7 @@ mod tests {
             large.add(ProcAddr(addr), 8, MonotonicNs(time), &mut room);
         }
         assert_eq!((large.len(), room), (2, 0));
-        assert_eq!(large.left_out(), Some((2, MonotonicNs(3))));
+        assert_eq!(large.left_out(), count(2, 3));
         large.remove(ProcAddr(0x10), &mut room);
         large.remove(ProcAddr(0x10), &mut room);
         assert_eq!((large.len(), room), (1, 1));
@@ -284,7 +292,7 @@ mod tests {
             large.add(ProcAddr(addr * 16), 8, MonotonicNs(1), &mut room);
         }
         assert_eq!((large.len(), room), (MOST, MOST));
-        assert_eq!(large.left_out(), Some((7, MonotonicNs(1))));
+        assert_eq!(large.left_out(), count(7, 1));
     }
 
     proptest! {

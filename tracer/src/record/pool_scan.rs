@@ -5,7 +5,7 @@
 //! tracer misses would be missing on both sides of the comparison. Invariant: only aligned places near a pool in
 //! use are read, and at most as many as asked for.
 
-use std::io;
+use std::{collections::VecDeque, io};
 
 use rustc_hash::FxHashSet;
 
@@ -20,7 +20,7 @@ use crate::{
 const PART_BITS: u32 = 20;
 
 /// A part of the address space, by its number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Part(u64);
 
 impl Part {
@@ -29,9 +29,10 @@ impl Part {
         Self(addr.get() >> PART_BITS)
     }
 
-    /// The parts from one address up to another.
-    pub(super) fn between(start: u64, end: u64) -> impl Iterator<Item = Self> {
-        (start >> PART_BITS..=end.saturating_sub(1) >> PART_BITS).map(Self)
+    /// The parts from one address up to another, without those before this one.
+    pub(super) fn between(self, start: u64, end: u64) -> impl Iterator<Item = Self> {
+        let first = self.0.max(start >> PART_BITS);
+        (first..=end.saturating_sub(1) >> PART_BITS).map(Self)
     }
 
     /// The places in it where the header of a pool can stand.
@@ -49,67 +50,95 @@ impl Part {
     }
 }
 
-/// What was found.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// A search, and what it has found so far.
+#[derive(Debug)]
 pub(super) struct Scan {
+    pool_bytes: u32,
     /// Used blocks of each size class.
     pub(super) used: [u64; SIZE_CLASSES],
     /// Pools in use, in no order.
     pub(super) pools: Vec<(ProcAddr, Pool)>,
     /// Places that were read.
     pub(super) read: usize,
-    /// Whether the search went as far as it leads.
-    pub(super) complete: bool,
-    /// The parts that hold pools in use.
+    /// The parts that were read,
+    pub(super) seen: FxHashSet<Part>,
+    /// ... those of them that hold pools in use,
     pub(super) parts: FxHashSet<Part>,
+    /// ... and those to which the search leads and has not come.
+    open: VecDeque<Part>,
 }
 
-/// Searches from `known`. `read` appends what stands at each of the given places; at most `limit` places are read.
-pub(super) fn scan(
-    known: impl IntoIterator<Item = Part>,
-    pool_bytes: u32,
-    limit: usize,
-    mut read: impl FnMut(&[ProcAddr], &mut Vec<Option<[u8; POOL_HEADER_BYTES]>>) -> io::Result<()>,
-) -> io::Result<Scan> {
-    let mut scan = Scan {
-        complete: true,
-        ..Scan::default()
-    };
-    // A pool has no other size; anything smaller would be a search without an end.
-    if !pool_bytes.is_power_of_two() || !(4096..=1 << PART_BITS).contains(&pool_bytes) {
-        return Ok(scan);
-    }
-    let mut open: Vec<Part> = known.into_iter().collect();
-    let mut seen: FxHashSet<Part> = open.iter().copied().collect();
-    let (mut places, mut headers) = (Vec::new(), Vec::new());
-    while let Some(part) = open.pop() {
-        places.clear();
-        places.extend(part.places(pool_bytes));
-        if scan.read + places.len() > limit {
-            scan.complete = false;
-            break;
+impl Scan {
+    /// Nothing is found yet.
+    pub(super) fn new(pool_bytes: u32) -> Self {
+        Self {
+            pool_bytes,
+            used: [0; SIZE_CLASSES],
+            pools: Vec::new(),
+            read: 0,
+            seen: FxHashSet::default(),
+            parts: FxHashSet::default(),
+            open: VecDeque::new(),
         }
-        headers.clear();
-        read(&places, &mut headers)?;
-        scan.read += places.len();
-        let before = scan.pools.len();
-        for (header, &place) in headers.iter().zip(&places) {
-            let pool = header
-                .as_ref()
-                .and_then(|header| pool_in_use(header, place, pool_bytes));
-            if let Some(pool) = pool
-                && let Some(used) = scan.used.get_mut(pool.class)
-            {
-                *used += u64::from(pool.used);
-                scan.pools.push((place, pool));
+    }
+
+    /// Searches these parts, and then around the pools that were found. `read` appends what stands at each of the given places;
+    /// at most `limit` are read, with those of searches before. Parts to which it does not come stay in `from`, or are
+    /// [`Scan::left`].
+    pub(super) fn search(
+        &mut self,
+        from: &mut impl Iterator<Item = Part>,
+        limit: usize,
+        mut read: impl FnMut(&[ProcAddr], &mut Vec<Option<[u8; POOL_HEADER_BYTES]>>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        // A pool has no other size; anything smaller would be a search without an end.
+        if !self.pool_bytes.is_power_of_two() || !(4096..=1 << PART_BITS).contains(&self.pool_bytes) {
+            return Ok(());
+        }
+        let (mut places, mut headers) = (Vec::new(), Vec::new());
+        let of_part = (1 << PART_BITS) / self.pool_bytes as usize;
+        while self.read + of_part <= limit {
+            // In this order each part has its turn, whatever is found.
+            let Some(part) = from.next().or_else(|| self.open.pop_front()) else {
+                break;
+            };
+            if !self.seen.insert(part) {
+                continue;
+            }
+            places.clear();
+            places.extend(part.places(self.pool_bytes));
+            headers.clear();
+            read(&places, &mut headers)?;
+            self.read += places.len();
+            let before = self.pools.len();
+            for (header, &place) in headers.iter().zip(&places) {
+                let pool = header
+                    .as_ref()
+                    .and_then(|header| pool_in_use(header, place, self.pool_bytes));
+                if let Some(pool) = pool
+                    && let Some(used) = self.used.get_mut(pool.class)
+                {
+                    *used += u64::from(pool.used);
+                    self.pools.push((place, pool));
+                }
+            }
+            if self.pools.len() > before {
+                self.parts.insert(part);
+                let unseen = part.neighbours().filter(|next| !self.seen.contains(next));
+                self.open.extend(unseen);
             }
         }
-        if scan.pools.len() > before {
-            scan.parts.insert(part);
-            open.extend(part.neighbours().filter(|&next| seen.insert(next)));
-        }
+        Ok(())
     }
-    Ok(scan)
+
+    /// Parts beside pools to which the search has not come, and of those others that it has not come to; none twice.
+    pub(super) fn left(&self, others: impl Iterator<Item = Part>) -> Vec<Part> {
+        let mut left = FxHashSet::default();
+        others
+            .chain(self.open.iter().copied())
+            .filter(|part| !self.seen.contains(part) && left.insert(*part))
+            .collect()
+    }
 }
 
 #[cfg(test)]
@@ -148,19 +177,23 @@ mod tests {
         pools.iter().map(|&(at, count)| (at, header(count))).collect()
     }
 
-    fn search(memory: &Memory, known: &[u64], limit: usize) -> Scan {
-        let known: Vec<Part> = known.iter().map(|&addr| Part::of(ProcAddr(addr))).collect();
-        scan(known, POOL, limit, |places, headers| {
+    /// What is found, and the parts that are left.
+    fn search(memory: &Memory, known: &[u64], limit: usize) -> (Scan, Vec<Part>) {
+        let mut known = known.iter().map(|&addr| Part::of(ProcAddr(addr)));
+        let mut scan = Scan::new(POOL);
+        let read = |places: &[ProcAddr], headers: &mut Vec<_>| {
             headers.extend(places.iter().map(|place| memory.get(&place.get()).copied()));
             Ok(())
-        })
-        .unwrap()
+        };
+        scan.search(&mut known, limit, read).unwrap();
+        let left = scan.left(known);
+        (scan, left)
     }
 
     #[track_caller]
     fn check(pools: &[(u64, u32)], known: &[u64], expected: (u64, u64)) {
-        let found = search(&memory(pools), known, usize::MAX);
-        assert!(found.complete);
+        let (found, left) = search(&memory(pools), known, usize::MAX);
+        assert_eq!(left, []);
         assert_eq!((found.pools.len() as u64, found.used.iter().sum()), expected);
     }
 
@@ -176,27 +209,30 @@ mod tests {
     }
 
     #[test]
-    fn a_search_that_is_too_long_says_so() {
-        let pools: Vec<_> = (0..50).map(|part| (part * PART, 1)).collect();
-        let found = search(&memory(&pools), &[0], 640);
-        assert!(
-            !found.complete && found.read <= 640 && found.pools.len() == 10,
-            "{found:?}"
-        );
+    fn what_a_search_does_not_come_to_is_left() {
+        let pools: Vec<_> = (1..50).map(|part| (part * PART, 1)).collect();
+        let known = [3 * PART, 30 * PART, 40 * PART, 30 * PART, 20 * PART];
+        let (found, left) = search(&memory(&pools), &known, 64 * 3 + 63);
+        assert_eq!((found.read, found.pools.len()), (64 * 3, 3));
+        assert_eq!(left, [20, 2, 4, 29, 31, 39, 41].map(Part));
+        let (found, left) = search(&memory(&pools), &known, 64 * 51);
+        assert_eq!((found.pools.len(), found.parts.len(), left), (49, 49, Vec::new()));
     }
 
     #[test]
     fn a_process_that_cannot_be_read_is_an_error() {
-        let part = Part::of(ProcAddr(PART));
-        let gone = scan([part], POOL, 1 << 20, |_, _| Err(io::ErrorKind::NotFound.into()));
+        let mut parts = [Part::of(ProcAddr(PART))].into_iter();
+        let gone = Scan::new(POOL).search(&mut parts, 1 << 20, |_, _| Err(io::ErrorKind::NotFound.into()));
         assert_eq!(gone.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]
     fn a_size_that_no_pool_has_is_not_searched_with() {
         for pool_bytes in [0, 1, 16, 5000, 1 << 21] {
-            let found = scan([Part(1)], pool_bytes, 1 << 20, |_, _| unreachable!()).unwrap();
-            assert_eq!(found.read, 0);
+            let mut scan = Scan::new(pool_bytes);
+            scan.search(&mut [Part(1)].into_iter(), 1 << 20, |_, _| unreachable!())
+                .unwrap();
+            assert_eq!(scan.read, 0);
         }
     }
 
@@ -205,11 +241,12 @@ mod tests {
         fn hostile_memory_ends_the_search_within_its_limit(
             byte in any::<u8>(), limit in 0usize..5000, known in prop::collection::vec(any::<u64>(), 0..20)
         ) {
-            let parts: Vec<Part> = known.iter().map(|&addr| Part::of(ProcAddr(addr))).collect();
+            let mut parts = known.iter().map(|&addr| Part::of(ProcAddr(addr)));
             let one = memory(&[(0, 1)]).remove(&0).unwrap();
             let mut read = 0;
             // Every place looks like a pool, or like nothing at all.
-            let found = scan(parts, POOL, limit, |places, headers| {
+            let mut found = Scan::new(POOL);
+            found.search(&mut parts, limit, |places, headers| {
                 read += places.len();
                 let header = if byte.is_multiple_of(2) { one } else { [byte; POOL_HEADER_BYTES] };
                 headers.extend(places.iter().map(|_| Some(header)));

@@ -5,31 +5,33 @@
 
 use std::{io, time::Duration};
 
-use rustc_hash::FxHashSet;
 use rustix::time::{ClockId, clock_gettime};
 use tracer_ebpf::limits::MOST_TICK_NS;
 
 use super::{
     attach::now,
     large::Large,
+    left_out::{Count, LeftOut},
+    places::Places,
     pool_changes::{Grown, pool_changes},
-    pool_scan::{Part, Scan, scan},
+    pool_scan::Part,
     survey::{Looks, survey},
     survivors::{Of, Survivors},
 };
 use crate::{
-    capture::{Audit, Gap, ImageRecord},
+    capture::{Audit, ImageRecord},
     discover::{anonymous_regions, process, read_each},
     ingest::{HeapAudit, PoolState, Survey, event::Process},
     mode::Mode,
     units::{BootNs, ImageId, MonotonicNs, Pid, ProcAddr},
 };
 
-/// Headers read of one process at most: 4 GiB of pools (1 GiB up to 3.9). A larger heap is not audited, and a report
-/// says so.
+/// Headers read of one process at a time: 4 GiB of pools (1 GiB up to 3.9). Of a larger heap, heap mode reads another part each time; it
+/// has no audit, and a report says so.
 const HEADERS_PER_PROCESS: usize = 1 << 18;
-/// Parts remembered of one process at most; more than the headers of one reading come from.
-const PARTS_PER_PROCESS: usize = 1 << 14;
+/// Pools remembered of one process (heap mode), 24 bytes each, and of all.
+const POOLS_PER_PROCESS: usize = 1 << 19;
+pub(super) const POOLS_IN_ALL: usize = 1 << 20;
 /// An event that is told to be older than this is known here, and what it made is there to be read: it waits in the ring and for
 /// this thread, which takes probes off in the meantime.
 const KNOWN_AFTER_NS: u64 = MOST_TICK_NS + 240_000_000;
@@ -57,6 +59,7 @@ pub(super) struct Known {
     pub(super) start: BootNs,
     pub(super) image: ImageId,
     pub(super) first_seen: MonotonicNs,
+    pub(super) last_read: Option<MonotonicNs>,
     pub(super) due: MonotonicNs,
     /// When the next reading would be due if the last ones had found changes.
     pub(super) due_at_work: MonotonicNs,
@@ -64,7 +67,7 @@ pub(super) struct Known {
     pub(super) after_window: Option<MonotonicNs>,
     /// Processor time that it had used at the last look, since readings find no change.
     used: Option<Duration>,
-    pub(super) parts: FxHashSet<Part>,
+    places: Places,
     /// Whether tracing began before the process had any block; not known before its first audit.
     pub(super) since_start: Option<bool>,
     /// Readings in a row that found no change (heap mode), and the resident memory that the last one found.
@@ -72,6 +75,8 @@ pub(super) struct Known {
     pub(super) resident: u64,
     /// The pools as they were last told, by address (heap mode).
     pub(super) pools: Vec<PoolState>,
+    /// Those that were too many.
+    left_pools: Count,
     /// Blocks that were seen in sampling windows (heap mode).
     pub(super) survivors: Survivors,
     /// When they are looked at between readings.
@@ -98,15 +103,17 @@ impl Known {
             start: process.start,
             image: process.image,
             first_seen: process.time,
+            last_read: None,
             due,
             due_at_work: due,
             after_window: None,
             used: None,
-            parts: FxHashSet::default(),
+            places: Places::default(),
             since_start: None,
             quiet: 0,
             resident: 0,
             pools: Vec::new(),
+            left_pools: Count::default(),
             survivors: Survivors::default(),
             looks: Looks::default(),
             refilled: 0,
@@ -116,10 +123,8 @@ impl Known {
     }
 
     /// It has a block there.
-    pub(super) fn block(&mut self, part: Part) {
-        if self.parts.len() < PARTS_PER_PROCESS {
-            self.parts.insert(part);
-        }
+    pub(super) fn block(&mut self, part: Part, time: MonotonicNs) {
+        self.places.block(part, time);
     }
 
     /// It does something: no need to wait for longer than this.
@@ -143,23 +148,20 @@ impl Known {
         }
     }
 
-    /// What is not known of its large blocks, up to now or its end.
-    pub(super) fn left_out(&self, pid: Pid, to: MonotonicNs) -> impl Iterator<Item = Gap> + use<> {
-        let too_many = self.large.left_out().map(|(blocks, from)| {
-            let reason = format!("{blocks} large blocks were too many to be read while frees are not traced");
-            (from, reason)
-        });
-        let blind = self.large.blind().map(|from| {
-            let reason = "frees of large blocks while these are not traced, as the malloc is not glibc's";
-            (from, reason.to_owned())
-        });
-        too_many.into_iter().chain(blind).map(move |(from, reason)| Gap {
-            from,
-            to,
-            pid: Some(pid),
-            reason,
-            ..Gap::default()
-        })
+    /// What limits left out of what is known of it.
+    pub(super) fn left_out(&self) -> LeftOut {
+        let mut other_mallocs = Count::default();
+        if let Some(since) = self.large.blind() {
+            other_mallocs.add(1, since);
+        }
+        LeftOut {
+            large: self.large.left_out(),
+            pools: self.left_pools,
+            parts: self.places.left_out(),
+            samples: self.survivors.left_out(),
+            other_mallocs,
+            ..LeftOut::default()
+        }
     }
 }
 
@@ -173,47 +175,44 @@ pub(super) struct Made {
     pub(super) grown: Grown,
 }
 
-/// Reads one process. Nothing for a build without pools.
-pub(super) fn read(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode) -> io::Result<Option<Made>> {
+/// Reads one process. Nothing for a build without pools. `room`: so many more pools are remembered, of all processes.
+pub(super) fn read(
+    pid: Pid,
+    known: &mut Known,
+    image: &ImageRecord,
+    mode: Mode,
+    room: usize,
+) -> io::Result<Option<Made>> {
     if image.pool_bytes == 0 {
         return Ok(None);
     }
     let is_first = known.since_start.is_none();
-    let since_start = match known.since_start {
-        Some(since_start) => since_start,
-        None => *known.since_start.insert(is_since_start(pid, known.start, image)?),
+    let since_start = if let Some(since_start) = known.since_start {
+        since_start
+    } else {
+        let since_start = is_since_start(pid, known.start, image)?;
+        if mode == Mode::Heap && !since_start {
+            known.places.search_all();
+        }
+        *known.since_start.insert(since_start)
     };
     let began = now();
     let settled = settled(began);
     let mut regions = Vec::new();
     if mode == Mode::Heap {
         regions = anonymous_regions(pid)?;
-        // Where its arenas are is not known: anywhere.
-        if !since_start && known.pools.is_empty() {
-            let parts = regions
-                .iter()
-                .flat_map(|region| Part::between(region.start, region.end));
-            known.parts.extend(parts.take(PARTS_PER_PROCESS));
-        }
     }
-    let scanned = scan(
-        known.parts.iter().copied(),
+    let was_searching = known.places.is_searching();
+    let scan = known.places.scan(
         image.pool_bytes,
         HEADERS_PER_PROCESS,
+        &regions,
+        began,
         |places, headers| read_each(pid, places, headers),
     )?;
     let ended = now();
-    let Scan {
-        used,
-        pools,
-        read,
-        complete,
-        parts,
-    } = scanned;
-    if complete {
-        known.parts = parts;
-    }
     let (mut grown, mut found) = (Grown::default(), None);
+    let headers = scan.read;
     let reading = match mode {
         Mode::Allocs => Reading::Sums(Audit {
             pid,
@@ -221,21 +220,26 @@ pub(super) fn read(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode)
             began,
             ended,
             since_start,
-            complete,
-            pools: pools.len() as u64,
-            used: used.to_vec(),
+            complete: known.places.are_read(),
+            pools: scan.pools.len() as u64,
+            used: scan.used.to_vec(),
         }),
         Mode::Heap => {
             let had_pools = !known.pools.is_empty();
             let unseen = known.gaps.pools && had_pools;
-            let changes = pool_changes(&mut known.pools, pools, unseen);
+            let room = room.min(POOLS_PER_PROCESS.saturating_sub(known.pools.len()));
+            let was_read = |addr: ProcAddr| scan.seen.contains(&Part::of(addr));
+            let changes = pool_changes(&mut known.pools, scan.pools, was_read, room, unseen);
+            known.left_pools.at_least(changes.refused, began);
             // What is told anew, or was there before, has not grown.
-            if had_pools || is_first && since_start {
+            if had_pools && !was_searching || is_first && since_start {
                 grown = changes.grown;
             }
             let resident: u64 = regions.iter().map(|region| region.anonymous).sum();
             let changed = resident.abs_diff(std::mem::replace(&mut known.resident, resident));
-            known.quiet = if changes.pools.is_empty() && changed < resident / CHANGED {
+            let is_quiet = changes.pools.is_empty() && changed < resident / CHANGED;
+            let complete = known.places.are_known(&known.pools);
+            known.quiet = if is_quiet && complete {
                 (known.quiet + 1).min(QUIET)
             } else {
                 0
@@ -253,6 +257,7 @@ pub(super) fn read(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode)
                 ended,
                 since_start,
                 complete,
+                is_partial: !known.places.are_read(),
                 pool_bytes: image.pool_bytes,
                 changed: changes.pools,
                 regions,
@@ -263,7 +268,7 @@ pub(super) fn read(pid: Pid, known: &mut Known, image: &ImageRecord, mode: Mode)
     Ok(Some(Made {
         reading,
         survey: found,
-        headers: read,
+        headers,
         grown,
     }))
 }

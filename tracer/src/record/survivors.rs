@@ -11,6 +11,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
     content::{Content, Types, WORDS_BYTES, WORDS_FROM, Words, words},
+    left_out::Count,
     types::KnownTypes,
 };
 use crate::{
@@ -81,6 +82,8 @@ pub(super) struct Survivors {
     /// Blocks for which there was no room.
     refused: FxHashSet<u64>,
     types: KnownTypes,
+    /// How many those were so far.
+    left_out: Count,
 }
 
 impl Survivors {
@@ -88,7 +91,9 @@ impl Survivors {
     pub(super) fn add(&mut self, addr: ProcAddr, size: ByteCount, time: MonotonicNs) -> bool {
         // The newest at an address is the one that is there.
         if self.samples.len() >= MAX_SAMPLES && !self.samples.contains_key(&addr.get()) {
-            return self.refused.len() >= MAX_SAMPLES || self.refused.insert(addr.get());
+            let is_first = self.refused.len() >= MAX_SAMPLES || self.refused.insert(addr.get());
+            self.left_out.add(u64::from(is_first), time);
+            return is_first;
         }
         self.refused.remove(&addr.get());
         let sample = Sample {
@@ -97,6 +102,11 @@ impl Survivors {
             content: None,
         };
         self.samples.insert(addr.get(), sample).is_none()
+    }
+
+    /// For how many there was no room.
+    pub(super) fn left_out(&self) -> Count {
+        self.left_out
     }
 
     /// A window is over in which the process was hit. `most`: so many blocks of it are looked at on, and of all before it.

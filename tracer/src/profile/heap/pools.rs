@@ -5,7 +5,7 @@
 //! somebody else. So were pools that were acquired while nobody looked, or by who keeps nothing there (see [`Pools::disown`]).
 //! Invariant: `own + refilled` is the used count of the last audit.
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{Holder, Special};
 use crate::{
@@ -14,6 +14,8 @@ use crate::{
     units::MonotonicNs,
 };
 
+/// Acquisitions kept at most of pools to which an audit did not come.
+const MAX_LATE: usize = 1 << 18;
 /// Bytes between two size classes.
 pub(super) const ALIGNMENT: u64 = 16;
 
@@ -68,9 +70,9 @@ pub(super) struct Pools {
     pending: Vec<Acquired>,
     /// Acquisitions are not traced.
     is_off: bool,
-    /// They were not for a part of the time since the last audit.
+    /// They were not for a part of the time since the last audit that read all pools.
     was_off: bool,
-    /// There was an audit: what comes into use from here on was not there before tracing.
+    /// All that was there has been read: what comes into use from here on was not there before tracing.
     is_known: bool,
 }
 
@@ -105,7 +107,8 @@ impl Pools {
 
     pub(super) fn audit(&mut self, audit: &HeapAudit) {
         let unseen = self.was_off && (self.is_known || audit.since_start);
-        (self.was_off, self.is_known) = (self.is_off, true);
+        self.was_off = self.is_off || self.was_off && audit.is_partial;
+        self.is_known |= audit.complete;
         let mask = u64::from(audit.pool_bytes).wrapping_sub(1);
         let mut newest: FxHashMap<u64, Acquired> = FxHashMap::default();
         for acquired in &self.pending {
@@ -116,6 +119,9 @@ impl Pools {
         self.pending.retain(|acquired| acquired.time >= audit.began.0);
         for state in &audit.changed {
             self.change(state, unseen);
+        }
+        if audit.is_partial {
+            self.keep(&newest, audit);
         }
         for (address, acquired) in newest {
             if let Some(pool) = self.all.get_mut(&address)
@@ -131,6 +137,20 @@ impl Pools {
                 };
             }
         }
+    }
+
+    /// What was acquired in pools that an audit does not tell of waits for the one that does.
+    fn keep(&mut self, newest: &FxHashMap<u64, Acquired>, audit: &HeapAudit) {
+        let told: FxHashSet<u64> = audit.changed.iter().map(|state| state.address).collect();
+        let mut late: Vec<Acquired> = newest
+            .iter()
+            .filter(|(address, acquired)| acquired.time < audit.began.0 && !told.contains(address))
+            .map(|(_, acquired)| *acquired)
+            .collect();
+        late.sort_unstable_by_key(|acquired| acquired.time);
+        late.drain(..late.len().saturating_sub(MAX_LATE));
+        late.append(&mut self.pending);
+        self.pending = late;
     }
 
     /// `unseen`: a pool that is new may have been acquired by anybody.
@@ -235,7 +255,9 @@ mod tests {
                 Disown(tally, until) => {
                     pools.disown(|class, of, time| class == 3 && of == *tally && time.0 <= *until);
                 }
-                Audit(changed) | Late(changed) => pools.audit(&HeapAudit {
+                Audit(changed) | Late(changed) | Part(changed, _) => pools.audit(&HeapAudit {
+                    complete: !matches!(step, Part(_, false)),
+                    is_partial: matches!(step, Part(..)),
                     began: MonotonicNs(if matches!(step, Late(_)) { 0 } else { time }),
                     ended: MonotonicNs(time + 1),
                     pool_bytes: 16384,
@@ -275,8 +297,10 @@ mod tests {
         Audit(Vec<(u64, u16, u16)>),
         /// The same of an audit that may not have known of anything before it.
         Late(Vec<(u64, u16, u16)>),
+        /// Of one that did not read all, and whether all were read by then.
+        Part(Vec<(u64, u16, u16)>, bool),
     }
-    use Step::{Acquire, Audit, Disown, Gap, Late};
+    use Step::{Acquire, Audit, Disown, Gap, Late, Part};
 
     #[test]
     fn a_pool_is_its_acquirers_until_its_blocks_are_used_again() {
@@ -375,6 +399,48 @@ mod tests {
         );
         // Nothing is known of what was there before the first audit.
         check(&[Gap(true), first()], [0, 0, 30, 0]);
+    }
+
+    #[test]
+    fn pools_that_are_read_late_are_whose_they_would_have_been() {
+        // The search goes on: they may have been there before the gap.
+        check(
+            &[
+                Part(vec![(1, 30, 30)], false),
+                Gap(true),
+                Part(vec![(2, 5, 5)], false),
+                Gap(false),
+                Audit(vec![(3, 4, 4)]),
+                Audit(vec![(4, 2, 2)]),
+            ],
+            [0, 0, 41, 0],
+        );
+        // All were read once; one came in the gap, and the first reading behind it did not come there.
+        check(
+            &[
+                Audit(vec![(1, 30, 30)]),
+                Gap(true),
+                Gap(false),
+                Part(vec![], true),
+                Part(vec![(2, 5, 5)], true),
+                Audit(vec![(3, 4, 4)]),
+                Audit(vec![(4, 2, 2)]),
+            ],
+            [0, 0, 32, 9],
+        );
+        // They were acquired before a reading that did not come there: one is new, one was set up anew.
+        check(
+            &[
+                Audit(vec![(2, 90, 90)]),
+                Acquire(0, 1),
+                Acquire(0, 2),
+                Acquire(1, 2),
+                Part(vec![(3, 5, 5)], true),
+                Part(vec![(1, 50, 50)], true),
+                Audit(vec![(2, 7, 7)]),
+            ],
+            [50, 7, 5, 0],
+        );
     }
 
     #[test]
