@@ -31,6 +31,8 @@ struct Pool {
     owner: Owner,
     /// When it was acquired; 0 if that was not seen.
     acquired: u64,
+    /// Up to this time nothing in it was filled again.
+    untouched: u64,
 }
 
 /// Whose a pool's first filling is.
@@ -48,8 +50,8 @@ enum Owner {
 pub(super) enum Filled {
     /// By who acquired it, all of it; or there is no such pool.
     ByOwner,
-    /// A part of it by others later.
-    Again,
+    /// A part of it by others, at this time or later.
+    Again(MonotonicNs),
     /// Nobody knows.
     ByAnybody,
 }
@@ -72,6 +74,8 @@ pub(super) struct Pools {
     is_off: bool,
     /// They were not for a part of the time since the last audit that read all pools.
     was_off: bool,
+    /// When the last audit began.
+    last: u64,
     /// All that was there has been read: what comes into use from here on was not there before tracing.
     is_known: bool,
 }
@@ -120,6 +124,7 @@ impl Pools {
         for state in &audit.changed {
             self.change(state, unseen);
         }
+        self.last = audit.began.0;
         if audit.is_partial {
             self.keep(&newest, audit);
         }
@@ -167,6 +172,7 @@ impl Pools {
             arena: state.arena,
             owner: if unseen { Owner::Unknown } else { Owner::Before },
             acquired: 0,
+            untouched: 0,
         };
         let pool = self.all.entry(state.address).or_insert(fresh);
         if pool.class != state.class || state.carved < pool.carved {
@@ -179,6 +185,9 @@ impl Pools {
             // One block more than were handed out is always prepared.
             let prepared = u16::from(before.saturating_add(1) >= pool.carved);
             let first = more.min(state.carved - pool.carved + prepared);
+            if pool.refilled == 0 {
+                pool.untouched = self.last;
+            }
             pool.own += first;
             pool.refilled += more - first;
         } else {
@@ -207,7 +216,7 @@ impl Pools {
         match self.all.get(&pool) {
             Some(pool) if usize::from(pool.class) != class => Filled::ByOwner,
             Some(pool) if pool.owner == Owner::Unknown => Filled::ByAnybody,
-            Some(pool) if pool.refilled > 0 => Filled::Again,
+            Some(pool) if pool.refilled > 0 => Filled::Again(MonotonicNs(pool.untouched)),
             _ => Filled::ByOwner,
         }
     }
@@ -286,6 +295,34 @@ mod tests {
             of(Holder::Special(Special::Refilled)),
         ];
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_pool_is_known_to_have_been_filled_again_from_the_last_audit_on_that_found_it_was_not() {
+        let mut pools = Pools::default();
+        let mut check = |time: u64, used: u16, expected: Filled| {
+            pools.audit(&HeapAudit {
+                complete: true,
+                began: MonotonicNs(time),
+                ended: MonotonicNs(time + 1),
+                pool_bytes: 16384,
+                changed: vec![PoolState {
+                    address: POOL,
+                    class: 3,
+                    used,
+                    carved: 200,
+                    arena: 0,
+                }],
+                ..HeapAudit::default()
+            });
+            assert_eq!(pools.filled(POOL + 64, 3, 16384), expected);
+        };
+        check(10, 200, Filled::ByOwner);
+        check(20, 4, Filled::ByOwner);
+        for time in [30, 40] {
+            check(time, 100, Filled::Again(MonotonicNs(20)));
+        }
+        check(50, 0, Filled::ByOwner);
     }
 
     enum Step {

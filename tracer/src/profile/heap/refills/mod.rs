@@ -314,15 +314,20 @@ impl Refills {
             if sample.state == State::Waiting || sample.born >= now.0 || sample.refills == Some(true) {
                 continue;
             }
+            let is_new = sample.refills.is_none();
             sample.refills = Some(match filled(addr, sample.class) {
                 Filled::ByAnybody => true,
-                Filled::Again => sample.refills.is_none(),
+                Filled::Again(since) => is_new && sample.born >= since.0,
                 Filled::ByOwner => false,
             });
         }
         for (class, of_class) in self.classes.iter_mut().enumerate() {
             if let Some(young) = of_class.young.as_mut().filter(|young| young.window.to < now.0) {
-                young.decide(|place| filled(place, class) != Filled::ByOwner);
+                young.decide(|place, born| match filled(place, class) {
+                    Filled::ByAnybody => true,
+                    Filled::Again(since) => born >= since.0,
+                    Filled::ByOwner => false,
+                });
             }
         }
     }

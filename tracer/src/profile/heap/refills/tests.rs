@@ -56,7 +56,7 @@ fn sampled(refills: &mut Refills, pools: &[u64], tally: TallyIndex, second: f64)
 
 fn filled(addr: u64, class: usize) -> Filled {
     match addr {
-        0..0x10_0000 if class == 3 => Filled::Again,
+        0..0x10_0000 if class == 3 => Filled::Again(at(0.0)),
         _ => Filled::ByOwner,
     }
 }
@@ -168,11 +168,24 @@ fn what_was_no_refill_does_not_become_one_unless_the_pool_is_anybodys() {
         known.map(|share| share.blocks).sum()
     };
     assert_eq!(share(&mut refills, 10.5, Filled::ByOwner), 0);
-    assert_eq!(share(&mut refills, 10.6, Filled::Again), 0);
+    assert_eq!(share(&mut refills, 10.6, Filled::Again(at(0.0))), 0);
     look(&mut refills, 10.6, &[1], &[]);
-    assert_eq!(share(&mut refills, 10.7, Filled::Again), 0);
+    assert_eq!(share(&mut refills, 10.7, Filled::Again(at(0.0))), 0);
     assert_eq!(share(&mut refills, 10.8, Filled::ByAnybody), 100);
     assert_eq!(share(&mut refills, 10.9, Filled::ByOwner), 100);
+}
+
+#[test]
+fn what_was_there_before_a_pool_was_filled_again_is_no_refill() {
+    for (since, expected) in [(9.9, 100), (10.2, 0)] {
+        let mut refills = looked_at();
+        look(&mut refills, 10.6, &[1], &[]);
+        let shares = refills.share(at(10.7), &[100; SIZE_CLASSES], |_, _| Filled::Again(at(since)));
+        let known = shares
+            .iter()
+            .filter(|share| share.class == 3 && share.tally.is_some());
+        assert_eq!(known.map(|share| share.blocks).sum::<u64>(), expected);
+    }
 }
 
 #[test]
@@ -322,7 +335,7 @@ proptest::proptest! {
                     refilled[3] = all;
                     let shares = refills.share(at(second), &refilled, |addr, _| match addr / POOL % 3 {
                         0 => Filled::ByOwner,
-                        1 => Filled::Again,
+                        1 => Filled::Again(at(second - 1.0)),
                         _ => Filled::ByAnybody,
                     });
                     let sum: u64 = shares.iter().map(|share| share.blocks).sum();

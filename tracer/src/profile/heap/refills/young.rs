@@ -76,6 +76,13 @@ impl Ended {
     }
 }
 
+/// Blocks that ended in one place, and when the last of them was allocated, by the clock.
+#[derive(Clone, Copy, Debug, Default)]
+struct Undecided {
+    ended: Ended,
+    born: u64,
+}
+
 /// What blocks of the window stand for: until now, and up to its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct StandsFor {
@@ -92,7 +99,7 @@ pub(super) struct Young {
     pub(super) window: Window,
     /// Of those that were where blocks are filled again, and of those of which it is not known whether they were.
     ended: FxHashMap<TallyIndex, Ended>,
-    undecided: FxHashMap<Place, Ended>,
+    undecided: FxHashMap<Place, Undecided>,
     /// Lengths of those that ended after it, by stack.
     lives: FxHashMap<TallyIndex, Vec<(f64, f64)>>,
     /// How many they are.
@@ -129,7 +136,9 @@ impl Young {
         match life.refills {
             Some(true) => self.ended.entry(tally).or_default().add(of_it),
             None if self.undecided.len() < MOST_UNDECIDED || self.undecided.contains_key(&place) => {
-                self.undecided.entry(place).or_default().add(of_it);
+                let undecided = self.undecided.entry(place).or_default();
+                undecided.ended.add(of_it);
+                undecided.born = undecided.born.max(life.born);
             }
             Some(false) | None => {}
         }
@@ -139,11 +148,11 @@ impl Young {
         }
     }
 
-    /// A reading tells where blocks are filled again.
-    pub(super) fn decide(&mut self, refills: impl Fn(u64) -> bool) {
+    /// A reading tells where blocks are filled again, and from when on.
+    pub(super) fn decide(&mut self, refills: impl Fn(u64, u64) -> bool) {
         for ((place, tally), of_it) in self.undecided.drain() {
-            if refills(place) {
-                self.ended.entry(tally).or_default().add(of_it);
+            if refills(place, of_it.born) {
+                self.ended.entry(tally).or_default().add(of_it.ended);
             }
         }
     }
@@ -270,7 +279,7 @@ mod tests {
                 .map_or(StandsFor::default(), |(_, stands_for)| stands_for)
         };
         check(sum(&young, 0), 0.0, 0.0);
-        young.decide(|place| place < 0x5000);
+        young.decide(|place, born| place < 0x5000 && born >= seconds(20.0));
         check(sum(&young, 0), 32.0, 32.0);
         check(sum(&young, 1), 0.0, 0.0);
         // One that outlived the window's period, and one that was elsewhere.
@@ -278,7 +287,7 @@ mod tests {
         (known.refills, elsewhere.refills) = (Some(true), Some(false));
         young.ended(0x9010, 0, known);
         young.ended(0x1010, 0, elsewhere);
-        young.decide(|_| true);
+        young.decide(|_, _| true);
         check(sum(&young, 0), 32.0 + 160.0, 32.0 + 80.0);
     }
 
