@@ -5,6 +5,7 @@
 //! pools in one. Invariant: decoding is total; what is encoded decodes to the same.
 
 use bytes::{Buf as _, BufMut as _};
+use tracer_ebpf::limits::MOST_TICK_NS;
 
 use super::list::{ADDRESS, addresses, items, length};
 use crate::{
@@ -12,6 +13,9 @@ use crate::{
     units::{BootNs, MonotonicNs, Pid, ProcAddr},
 };
 
+/// An event that is told to be older than this, nanoseconds, is known to the recorder, and what it made is there to be read: it waits in
+/// the ring and for the recorder's thread, which takes probes off in the meantime.
+pub const KNOWN_AFTER_NS: u64 = MOST_TICK_NS + 240_000_000;
 /// Bytes before the pools.
 const HEAD: usize = 48;
 const POOL: usize = 16;
@@ -31,8 +35,8 @@ pub struct HeapAudit {
     pub pid: Pid,
     /// When it started; with the pid it names the process.
     pub start: BootNs,
-    /// What an event tells of that is older than this was known to the recorder and there to be read; a moment before reading
-    /// began.
+    /// What an event tells of that is older than this was known to the recorder and there to be read: [`KNOWN_AFTER_NS`] before
+    /// reading began.
     pub began: MonotonicNs,
     /// When it ended.
     pub ended: MonotonicNs,
@@ -93,6 +97,11 @@ impl PoolState {
 }
 
 impl HeapAudit {
+    /// When reading began: what was there before was read.
+    pub fn read_from(&self) -> MonotonicNs {
+        MonotonicNs(self.began.0.saturating_add(KNOWN_AFTER_NS)).min(self.ended)
+    }
+
     /// As a capture keeps it.
     pub fn encode(&self) -> Vec<u8> {
         let flag = |is_set: bool, bit: u32| if is_set { bit } else { 0 };

@@ -21,6 +21,7 @@ mod owner;
 mod places;
 mod pool_changes;
 mod pool_scan;
+mod pool_walk;
 mod reading;
 mod rotate;
 mod start;

@@ -6,7 +6,6 @@
 use std::{io, time::Duration};
 
 use rustix::time::{ClockId, clock_gettime};
-use tracer_ebpf::limits::MOST_TICK_NS;
 
 use super::{
     attach::now,
@@ -21,7 +20,7 @@ use super::{
 use crate::{
     capture::{Audit, ImageRecord},
     discover::{anonymous_regions, process, read_each},
-    ingest::{HeapAudit, PoolState, Survey, event::Process},
+    ingest::{HeapAudit, PoolState, Survey, event::Process, heap_audit::KNOWN_AFTER_NS},
     mode::Mode,
     units::{BootNs, ImageId, MonotonicNs, Pid, ProcAddr},
 };
@@ -32,16 +31,13 @@ const HEADERS_PER_PROCESS: usize = 1 << 18;
 /// Pools remembered of one process (heap mode), 24 bytes each, and of all.
 const POOLS_PER_PROCESS: usize = 1 << 19;
 pub(super) const POOLS_IN_ALL: usize = 1 << 20;
-/// An event that is told to be older than this is known here, and what it made is there to be read: it waits in the ring and for
-/// this thread, which takes probes off in the meantime.
-const KNOWN_AFTER_NS: u64 = MOST_TICK_NS + 240_000_000;
 /// A change of resident memory counts from one part in so many.
 const CHANGED: u64 = 100;
 /// Where a reading finds no change the next one waits twice as long, so many times in a row at most,
 const QUIET: u32 = 3;
 /// ... unless the process used so much processor time between two looks, a second apart: what fills pools again acquires none, and no
 /// event tells of it.
-const AT_WORK: Duration = Duration::from_millis(50);
+const AT_WORK: Duration = Duration::from_millis(15);
 
 /// What was read of one process.
 pub(super) enum Reading {
@@ -324,11 +320,11 @@ mod tests {
         known.look(|| unreachable!("of one that is read as often as can be"));
         known.quiet = 2;
         // The first look compares nothing, and neither does one that comes too late.
-        for used in [ms(1000), ms(1049), None, ms(5000), ms(5001)] {
+        for used in [ms(1000), ms(1014), None, ms(5000), ms(5001)] {
             known.look(|| used);
             assert_eq!((known.quiet, known.due), (2, late), "{used:?}");
         }
-        known.look(|| ms(5051));
+        known.look(|| ms(5016));
         assert_eq!((known.quiet, known.due), (0, soon));
     }
 }

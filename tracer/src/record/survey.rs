@@ -9,8 +9,9 @@ use super::{
     attach::now,
     audit::later,
     content::Words,
+    pool_walk::Memory,
     reading::{Known, settled},
-    survivors::{Memory, Of},
+    survivors::Of,
 };
 use crate::{
     discover::{cpu_time, read_each, read_memory},

@@ -7,7 +7,7 @@ use std::io;
 
 use rustc_hash::FxHashMap;
 
-use super::{content::WORDS_FROM, survivors::Memory};
+use super::{content::WORDS_FROM, pool_walk::Memory};
 use crate::units::ProcAddr;
 
 /// Addresses remembered of one process.

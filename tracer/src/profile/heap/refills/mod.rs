@@ -396,22 +396,50 @@ impl Refills {
     /// A window is looked at for the first time: it is the newest one of the classes of which it has blocks, and what is left of the
     /// one before settles. How many were allocated in it.
     fn begin(&mut self, window: Window) -> Counts {
+        let ended = self.take_ended(&window);
+        let waiting = |sample: &&Sample| sample.state == State::Waiting && window.has(sample.born);
+        let here = self.samples.values().filter(waiting);
+        let seen = counts(here.chain(ended.iter().map(|(_, sample, _)| sample)));
+        let mut news = vec![false; self.classes.len()];
+        for &(class, _) in seen.keys() {
+            if let Some(is_new) = news.get_mut(class) {
+                *is_new = true;
+            }
+        }
+        self.open(window, &news);
+        for (addr, sample, until) in ended {
+            if let Some(young) = self.young_mut(sample.class) {
+                young.ended(addr, sample.tally, sample.until(window.work_at(until)));
+            }
+        }
+        // Those that no window has.
+        self.samples
+            .retain(|_, sample| sample.state != State::Waiting || sample.born > window.to);
+        seen
+    }
+
+    /// Ends those that were replaced up to a window's end: takes out those of the window itself, which is not known yet.
+    fn take_ended(&mut self, window: &Window) -> Vec<(u64, Sample, u64)> {
         let (ended, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.ended)
             .into_iter()
             .partition(|(_, _, until)| *until <= window.to);
         self.ended = later;
-        for &(addr, sample, until) in ended.iter().filter(|(_, sample, _)| sample.state == State::Young) {
+        let (young, others): (Vec<_>, Vec<_>) = ended
+            .into_iter()
+            .partition(|(_, sample, _)| sample.state == State::Young);
+        for (addr, sample, until) in young {
             self.end(addr, sample, window.work_at(until));
         }
-        let ended = ended
-            .iter()
-            .filter(|(_, sample, _)| sample.state == State::Waiting && window.has(sample.born));
-        let waiting = |sample: &&Sample| sample.state == State::Waiting && window.has(sample.born);
-        let here = self.samples.values().filter(waiting);
-        let seen = counts(here.chain(ended.clone().map(|(_, sample, _)| sample)));
+        let is_of_it = |sample: &Sample| sample.state == State::Waiting && window.has(sample.born);
+        others
+            .into_iter()
+            .filter(|(_, sample, _)| is_of_it(sample))
+            .collect()
+    }
+
+    /// Makes a window the newest one of these classes: what is left of the one before settles.
+    fn open(&mut self, window: Window, news: &[bool]) {
         let mut living = vec![Vec::new(); self.classes.len()];
-        let is_new = |class: usize| seen.keys().any(|key| key.0 == class);
-        let news: Vec<bool> = (0..self.classes.len()).map(is_new).collect();
         for sample in self.samples.values_mut() {
             if news.get(sample.class) != Some(&true) {
                 continue;
@@ -435,20 +463,11 @@ impl Refills {
             .iter_mut()
             .zip(living)
             .zip(news)
-            .filter(|(_, new)| *new)
+            .filter(|(_, is_new)| **is_new)
         {
             let before = class.young.take().map(|young| young.into_lives(&living));
             class.young = Some(Young::new(window, before.unwrap_or_default()));
         }
-        for &(addr, sample, until) in ended {
-            if let Some(young) = self.young_mut(sample.class) {
-                young.ended(addr, sample.tally, sample.until(window.work_at(until)));
-            }
-        }
-        // Those that no window has.
-        self.samples
-            .retain(|_, sample| sample.state != State::Waiting || sample.born > window.to);
-        seen
     }
 
     /// A block is no longer in use, after so much work.

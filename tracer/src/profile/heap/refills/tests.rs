@@ -10,13 +10,18 @@ use crate::{
 const POOL: u64 = 0x1000;
 
 fn at(second: f64) -> MonotonicNs {
+    MonotonicNs(nanoseconds(second))
+}
+
+/// In those many seconds.
+pub(super) fn nanoseconds(seconds: f64) -> u64 {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "small numbers"
     )]
-    let nanos = (second * 1e9) as u64;
-    MonotonicNs(nanos)
+    let nanos = (seconds * 1e9) as u64;
+    nanos
 }
 
 /// A tenth of a second of all addresses, from `from` on.

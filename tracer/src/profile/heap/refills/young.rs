@@ -216,19 +216,9 @@ pub(super) struct Life {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::tests::nanoseconds as seconds, *};
 
     const SECOND: u64 = 1_000_000_000;
-
-    fn seconds(seconds: f64) -> u64 {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "small numbers"
-        )]
-        let nanos = (seconds * 1e9) as u64;
-        nanos
-    }
 
     /// A window of a second and half a second of work, of every fourth block, ten seconds of work after the one before.
     fn young(before: &[f64]) -> Young {

@@ -1,0 +1,258 @@
+use super::*;
+
+const POOL: u64 = 16384;
+
+/// Blocks that A, B, the time before and the refilled pools hold after these steps.
+#[track_caller]
+fn check(steps: &[Step], expected: [u64; 4]) {
+    let mut pools = Pools::default();
+    for (step, time) in steps.iter().zip((10..).step_by(10)) {
+        match step {
+            Acquire(tally, pool) => {
+                pools.acquired(pool * POOL + 64, 3, *tally, MonotonicNs(time));
+            }
+            Gap(begins) => pools.gap(*begins),
+            Disown(tally, until) => {
+                pools.disown(|class, of, time| class == 3 && of == *tally && time.0 <= *until);
+            }
+            Audit(changed) | Late(changed) | Part(changed, _) => pools.audit(&HeapAudit {
+                complete: !matches!(step, Part(_, false)),
+                is_partial: matches!(step, Part(..)),
+                began: MonotonicNs(if matches!(step, Late(_)) { 0 } else { time }),
+                ended: MonotonicNs(time + 1),
+                pool_bytes: 16384,
+                changed: changed
+                    .iter()
+                    .map(|&(pool, used, carved)| PoolState {
+                        address: pool * POOL,
+                        class: 3,
+                        used,
+                        carved,
+                        arena: 0,
+                    })
+                    .collect(),
+                ..HeapAudit::default()
+            }),
+        }
+    }
+    let of = |holder: Holder| {
+        let uses = pools.uses().filter(|found| found.holder == holder);
+        uses.map(|found| found.blocks).sum::<u64>()
+    };
+    let found = [
+        of(Holder::Tally(0)),
+        of(Holder::Tally(1)),
+        of(Holder::Special(Special::Before)),
+        of(Holder::Special(Special::Refilled)),
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_pool_is_known_to_have_been_filled_again_from_the_last_audit_on_that_found_it_was_not() {
+    let mut pools = Pools::default();
+    let mut check = |time: u64, used: u16, expected: Filled| {
+        pools.audit(&HeapAudit {
+            complete: true,
+            began: MonotonicNs(time),
+            ended: MonotonicNs(time + 1),
+            pool_bytes: 16384,
+            changed: vec![PoolState {
+                address: POOL,
+                class: 3,
+                used,
+                carved: 200,
+                arena: 0,
+            }],
+            ..HeapAudit::default()
+        });
+        assert_eq!(pools.filled(POOL + 64, 3, 16384), expected);
+    };
+    check(10, 200, Filled::ByOwner);
+    check(20, 4, Filled::ByOwner);
+    for time in [30, 40] {
+        check(time, 100, Filled::Again(MonotonicNs(21)));
+    }
+    check(50, 0, Filled::ByOwner);
+}
+
+enum Step {
+    Acquire(TallyIndex, u64),
+    Gap(bool),
+    /// Who drops what he allocates, until then.
+    Disown(TallyIndex, u64),
+    /// Pools that changed: number, used, carved.
+    Audit(Vec<(u64, u16, u16)>),
+    /// The same of an audit that may not have known of anything before it.
+    Late(Vec<(u64, u16, u16)>),
+    /// Of one that did not read all, and whether all were read by then.
+    Part(Vec<(u64, u16, u16)>, bool),
+}
+use Step::{Acquire, Audit, Disown, Gap, Late, Part};
+
+#[test]
+fn a_pool_is_its_acquirers_until_its_blocks_are_used_again() {
+    check(&[Acquire(0, 1), Audit(vec![(1, 50, 50)])], [50, 0, 0, 0]);
+    check(
+        &[
+            Acquire(0, 1),
+            Audit(vec![(1, 50, 50)]),
+            Audit(vec![(1, 200, 200)]),
+        ],
+        [200, 0, 0, 0],
+    );
+    check(
+        &[
+            Acquire(0, 1),
+            Audit(vec![(1, 200, 200)]),
+            Audit(vec![(1, 4, 200)]),
+            Audit(vec![(1, 200, 200)]),
+        ],
+        [4, 0, 0, 196],
+    );
+    check(
+        &[
+            Acquire(0, 1),
+            Audit(vec![(1, 100, 100)]),
+            Audit(vec![(1, 50, 100)]),
+            Audit(vec![(1, 120, 120)]),
+        ],
+        [70, 0, 0, 50],
+    );
+}
+
+#[test]
+fn an_acquisition_waits_for_an_audit_that_is_newer() {
+    check(
+        &[
+            Acquire(0, 1),
+            Late(vec![(2, 5, 5)]),
+            Audit(vec![(1, 50, 50)]),
+            Audit(vec![(1, 60, 60)]),
+        ],
+        [60, 0, 5, 0],
+    );
+    // It is not applied again.
+    check(
+        &[
+            Acquire(0, 1),
+            Late(vec![(1, 50, 50)]),
+            Acquire(1, 1),
+            Audit(vec![(1, 20, 20)]),
+            Audit(vec![(1, 30, 30)]),
+        ],
+        [0, 30, 0, 0],
+    );
+}
+
+#[test]
+fn the_newest_acquisition_owns_the_pool() {
+    check(
+        &[
+            Acquire(0, 1),
+            Audit(vec![(1, 200, 200)]),
+            Acquire(1, 1),
+            Audit(vec![(1, 30, 30)]),
+        ],
+        [0, 30, 0, 0],
+    );
+    check(
+        &[Acquire(0, 1), Acquire(1, 1), Audit(vec![(1, 30, 30)])],
+        [0, 30, 0, 0],
+    );
+    check(
+        &[Acquire(0, 1), Audit(vec![(1, 30, 30)]), Audit(vec![(1, 0, 0)])],
+        [0, 0, 0, 0],
+    );
+}
+
+#[test]
+fn what_comes_while_nobody_looks_is_whose_the_windows_say() {
+    let first = || Audit(vec![(1, 30, 30)]);
+    check(
+        &[first(), Gap(true), Audit(vec![(2, 5, 5)]), Audit(vec![(3, 4, 4)])],
+        [0, 0, 30, 9],
+    );
+    check(
+        &[
+            first(),
+            Gap(true),
+            Gap(false),
+            Acquire(0, 3),
+            Audit(vec![(2, 5, 5), (3, 4, 4)]),
+            Acquire(1, 4),
+            Audit(vec![(4, 2, 2)]),
+        ],
+        [4, 2, 30, 5],
+    );
+    // Nothing is known of what was there before the first audit.
+    check(&[Gap(true), first()], [0, 0, 30, 0]);
+}
+
+#[test]
+fn pools_that_are_read_late_are_whose_they_would_have_been() {
+    // The search goes on: they may have been there before the gap.
+    check(
+        &[
+            Part(vec![(1, 30, 30)], false),
+            Gap(true),
+            Part(vec![(2, 5, 5)], false),
+            Gap(false),
+            Audit(vec![(3, 4, 4)]),
+            Audit(vec![(4, 2, 2)]),
+        ],
+        [0, 0, 41, 0],
+    );
+    // All were read once; one came in the gap, and the first reading behind it did not come there.
+    check(
+        &[
+            Audit(vec![(1, 30, 30)]),
+            Gap(true),
+            Gap(false),
+            Part(vec![], true),
+            Part(vec![(2, 5, 5)], true),
+            Audit(vec![(3, 4, 4)]),
+            Audit(vec![(4, 2, 2)]),
+        ],
+        [0, 0, 32, 9],
+    );
+    // They were acquired before a reading that did not come there: one is new, one was set up anew.
+    check(
+        &[
+            Audit(vec![(2, 90, 90)]),
+            Acquire(0, 1),
+            Acquire(0, 2),
+            Acquire(1, 2),
+            Part(vec![(3, 5, 5)], true),
+            Part(vec![(1, 50, 50)], true),
+            Audit(vec![(2, 7, 7)]),
+        ],
+        [50, 7, 5, 0],
+    );
+}
+
+#[test]
+fn what_is_left_in_the_pools_of_who_drops_everything_is_anybodys() {
+    check(
+        &[
+            Acquire(0, 1),
+            Acquire(1, 2),
+            Audit(vec![(1, 50, 50), (2, 50, 50)]),
+            Disown(0, 15),
+            Audit(vec![(1, 60, 60)]),
+            Acquire(0, 3),
+            Audit(vec![(3, 20, 20)]),
+            Disown(0, 15),
+        ],
+        [20, 50, 0, 60],
+    );
+}
+
+#[test]
+fn what_nobody_acquired_was_there_before() {
+    check(&[Audit(vec![(1, 30, 30), (2, 5, 5)])], [0, 0, 35, 0]);
+    check(
+        &[Audit(vec![(1, 30, 255)]), Audit(vec![(1, 35, 255)])],
+        [0, 0, 30, 5],
+    );
+}

@@ -1,0 +1,232 @@
+use super::*;
+
+const MIB: u64 = 1 << 20;
+
+fn large(addr: u64, bytes: u64) -> LargeBlock {
+    LargeBlock {
+        addr,
+        bytes,
+        tally: 0,
+        born: None,
+    }
+}
+
+/// MiB in: A, B, before, free, unknown.
+#[track_caller]
+fn check(regions: &[(u64, u64, u64)], work: impl FnOnce(&mut Shares, &mut Faults), expected: [u64; 5]) {
+    let regions: Vec<Region> = regions
+        .iter()
+        .map(|&(start, end, anonymous)| Region {
+            start: start * MIB,
+            end: end * MIB,
+            anonymous: anonymous * MIB,
+        })
+        .collect();
+    let (mut shares, mut faults, mut estimates) =
+        (Shares::new(&regions), Faults::default(), Estimates::default());
+    work(&mut shares, &mut faults);
+    shares.settle(&mut faults, true, |tally| tally == 9, &mut estimates);
+    let of = |holder: Holder| estimates.get(&holder).map_or(0, |estimate| estimate.bytes / MIB);
+    let found = [
+        of(Holder::Tally(0)),
+        of(Holder::Tally(1)),
+        of(Holder::Special(Special::Before)),
+        of(Holder::Special(Special::Free)),
+        of(Holder::Special(Special::Unknown)),
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_region_is_shared_out_by_who_touched_it() {
+    check(
+        &[(10, 20, 8)],
+        |_, faults| {
+            faults.touched(10 * MIB, 768, 0, MonotonicNs(1));
+            faults.touched(11 * MIB, 256, 1, MonotonicNs(1));
+            faults.touched(30 * MIB, 256, 1, MonotonicNs(1));
+        },
+        [3, 1, 0, 0, 4],
+    );
+    // More was touched than is still there.
+    check(
+        &[(10, 20, 2)],
+        |_, faults| {
+            faults.touched(10 * MIB, 768, 0, MonotonicNs(1));
+            faults.touched(11 * MIB, 768, 1, MonotonicNs(1));
+        },
+        [1, 1, 0, 0, 0],
+    );
+}
+
+#[test]
+fn pools_and_large_blocks_come_first() {
+    check(
+        &[(10, 20, 8), (30, 40, 5)],
+        |shares, faults| {
+            shares.pool(10 * MIB, 5, 100, MIB / 64);
+            shares.large(&large(31 * MIB, 3 * MIB), 0.0);
+            faults.touched(31 * MIB, 10_000, 0, MonotonicNs(1));
+            faults.touched(10 * MIB + 8000, 10_000, 1, MonotonicNs(1));
+            faults.touched(11 * MIB, 1024, 1, MonotonicNs(1));
+        },
+        [2, 4, 0, 0, 3],
+    );
+}
+
+/// Blocks as (stack, address, MiB), and the MiB of each of two stacks that are not resident.
+#[track_caller]
+fn check_untouched(anonymous: u64, blocks: &[(TallyIndex, u64, u64)], expected: [u64; 2]) {
+    let mut shares = Shares::new(&[Region {
+        start: 10 * MIB,
+        end: 30 * MIB,
+        anonymous: anonymous * MIB,
+    }]);
+    for &(tally, addr, bytes) in blocks {
+        let block = LargeBlock {
+            tally,
+            ..large(addr * MIB, bytes * MIB)
+        };
+        shares.large(&block, 0.0);
+    }
+    let (mut faults, mut estimates) = (Faults::default(), Estimates::default());
+    faults.touched(11 * MIB, 4 * 256, 0, MonotonicNs(1));
+    shares.settle(&mut faults, true, |_| false, &mut estimates);
+    let of = |tally| {
+        estimates
+            .get(&Holder::Tally(tally))
+            .map_or(0, |of| of.untouched / MIB)
+    };
+    assert_eq!([of(0), of(1)], expected);
+    assert_eq!(shares.untouched() / MIB, expected.iter().sum::<u64>());
+}
+
+#[test]
+fn what_was_allocated_and_never_touched_is_not_resident() {
+    check_untouched(9, &[(0, 10, 9)], [0, 0]);
+    check_untouched(4, &[(0, 10, 4), (1, 20, 9)], [0, 9]);
+    check_untouched(6, &[(0, 10, 8), (1, 20, 2)], [2, 1]);
+    // One that is in no region.
+    check_untouched(4, &[(0, 10, 4), (1, 40, 3)], [0, 3]);
+}
+
+#[test]
+fn nothing_is_untouched_if_no_region_could_be_read() {
+    let mut shares = Shares::new(&[]);
+    shares.large(&large(10 * MIB, 9 * MIB), 0.0);
+    shares.settle(&mut Faults::default(), true, |_| false, &mut Estimates::default());
+    assert_eq!(shares.untouched(), 0);
+}
+
+#[test]
+fn blocks_that_were_not_seen_come_before_what_was_touched() {
+    check(
+        &[(10, 20, 8)],
+        |shares, faults| {
+            shares.large(&large(11 * MIB, MIB / 8), 16.0);
+            faults.touched(12 * MIB, 10_000, 1, MonotonicNs(1));
+        },
+        [2, 5, 0, 0, 0],
+    );
+}
+
+#[test]
+fn who_frees_what_it_allocates_holds_no_heap_that_it_touched() {
+    for (block, expected) in [(11, [0, 3, 0, 0, 4]), (31, [0, 4, 0, 0, 0])] {
+        check(
+            &[(10, 20, 8), (30, 40, 1)],
+            |shares, faults| {
+                shares.large(&large(block * MIB, MIB), 0.0);
+                faults.touched(12 * MIB, 1024, 9, MonotonicNs(1));
+                faults.touched(13 * MIB, 1024, 1, MonotonicNs(1));
+            },
+            expected,
+        );
+    }
+}
+
+#[test]
+fn what_was_touched_for_blocks_that_are_freed_is_free() {
+    // Of 5 MiB that were touched 3 were for blocks, of which 1 is left: by what is behind a block, and within it.
+    let touch = |faults: &mut Faults| {
+        faults.touched(11 * MIB + 4096, 256, 0, MonotonicNs(1));
+        faults.allocated(11 * MIB, 4096 - HEAD);
+        faults.allocated(12 * MIB, MIB);
+        faults.touched(12 * MIB + 8192, 512, 1, MonotonicNs(1));
+        faults.touched(15 * MIB, 512, 1, MonotonicNs(1));
+    };
+    check(
+        &[(10, 20, 6)],
+        |shares, faults| {
+            shares.large(&large(10 * MIB, MIB), 0.0);
+            touch(faults);
+        },
+        [0, 2, 0, 2, 1],
+    );
+    // All of them are there.
+    check(
+        &[(10, 20, 6)],
+        |shares, faults| {
+            shares.large(&large(10 * MIB, 3 * MIB), 0.0);
+            touch(faults);
+        },
+        [0, 2, 0, 0, 1],
+    );
+    // Long after a block was allocated nothing is known of what a fault is for.
+    check(
+        &[(10, 20, 6)],
+        |_, faults| {
+            faults.allocated(12 * MIB, MIB);
+            for _ in 0..RECENT {
+                faults.allocated(40 * MIB, MIB);
+            }
+            faults.touched(12 * MIB, 512, 1, MonotonicNs(1));
+        },
+        [0, 2, 0, 0, 4],
+    );
+}
+
+#[test]
+fn what_was_touched_after_the_regions_were_read_is_kept_for_the_next_reading() {
+    let read = Region {
+        start: 10 * MIB,
+        end: 20 * MIB,
+        anonymous: MIB,
+    };
+    let mut faults = Faults::default();
+    for (place, time) in [(11, 5), (12, 7), (31, 5), (32, 6), (33, 7)] {
+        faults.touched(place * MIB, 1, 0, MonotonicNs(time));
+    }
+    let mut shares = Shares::new(&[read]);
+    shares.forget_unmapped(&mut faults, MonotonicNs(6));
+    let kept = |faults: &Faults| {
+        let mut places: Vec<u64> = faults.pages.keys().map(|page| page * PAGE / MIB).collect();
+        places.sort_unstable();
+        places
+    };
+    assert_eq!(kept(&faults), [11, 12, 32, 33]);
+    shares.pool(11 * MIB, 5, 100, MIB / 64);
+    shares.forget_unmapped(&mut faults, MonotonicNs(9));
+    assert_eq!(kept(&faults), [12]);
+}
+
+#[test]
+fn what_was_there_before_stays_so() {
+    let region = Region {
+        start: MIB,
+        end: 9 * MIB,
+        anonymous: 2 * MIB,
+    };
+    let mut faults = Faults::default();
+    for (anonymous, before, unknown) in [(2, 2, 0), (5, 2, 3), (1, 1, 0)] {
+        let mut estimates = Estimates::default();
+        let anonymous = anonymous * MIB;
+        Shares::new(&[Region { anonymous, ..region }]).settle(&mut faults, false, |_| false, &mut estimates);
+        let of = |special| {
+            estimates
+                .get(&Holder::Special(special))
+                .map_or(0, |of| of.bytes / MIB)
+        };
+        assert_eq!([of(Special::Before), of(Special::Unknown)], [before, unknown]);
+    }
+}
