@@ -1,3 +1,5 @@
+//! Looks at a pool of one arena, as its memory would be; the walk of hostile memory as well.
+
 #![expect(
     clippy::indexing_slicing,
     clippy::unwrap_used,

@@ -1,3 +1,5 @@
+//! Acquisitions and audits of a pool or two, step by step.
+
 use super::*;
 
 const POOL: u64 = 16384;

@@ -1,3 +1,5 @@
+//! Regions of some MiB, with blocks, pools and touches in them, and how they are shared out.
+
 use super::*;
 
 const MIB: u64 = 1 << 20;
