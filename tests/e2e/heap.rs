@@ -288,7 +288,7 @@ on_interpreters! { caches, check_caches,
 }
 
 /// Caches that were trimmed and filled again many times, by each other's blocks. An entry lives for less than a second.
-fn check_caches(interpreter: &Interpreter) {
+pub(crate) fn check_caches(interpreter: &Interpreter) {
     let arguments = ["--size", "60", "--turns", "14"];
     check_shares_of(&holding(interpreter, "heap_cache.py", &UNBOUNDED, &arguments));
 }

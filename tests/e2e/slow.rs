@@ -133,6 +133,8 @@ fn check_exchange(interpreter: &Interpreter) {
 
 on_gil_built_interpreters!(heap_shares, heap::check_shares);
 on_gil_built_interpreters!(refilled_pools, heap::check_refilled);
+on_gil_built_interpreters!(caches, heap::check_caches);
+on_gil_built_interpreters!(shares_beside_churn, heap::check_shares_beside_churn);
 
 on_interpreters! { shares_of_half_a_gigabyte, check_large_shares,
     #[ignore = "slow tier"] debian_311: Id::Debian311,
