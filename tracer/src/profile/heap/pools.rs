@@ -31,8 +31,8 @@ struct Pool {
     owner: Owner,
     /// When it was acquired; 0 if that was not seen.
     acquired: u64,
-    /// Up to this time nothing in it was filled again.
-    untouched: u64,
+    /// Up to this time there was nothing in it but its first filling.
+    first_until: u64,
 }
 
 /// Whose a pool's first filling is.
@@ -74,7 +74,7 @@ pub(super) struct Pools {
     is_off: bool,
     /// They were not for a part of the time since the last audit that read all pools.
     was_off: bool,
-    /// When the last audit began to read.
+    /// When the last audit that read all pools began to read.
     last: u64,
     /// All that was there has been read: what comes into use from here on was not there before tracing.
     is_known: bool,
@@ -124,9 +124,10 @@ impl Pools {
         for state in &audit.changed {
             self.change(state, unseen);
         }
-        self.last = audit.read_from().0;
         if audit.is_partial {
             self.keep(&newest, audit);
+        } else {
+            self.last = audit.read_from().0;
         }
         for (address, acquired) in newest {
             if let Some(pool) = self.all.get_mut(&address)
@@ -172,7 +173,7 @@ impl Pools {
             arena: state.arena,
             owner: if unseen { Owner::Unknown } else { Owner::Before },
             acquired: 0,
-            untouched: 0,
+            first_until: 0,
         };
         let pool = self.all.entry(state.address).or_insert(fresh);
         if pool.class != state.class || state.carved < pool.carved {
@@ -186,7 +187,7 @@ impl Pools {
             let prepared = u16::from(before.saturating_add(1) >= pool.carved);
             let first = more.min(state.carved - pool.carved + prepared);
             if pool.refilled == 0 {
-                pool.untouched = self.last;
+                pool.first_until = self.last;
             }
             pool.own += first;
             pool.refilled += more - first;
@@ -216,7 +217,7 @@ impl Pools {
         match self.all.get(&pool) {
             Some(pool) if usize::from(pool.class) != class => Filled::ByOwner,
             Some(pool) if pool.owner == Owner::Unknown => Filled::ByAnybody,
-            Some(pool) if pool.refilled > 0 => Filled::Again(MonotonicNs(pool.untouched)),
+            Some(pool) if pool.refilled > 0 => Filled::Again(MonotonicNs(pool.first_until)),
             _ => Filled::ByOwner,
         }
     }

@@ -53,14 +53,17 @@ fn check(steps: &[Step], expected: [u64; 4]) {
 #[test]
 fn a_pool_is_known_to_have_been_filled_again_from_the_last_audit_on_that_found_it_was_not() {
     let mut pools = Pools::default();
-    let mut check = |time: u64, used: u16, expected: Filled| {
+    let mut check = |time: u64, used: u16, is_partial: bool, expected: Filled| {
+        // One that did not come to the pool tells nothing of it.
+        let of_others = is_partial.then_some(2 * POOL);
         pools.audit(&HeapAudit {
             complete: true,
+            is_partial,
             began: MonotonicNs(time),
             ended: MonotonicNs(time + 1),
             pool_bytes: 16384,
             changed: vec![PoolState {
-                address: POOL,
+                address: of_others.unwrap_or(POOL),
                 class: 3,
                 used,
                 carved: 200,
@@ -70,12 +73,13 @@ fn a_pool_is_known_to_have_been_filled_again_from_the_last_audit_on_that_found_i
         });
         assert_eq!(pools.filled(POOL + 64, 3, 16384), expected);
     };
-    check(10, 200, Filled::ByOwner);
-    check(20, 4, Filled::ByOwner);
+    check(10, 200, false, Filled::ByOwner);
+    check(20, 4, false, Filled::ByOwner);
+    check(25, 9, true, Filled::ByOwner);
     for time in [30, 40] {
-        check(time, 100, Filled::Again(MonotonicNs(21)));
+        check(time, 100, false, Filled::Again(MonotonicNs(21)));
     }
-    check(50, 0, Filled::ByOwner);
+    check(50, 0, false, Filled::ByOwner);
 }
 
 enum Step {
