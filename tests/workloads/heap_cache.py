@@ -63,14 +63,17 @@ def main():
     pages = Cache(size * 40 // 100 // 1650, make_page)
     tokens = Cache(size * 20 // 100 // 192, make_token)
     # Twice as many keys as there is room for; a stride that is prime to their number makes an order without a pattern.
+    keys = 2 * max(users.limit, tokens.limit)
+    # From 3.14 on the interpreter keeps small numbers to use again: what a line computes for a moment another one would keep, and no
+    # allocator would know of it. So none of those that are computed is kept.
+    numbers = list(range(keys + 1))  # at: keys
     for turn in range(given["turns"]):
-        keys = 2 * max(users.limit, tokens.limit)
         for i in range(keys):
-            key = (i * 7919 + turn * 31) % keys  # at: keys
-            users.get(key)
-            tokens.get(keys - key)  # at: token keys
+            key = (i * 7919 + turn * 31) % keys
+            users.get(numbers[key])
+            tokens.get(numbers[keys - key])
             if i % 6 == 0:
-                pages.get(key % (2 * pages.limit))
+                pages.get(numbers[key % (2 * pages.limit)])
     held = Held(__file__)
     held.objects("make_user", "names", (user.name for user in users.entries.values()))
     held.objects("make_user", "users", users.entries.values())
@@ -78,8 +81,9 @@ def main():
     held.objects("make_page", "pages", pages.entries.values())
     held.objects("make_token", "tokens", tokens.entries.values())
     held.objects("make_token", "tokens", (token[0] for token in tokens.entries.values()))
-    held.objects("main", "keys", users.entries)
-    held.objects("main", "token keys", tokens.entries)
+    # The smallest ones are there from the start.
+    held.objects("main", "keys", numbers[257:])
+    held.blocks("main", "keys", blocks(numbers)[1:])
     tables = [blocks(cache.entries)[1] for cache in (users, pages, tokens)]
     held.blocks("Cache.get", "tables", tables)
     held.print()
