@@ -134,17 +134,22 @@ impl Holding {
 
     /// Bytes that a line holds according to pyrobe.
     pub(crate) fn seen(&self, table: &Value, line: u64) -> u64 {
-        let rows = table["rows"].as_array().expect("a table has rows");
         let of_line = |row: &&Value| row["file"] == self.expected.file.as_str() && row["line"] == line;
         let bytes = |row: &Value| row["live_bytes"].as_u64().unwrap_or(0);
-        rows.iter().filter(of_line).map(bytes).sum()
+        self.rows(table).filter(of_line).map(bytes).sum()
+    }
+
+    /// The rows of its process.
+    fn rows<'a>(&self, table: &'a Value) -> impl Iterator<Item = &'a Value> {
+        let rows = table["rows"].as_array().expect("a table has rows");
+        rows.iter().filter(|row| row["pid"] == self.expected.pid)
     }
 
     /// Bytes that lines of the program hold according to pyrobe of which it does not tell: they hold next to nothing.
     fn of_other_lines(&self, table: &Value) -> BTreeMap<u64, u64> {
         let known = self.lines();
         let mut others = BTreeMap::new();
-        for row in table["rows"].as_array().expect("a table has rows") {
+        for row in self.rows(table) {
             let line = row["line"].as_u64().unwrap_or(0);
             if row["file"] == self.expected.file.as_str() && known.iter().all(|known| known.number != line) {
                 *others.entry(line).or_default() += row["live_bytes"].as_u64().unwrap_or(0);
@@ -156,7 +161,11 @@ impl Holding {
     /// What the last reading of the process's heap found.
     #[track_caller]
     pub(crate) fn heap(&self) -> Value {
-        let stats = self.capture.report("stats", &[]);
+        self.heap_in(&self.capture.report("stats", &[]))
+    }
+
+    #[track_caller]
+    fn heap_in(&self, stats: &Value) -> Value {
         let processes = stats["processes"].as_array().expect("there are processes");
         let process = processes
             .iter()
@@ -242,13 +251,20 @@ fn check_shares_within_the_budget(interpreter: &Interpreter) {
 #[track_caller]
 pub(crate) fn check_shares_of(holding: &Holding) -> Value {
     let table = holding.capture.report("table", &["--view", "in-use"]);
+    check_shares_in(holding, &table, &holding.capture.report("stats", &[]));
+    table
+}
+
+/// The same, in reports on this process and others.
+#[track_caller]
+pub(crate) fn check_shares_in(holding: &Holding, table: &Value, stats: &Value) {
     let all = holding.whole("allocators", "total");
     let lines = holding.lines();
     assert!(
         lines.iter().any(|line| line.bytes * 20 > all),
         "no line holds much"
     );
-    let seen = lines.iter().map(|line| (line, holding.seen(&table, line.number)));
+    let seen = lines.iter().map(|line| (line, holding.seen(table, line.number)));
     // One that holds little may be missing, as two that take turns are confused, but not stand for others.
     let is_right = |line: &Line, seen: u64| {
         within(seen, line.bytes, all, 3) || line.bytes * 20 <= all && seen <= line.bytes
@@ -266,17 +282,16 @@ pub(crate) fn check_shares_of(holding: &Holding) -> Value {
         told(&wrong),
         told(&right)
     );
-    for (number, seen) in holding.of_other_lines(&table) {
+    for (number, seen) in holding.of_other_lines(table) {
         assert!(
             within(seen, 0, all, 3),
             "line {number} holds nothing, seen are {seen} of {all} bytes\n{table:#}"
         );
     }
-    let heap = holding.heap();
+    let heap = holding.heap_in(stats);
     let seen = number(&heap, "pools_in_use") + number(&heap, "large");
     assert!(within(seen, all, all, 5), "the allocators hold {all}: {heap:#}");
-    check_sum(holding, &table, &heap);
-    table
+    check_sum(holding, table, &heap);
 }
 
 on_interpreters! { caches, check_caches,
@@ -296,13 +311,8 @@ pub(crate) fn check_caches(interpreter: &Interpreter) {
 /// The rows add up to the process's anonymous resident memory, by the kernel's count.
 pub(crate) fn check_sum(holding: &Holding, table: &Value, heap: &Value) {
     let anonymous = number(heap, "anonymous");
-    let sum: u64 = table["rows"]
-        .as_array()
-        .expect("a table has rows")
-        .iter()
-        .filter(|row| row["pid"] == holding.expected.pid)
-        .map(|row| row["live_bytes"].as_u64().unwrap_or(0))
-        .sum();
+    let bytes = |row: &Value| row["live_bytes"].as_u64().unwrap_or(0);
+    let sum: u64 = holding.rows(table).map(bytes).sum();
     assert!(within(sum, anonymous, anonymous, 5), "{sum} in rows: {heap:#}");
     // The program's root may have no /proc to ask.
     if let Some(resident) = holding.expected.more["resident"]["anonymous"].as_u64() {

@@ -12,6 +12,7 @@ mod attach;
 mod audit;
 mod bounded;
 mod census;
+mod crowd;
 mod doctor;
 mod domains;
 mod embedding;
