@@ -126,6 +126,29 @@ fn every_grouping_has_the_same_sum() {
 }
 
 #[test]
+fn processes_can_be_selected() {
+    let Some(recorded) = recorded() else { return };
+    let pid = recorded.expected[0].pid.to_string();
+    let one = recorded.capture.report("table", &["--pid", &pid]);
+    assert_eq!(one["rows"], recorded.capture.report("table", &[])["rows"]);
+    // The recording ended with its only process; and 1 runs no Python.
+    for (options, said) in [
+        (&["--running"][..], "none of the processes"),
+        (&["--pid", "1"], "process 1 is not in this capture"),
+    ] {
+        for command in [
+            &["report", "table"][..],
+            &["report", "flamegraph"],
+            &["export", "collapsed"],
+        ] {
+            let run = recorded.capture.run(command, options).expect_code(2);
+            let run = run.expect_error_with_hint();
+            assert!(run.stderr.contains(said), "{run}");
+        }
+    }
+}
+
+#[test]
 fn text_reports_name_what_allocated() {
     let Some(recorded) = recorded() else { return };
     for report in ["stats", "table"] {

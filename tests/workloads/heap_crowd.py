@@ -28,8 +28,8 @@ def pages(kept, number):
 
 
 def child(number):
-    """A heap of one to three megabytes, of which another line holds most in each of three processes."""
-    size = (1 + number % 3) * MEGABYTE
+    """A heap of two to four megabytes, of which another line holds most in each of three processes."""
+    size = (2 + number % 3) * MEGABYTE
     parts = [(texts, 150), (pairs, 110), (pages, 3000)]
     kept = {build.__name__: [] for build, _ in parts}
     for turn, (build, each) in enumerate(parts):

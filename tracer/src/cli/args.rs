@@ -4,6 +4,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use super::which::Which;
 use crate::{
     bpf::LinkKind,
     profile::{Metric, View},
@@ -175,6 +176,8 @@ pub(super) enum Report {
     Table {
         #[command(flatten)]
         input: Input,
+        #[command(flatten)]
+        which: Which,
         /// Which blocks: allocated, in-use, peak, leaked, temporary [default: allocated; of heap mode: in-use]
         #[arg(long, value_parser = view)]
         view: Option<View>,
@@ -195,6 +198,8 @@ pub(super) enum Report {
     Leaks {
         #[command(flatten)]
         input: Input,
+        #[command(flatten)]
+        which: Which,
         /// What makes a row
         #[arg(long, value_enum, default_value = "line")]
         by: ByArg,
@@ -209,6 +214,8 @@ pub(super) enum Report {
     Flamegraph {
         #[command(flatten)]
         input: Input,
+        #[command(flatten)]
+        which: Which,
         /// Which blocks: allocated, in-use, peak, leaked, temporary [default: allocated; of heap mode: in-use]
         #[arg(long, value_parser = view)]
         view: Option<View>,
@@ -236,6 +243,8 @@ pub(super) enum Export {
     Collapsed {
         #[command(flatten)]
         input: Input,
+        #[command(flatten)]
+        which: Which,
         /// Which blocks: allocated, in-use, peak, leaked, temporary [default: allocated; of heap mode: in-use]
         #[arg(long, value_parser = view)]
         view: Option<View>,

@@ -16,6 +16,7 @@ mod readme_tests;
 mod record;
 mod report;
 mod target;
+mod which;
 
 use std::process::ExitCode;
 

@@ -7,6 +7,7 @@ use super::{
     args::{Export, Input, Report},
     load,
     output::{self, say},
+    which::Which,
 };
 use crate::{
     error::{Exit, UserError},
@@ -38,13 +39,14 @@ pub(super) fn run(report: &Report) -> CommandResult {
         }
         Report::Table {
             input,
+            which,
             view,
             by,
             sort,
             limit,
             json,
         } => {
-            let snapshot = load::snapshot(&input.file)?;
+            let snapshot = load(input, which)?;
             let options = TableOptions {
                 view: view_of(*view, &snapshot),
                 by: (*by).into(),
@@ -61,11 +63,12 @@ pub(super) fn run(report: &Report) -> CommandResult {
         }
         Report::Leaks {
             input,
+            which,
             by,
             limit,
             json,
         } => {
-            let snapshot = load::snapshot(&input.file)?;
+            let snapshot = load(input, which)?;
             if snapshot.context.mode() != Mode::Heap {
                 return Err(
                     UserError::new("there are no readings of heaps over time in this capture")
@@ -82,12 +85,13 @@ pub(super) fn run(report: &Report) -> CommandResult {
         }
         Report::Flamegraph {
             input,
+            which,
             view,
             metric,
             icicle,
             title,
         } => {
-            let snapshot = load::snapshot(&input.file)?;
+            let snapshot = load(input, which)?;
             let options = FlamegraphOptions {
                 view: view_of(*view, &snapshot),
                 metric: *metric,
@@ -107,8 +111,13 @@ pub(super) fn run(report: &Report) -> CommandResult {
 /// Writes another format.
 pub(super) fn export(format: &Export) -> CommandResult {
     match format {
-        Export::Collapsed { input, view, metric } => {
-            let snapshot = load::snapshot(&input.file)?;
+        Export::Collapsed {
+            input,
+            which,
+            view,
+            metric,
+        } => {
+            let snapshot = load(input, which)?;
             warn(&snapshot);
             write(input, |out| {
                 collapsed::write(
@@ -122,6 +131,13 @@ pub(super) fn export(format: &Export) -> CommandResult {
             })
         }
     }
+}
+
+/// What a capture tells of these processes.
+fn load(input: &Input, which: &Which) -> Result<Snapshot, UserError> {
+    let mut snapshot = load::snapshot(&input.file)?;
+    which.select(&mut snapshot)?;
+    Ok(snapshot)
 }
 
 /// The view that was asked for, or else the one that the recording is for.

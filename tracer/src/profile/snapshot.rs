@@ -112,6 +112,17 @@ impl ProcessSummary {
 }
 
 impl Snapshot {
+    /// Leaves out all processes but these, from the sums too. The most that all held at one time stays that of all: it is not known of
+    /// some.
+    pub fn retain(&mut self, is_kept: impl FnMut(&ProcessSummary) -> bool) {
+        self.processes.retain(is_kept);
+        let mut tally = Tally::default();
+        for process in &self.processes {
+            tally.add(&process.total);
+        }
+        self.totals.tally = tally;
+    }
+
     /// Processes with losses.
     pub fn lossy(&self) -> impl Iterator<Item = &ProcessSummary> {
         self.processes.iter().filter(|process| process.is_lossy())

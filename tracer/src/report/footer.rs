@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 
 use super::{
+    exited,
     footer_json::{ImageCoverageJson, coverage_json},
     format::{count, duration, percent, process},
 };
@@ -26,6 +27,9 @@ pub fn text(snapshot: &Snapshot) -> String {
     let _ = hits_text(snapshot, &mut out);
     if let Some(why) = &snapshot.truncated {
         let _ = writeln!(out, "Capture:  cut off: {}", escape(why));
+    }
+    if let Some(note) = exited::note(snapshot) {
+        let _ = writeln!(out, "Note:     {note}");
     }
     for note in &snapshot.notes {
         let _ = writeln!(out, "Note:     {}", escape(note));
@@ -57,6 +61,7 @@ pub fn warnings(snapshot: &Snapshot) -> Vec<String> {
             percent(covered)
         ));
     }
+    warnings.extend(exited::note(snapshot));
     if snapshot.decode_problems > 0 {
         warnings.push(format!(
             "{} records could not be decoded",

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use tracer_ebpf::reason::Reason;
 
+use super::exited;
 use crate::{
     profile::{Operations, ProcessSummary, Snapshot},
     symbolize::escape,
@@ -124,7 +125,10 @@ pub fn json(snapshot: &Snapshot) -> Footer {
         probe_ns: snapshot.probe_ns(),
         overhead_percent: snapshot.overhead().map(|share| share * 100.0),
         truncated: snapshot.truncated.as_deref().map(escape),
-        notes: snapshot.notes.iter().map(|note| escape(note)).collect(),
+        notes: exited::note(snapshot)
+            .into_iter()
+            .chain(snapshot.notes.iter().map(|note| escape(note)))
+            .collect(),
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod audit;
 pub mod collapsed;
+mod exited;
 pub mod flamegraph;
 pub mod footer;
 pub mod footer_json;

@@ -81,6 +81,31 @@ fn table_text() {
 }
 
 #[test]
+fn what_ended_can_be_left_out_and_is_told_otherwise() {
+    let mut snapshot = recording();
+    let said = |snapshot: &Snapshot| {
+        let table = Table::from_snapshot(snapshot, &TableOptions::default());
+        (
+            table.text().contains("--running"),
+            table.json().unwrap()["notes"]
+                .to_string()
+                .contains("1 process(es) held"),
+        )
+    };
+    assert_eq!(said(&snapshot), (true, true));
+    snapshot.retain(|process| process.info.key.pid == Pid(200));
+    assert_eq!(said(&snapshot), (false, false));
+    let table = Table::from_snapshot(&snapshot, &TableOptions::default());
+    assert!(table.rows().iter().all(|row| row.pid == Pid(200)));
+    let sum: u64 = table.rows().iter().map(|row| row.own_bytes).sum();
+    assert_eq!(table.json().unwrap()["bytes"], sum);
+    // Where all have ended, nothing is more than was there at the end.
+    let mut ended = recording();
+    ended.retain(|process| process.info.key.pid == Pid(100));
+    assert_eq!(said(&ended), (false, false));
+}
+
+#[test]
 fn table_text_by_function_limited_and_narrow() {
     let options = TableOptions {
         by: By::Function,
