@@ -165,7 +165,7 @@ impl Holding {
     }
 
     #[track_caller]
-    fn heap_in(&self, stats: &Value) -> Value {
+    pub(crate) fn heap_in(&self, stats: &Value) -> Value {
         let processes = stats["processes"].as_array().expect("there are processes");
         let process = processes
             .iter()
@@ -251,13 +251,14 @@ fn check_shares_within_the_budget(interpreter: &Interpreter) {
 #[track_caller]
 pub(crate) fn check_shares_of(holding: &Holding) -> Value {
     let table = holding.capture.report("table", &["--view", "in-use"]);
-    check_shares_in(holding, &table, &holding.capture.report("stats", &[]));
+    check_lines(holding, &table);
+    check_sums(holding, &table);
     table
 }
 
-/// The same, in reports on this process and others.
+/// Each line that holds over 5%, and what others are shown with.
 #[track_caller]
-pub(crate) fn check_shares_in(holding: &Holding, table: &Value, stats: &Value) {
+pub(crate) fn check_lines(holding: &Holding, table: &Value) {
     let all = holding.whole("allocators", "total");
     let lines = holding.lines();
     assert!(
@@ -288,7 +289,12 @@ pub(crate) fn check_shares_in(holding: &Holding, table: &Value, stats: &Value) {
             "line {number} holds nothing, seen are {seen} of {all} bytes\n{table:#}"
         );
     }
-    let heap = holding.heap_in(stats);
+}
+
+/// The sum of what the allocators hold, and that of the process.
+#[track_caller]
+fn check_sums(holding: &Holding, table: &Value) {
+    let (all, heap) = (holding.whole("allocators", "total"), holding.heap());
     let seen = number(&heap, "pools_in_use") + number(&heap, "large");
     assert!(within(seen, all, all, 5), "the allocators hold {all}: {heap:#}");
     check_sum(holding, table, &heap);

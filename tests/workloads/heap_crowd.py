@@ -2,8 +2,6 @@
 
 It says `ready`, begins at a line of input, tells of those that stay, and ends with its input.
 """
-import json
-import subprocess
 import sys
 from collections import deque
 
@@ -28,8 +26,8 @@ def pages(kept, number):
 
 
 def child(number):
-    """A heap of two to four megabytes, of which another line holds most in each of three processes."""
-    size = (2 + number % 3) * MEGABYTE
+    """A heap of four to six megabytes, of which another line holds most in each of three processes."""
+    size = (4 + number % 3) * MEGABYTE
     parts = [(texts, 150), (pairs, 110), (pages, 3000)]
     kept = {build.__name__: [] for build, _ in parts}
     for turn, (build, each) in enumerate(parts):
@@ -56,6 +54,10 @@ def main():
     if given["child"] >= 0:
         child(given["child"])
         return
+    # The children need neither, and importing them takes most of the time of a run.
+    import json
+    import subprocess
+
     barrier("ready")
     alive, told, gone = deque(), deque(), []
     for number in range(PROCESSES):
