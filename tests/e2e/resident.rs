@@ -1,10 +1,15 @@
 //! Heap mode, against what the kernel says is resident: memory that is allocated and not there is nobody's.
 
+use std::fs;
+
 use crate::{
-    heap::{self, UNBOUNDED, holding},
+    heap::{self, UNBOUNDED, holding, holding_in},
     matrix::on_interpreters,
-    support::interpreters::Interpreter,
+    support::{interpreters::Interpreter, skip},
 };
+
+/// Which programs get huge pages: all, those that ask for them, or none.
+const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
 
 on_interpreters! { untouched_blocks, check_untouched,
     debian_311: Id::Debian311,
@@ -30,4 +35,33 @@ fn check_untouched(interpreter: &Interpreter) {
     heap::check_sum(&holding, &table, &heap);
     let text = holding.capture.text("table");
     assert!(text.contains("Untouched"), "{text}");
+}
+
+on_interpreters! { memory_of_extensions_in_huge_pages, check_huge,
+    debian_311: Id::Debian311,
+    pyenv_312: Id::Pyenv(12),
+}
+
+/// A fault that brings 512 pages stands for all of them.
+fn check_huge(interpreter: &Interpreter) {
+    let setting = fs::read_to_string(HUGE_PAGES).unwrap_or_default();
+    if setting.is_empty() || setting.contains("[never]") {
+        skip::not_applicable("this kernel gives no huge pages");
+        return;
+    }
+    // libc asks for them.
+    let environment = [("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")];
+    let holding = holding_in(interpreter, "heap_native.py", &UNBOUNDED, &[], &environment);
+    let resident = &holding.expected.more["resident"];
+    let of = |key: &str| {
+        resident[key]
+            .as_u64()
+            .expect("the program tells what is resident")
+    };
+    assert!(
+        of("huge") * 3 > of("anonymous"),
+        "hardly any huge pages: {resident}"
+    );
+    // Beside a large block that came first nobody is known to have touched a huge page.
+    heap::check_native_of(&holding, 15);
 }

@@ -196,12 +196,13 @@ def malloc_stats():
 
 def resident():
     """The kernel's word on this process, in bytes; None where its root has no /proc."""
-    figures = {"rss": None, "anonymous": None}
+    figures = {"rss": None, "anonymous": None, "huge": None}
     if not os.path.exists("/proc/self/smaps_rollup"):
         return figures
     with open("/proc/self/smaps_rollup") as lines:
         for line in lines:
             key, _, value = line.partition(":")
-            if key in ("Rss", "Anonymous"):
-                figures[key.lower()] = int(value.split()[0]) * 1024
+            part = {"Rss": "rss", "Anonymous": "anonymous", "AnonHugePages": "huge"}.get(key)
+            if part:
+                figures[part] = int(value.split()[0]) * 1024
     return figures

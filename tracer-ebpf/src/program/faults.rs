@@ -2,8 +2,9 @@
 //!
 //! A tracepoint costs no trap, but there can be a hundred thousand a second. So one page in [`FAULTED_PAGES`] is looked at,
 //! which page says; of these the rare fault is reported with its stack, and of many only a part: the more there are within a
-//! second, the fewer, each with the number of faults that it stands for. Invariant: the weights of the faults of a window
-//! sum up to [`FAULTED_PAGES`] times those that were looked at in it, less one weight at most.
+//! second, the fewer, each with the number of faults that it stands for. The first page of each 2 MiB is always reported: its fault
+//! may have brought them all, which takes a hundred times as long. Invariant: on average the weights of the faults of a window sum
+//! up to the faults in it.
 
 use aya_ebpf::{
     EbpfContext as _, helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint,
@@ -31,6 +32,8 @@ use crate::{
 /// Where the kernel's half of the address space begins.
 const KERNEL: u64 = 1 << 63;
 const PAGE_BITS: u32 = 12;
+/// As many pages as a huge page has.
+const HUGE_PAGE_BITS: u32 = 21;
 /// An odd number: its products with the numbers of neighbouring pages lie far apart.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Bits of the count in [`ProcessState::fault_window`].
@@ -56,7 +59,8 @@ fn fault<L: Loops>(ctx: &RawTracePointContext) -> Option<()> {
     // SAFETY: the tracepoint's first argument.
     let address = unsafe { *ctx.as_ptr().cast::<u64>() };
     // Before anything that costs more.
-    if !is_looked_at(address) || address >= KERNEL {
+    let is_first = address >> PAGE_BITS << PAGE_BITS == address >> HUGE_PAGE_BITS << HUGE_PAGE_BITS;
+    if !(is_first || is_looked_at(address)) || address >= KERNEL {
         return None;
     }
     let thread = bpf_get_current_pid_tgid();
@@ -68,7 +72,8 @@ fn fault<L: Loops>(ctx: &RawTracePointContext) -> Option<()> {
         return None;
     }
     // One of twenty numbers: none of them is a reason to follow the walk once more.
-    let weight = forget(weight(state, now)?, config.nothing) as u32;
+    let weight = if is_first { 1 } else { weight(state, now)? };
+    let weight = forget(weight, config.nothing) as u32;
     let start = Start::now(config.nothing);
     touched::<L>(config, state, thread, now, address, weight);
     start.over(|| Some(state), group::FAULTS);

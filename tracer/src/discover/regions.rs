@@ -21,21 +21,29 @@ pub fn anonymous_regions(pid: Pid) -> io::Result<Vec<Region>> {
 }
 
 fn parse(mut smaps: impl BufRead) -> io::Result<Vec<Region>> {
-    let mut regions = Vec::new();
+    let mut regions: Vec<Region> = Vec::new();
     let mut current = None;
+    let mut has_memory = false;
     let mut line = Vec::new();
     while smaps.read_until(b'\n', &mut line)? > 0 {
         if let Some(range) = range(&line) {
             current = Some(range);
-        } else if let Some(kib) = anonymous(&line)
+            has_memory = false;
+        } else if let Some(anonymous) = bytes(&line, b"Anonymous:")
             && let Some((start, end)) = current.take()
-            && kib > 0
+            && anonymous > 0
         {
+            has_memory = true;
             regions.push(Region {
                 start,
                 end,
-                anonymous: kib.saturating_mul(1024),
+                anonymous,
+                huge: 0,
             });
+        } else if let Some(huge) = bytes(&line, b"AnonHugePages:")
+            && let Some(region) = regions.last_mut().filter(|_| has_memory)
+        {
+            region.huge = huge;
         }
         line.clear();
     }
@@ -52,11 +60,12 @@ fn range(line: &[u8]) -> Option<(u64, u64)> {
     (start < end).then_some((start, end))
 }
 
-/// KiB in a line `Anonymous:  12 kB`.
-fn anonymous(line: &[u8]) -> Option<u64> {
-    let rest = line.strip_prefix(b"Anonymous:")?;
+/// Bytes in a line `NAME:  12 kB`.
+fn bytes(line: &[u8], name: &[u8]) -> Option<u64> {
+    let rest = line.strip_prefix(name)?;
     let text = std::str::from_utf8(rest).ok()?;
-    text.trim().strip_suffix("kB")?.trim().parse().ok()
+    let kib: u64 = text.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib.saturating_mul(1024))
 }
 
 #[cfg(test)]
@@ -75,20 +84,25 @@ Anonymous:           500 kB
 AnonHugePages:         0 kB
 7f0000000000-7f0000200000 rw-p 00000000 00:00 0 
 Anonymous:          2048 kB
+AnonHugePages:      2048 kB
+7f1000000000-7f1000200000 r--p 00000000 fe:00 13 /lib/c
+Anonymous:             0 kB
+AnonHugePages:         4 kB
 ";
 
     #[test]
     fn regions_with_memory_of_their_own_are_found() {
-        let region = |start, end, anonymous| Region {
+        let region = |start, end, anonymous, huge| Region {
             start,
             end,
             anonymous,
+            huge,
         };
         assert_eq!(
             parse(TEXT.as_bytes()).unwrap(),
             [
-                region(0x0100_0000, 0x0110_0000, 500 << 10),
-                region(0x7f00_0000_0000, 0x7f00_0020_0000, 2048 << 10),
+                region(0x0100_0000, 0x0110_0000, 500 << 10, 0),
+                region(0x7f00_0000_0000, 0x7f00_0020_0000, 2048 << 10, 2048 << 10),
             ]
         );
         assert_eq!(

@@ -27,6 +27,8 @@ const COMPLETE: u32 = 2;
 /// The list of blocks that are gone follows (since 1.3).
 const GONE: u32 = 4;
 const PARTIAL: u32 = 8;
+/// How much of each region is in huge pages follows (since 1.4).
+const HUGE: u32 = 16;
 
 /// A reading of the pools and of the memory map of one process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,6 +82,8 @@ pub struct Region {
     pub end: u64,
     /// Bytes of it that are anonymous and resident.
     pub anonymous: u64,
+    /// Of these, bytes in pages of 2 MiB.
+    pub huge: u64,
 }
 
 impl PoolState {
@@ -106,7 +110,8 @@ impl HeapAudit {
     pub fn encode(&self) -> Vec<u8> {
         let flag = |is_set: bool, bit: u32| if is_set { bit } else { 0 };
         let flags = flag(self.since_start, SINCE_START) | flag(self.complete, COMPLETE) | GONE;
-        let flags = flags | flag(self.is_partial, PARTIAL);
+        let has_huge = self.regions.iter().any(|region| region.huge > 0);
+        let flags = flags | flag(self.is_partial, PARTIAL) | flag(has_huge, HUGE);
         let lists = POOL * self.changed.len() + REGION * self.regions.len() + ADDRESS * (1 + self.gone.len());
         let mut out = Vec::with_capacity(HEAD + lists);
         out.put_u32_le(self.pid.get());
@@ -134,6 +139,9 @@ impl HeapAudit {
         out.put_u64_le(self.gone.len() as u64);
         for &addr in &self.gone {
             out.put_u64_le(addr);
+        }
+        for region in self.regions.iter().filter(|_| has_huge) {
+            out.put_u64_le(region.huge);
         }
         out
     }
@@ -164,6 +172,11 @@ impl HeapAudit {
             let gone = from.try_get_u64_le().ok()?;
             audit.gone = addresses(from, gone)?;
         }
+        if flags & HUGE != 0 {
+            for region in &mut audit.regions {
+                region.huge = from.try_get_u64_le().ok()?;
+            }
+        }
         from.is_empty().then_some(audit)
     }
 }
@@ -185,6 +198,7 @@ fn region(from: &mut &[u8]) -> Option<Region> {
         start: from.try_get_u64_le().ok()?,
         end: from.try_get_u64_le().ok()?,
         anonymous: from.try_get_u64_le().ok()?,
+        huge: 0,
     })
 }
 
@@ -201,7 +215,7 @@ mod tests {
             pid in any::<u32>(),
             flags in any::<[bool; 3]>(),
             pools in prop::collection::vec((any::<(u64, u8, u16, u16)>(), 0_u32..1 << 24), 0..5),
-            regions in prop::collection::vec(any::<[u64; 3]>(), 0..5),
+            regions in prop::collection::vec(any::<[u64; 4]>(), 0..5),
             gone in prop::collection::vec(any::<u64>(), 0..5),
         ) {
             let [start, began, ended] = numbers;
@@ -221,7 +235,7 @@ mod tests {
                     .collect(),
                 regions: regions
                     .into_iter()
-                    .map(|[start, end, anonymous]| Region { start, end, anonymous })
+                    .map(|[start, end, anonymous, huge]| Region { start, end, anonymous, huge })
                     .collect(),
                 gone,
             };

@@ -135,6 +135,7 @@ mod tests {
             start: memory.start * PART,
             end: memory.end * PART,
             anonymous: PART,
+            huge: 0,
         };
         let mut order = Vec::new();
         let read = |at: &[ProcAddr], headers: &mut Vec<_>| {

@@ -5,6 +5,8 @@
 //! block are libc's free memory once such blocks are freed. Invariant: what a region is shared out to adds up to what the kernel
 //! says.
 
+mod huge;
+
 use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
@@ -48,6 +50,26 @@ struct Touch {
     time: MonotonicNs,
     /// It came with a large block.
     for_block: bool,
+    /// Bytes that these faults brought, which is known when a region is shared out.
+    bytes: u64,
+}
+
+impl Touch {
+    fn of_pages(self) -> Self {
+        Self {
+            bytes: u64::from(self.weight) * PAGE,
+            ..self
+        }
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the conversion saturates, and what is added is not negative"
+    )]
+    fn add(&mut self, bytes: f64) {
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+    }
 }
 
 impl Faults {
@@ -72,6 +94,7 @@ impl Faults {
             weight,
             time,
             for_block: recent.any(|&(first, end)| (first / PAGE..=end / PAGE).contains(&(addr / PAGE))),
+            bytes: 0,
         };
         self.pages.insert(addr / PAGE, touch);
         if self.pages.len() > MAX_FAULTS {
@@ -194,9 +217,17 @@ impl Shares {
         let mut pages: Vec<(u64, Touch)> = faults
             .pages
             .iter()
-            .map(|(&page, &touch)| (page * PAGE, touch))
+            .map(|(&page, touch)| (page * PAGE, touch.of_pages()))
             .collect();
         pages.sort_unstable_by_key(|&(page, _)| page);
+        let mut rest = pages.as_mut_slice();
+        for share in &self.regions {
+            let first = rest.partition_point(|&(page, _)| page < share.region.start);
+            let end = rest.partition_point(|&(page, _)| page < share.region.end);
+            let (here, later) = rest.split_at_mut(end.max(first));
+            huge::widen(&share.region, here.get_mut(first..).unwrap_or_default());
+            rest = later;
+        }
         self.settle_untouched(&pages, estimates);
         let mut left = self.settle_known(faults, since_start, estimates);
         self.large_unseen = self.unseen.share_out(&mut left, estimates);
@@ -357,7 +388,7 @@ fn touched(pages: &[(u64, Touch)], block: &LargeBlock) -> u64 {
     let from = pages.partition_point(|&(page, _)| page < first / PAGE * PAGE);
     let pages = pages.get(from..).unwrap_or_default().iter();
     let inside = pages.take_while(|&&(page, _)| page < end);
-    inside.map(|(_, touch)| u64::from(touch.weight) * PAGE).sum()
+    inside.map(|(_, touch)| touch.bytes).fold(0, u64::saturating_add)
 }
 
 /// Whether an address is in one of these ranges, which are in order and do not overlap.
@@ -377,9 +408,21 @@ fn share_out(
     holds: impl Fn(TallyIndex) -> bool,
     estimates: &mut Estimates,
 ) -> u64 {
-    let weight = |touch: &Touch| u64::from(touch.weight) * PAGE;
+    // What else lies in a huge page that was touched for a block is not known.
+    let weight = |touch: &Touch| {
+        if touch.for_block {
+            u64::from(touch.weight) * PAGE
+        } else {
+            touch.bytes
+        }
+    };
     let (for_blocks, others): (Vec<&Touch>, Vec<&Touch>) = faults.iter().partition(|touch| touch.for_block);
-    let sum = |touches: &[&Touch]| touches.iter().map(|touch| weight(touch)).sum::<u64>();
+    let sum = |touches: &[&Touch]| {
+        touches
+            .iter()
+            .map(|touch| weight(touch))
+            .fold(0, u64::saturating_add)
+    };
     let freed = sum(&for_blocks).saturating_sub(large);
     let seen = freed.saturating_add(sum(&others));
     let shared = seen.min(left);

@@ -22,10 +22,17 @@ fn check(regions: &[(u64, u64, u64)], work: impl FnOnce(&mut Shares, &mut Faults
             start: start * MIB,
             end: end * MIB,
             anonymous: anonymous * MIB,
+            huge: 0,
         })
         .collect();
+    check_regions(&regions, work, expected);
+}
+
+/// The same, with regions of which more is known.
+#[track_caller]
+fn check_regions(regions: &[Region], work: impl FnOnce(&mut Shares, &mut Faults), expected: [u64; 5]) {
     let (mut shares, mut faults, mut estimates) =
-        (Shares::new(&regions), Faults::default(), Estimates::default());
+        (Shares::new(regions), Faults::default(), Estimates::default());
     work(&mut shares, &mut faults);
     shares.settle(&mut faults, true, |tally| tally == 9, &mut estimates);
     let of = |holder: Holder| estimates.get(&holder).map_or(0, |estimate| estimate.bytes / MIB);
@@ -83,6 +90,7 @@ fn check_untouched(anonymous: u64, blocks: &[(TallyIndex, u64, u64)], expected: 
         start: 10 * MIB,
         end: 30 * MIB,
         anonymous: anonymous * MIB,
+        huge: 0,
     }]);
     for &(tally, addr, bytes) in blocks {
         let block = LargeBlock {
@@ -194,6 +202,7 @@ fn what_was_touched_after_the_regions_were_read_is_kept_for_the_next_reading() {
         start: 10 * MIB,
         end: 20 * MIB,
         anonymous: MIB,
+        huge: 0,
     };
     let mut faults = Faults::default();
     for (place, time) in [(11, 5), (12, 7), (31, 5), (32, 6), (33, 7)] {
@@ -218,6 +227,7 @@ fn what_was_there_before_stays_so() {
         start: MIB,
         end: 9 * MIB,
         anonymous: 2 * MIB,
+        huge: 0,
     };
     let mut faults = Faults::default();
     for (anonymous, before, unknown) in [(2, 2, 0), (5, 2, 3), (1, 1, 0)] {
@@ -231,4 +241,63 @@ fn what_was_there_before_stays_so() {
         };
         assert_eq!([of(Special::Before), of(Special::Unknown)], [before, unknown]);
     }
+}
+
+/// 10 to 20 MiB, so much of it resident and so much in huge pages.
+fn huge(anonymous: u64, huge: u64) -> [Region; 1] {
+    [Region {
+        start: 9 * MIB,
+        end: 20 * MIB,
+        anonymous: anonymous * MIB,
+        huge: huge * MIB,
+    }]
+}
+
+#[test]
+fn a_fault_that_brought_a_huge_page_stands_for_all_of_it() {
+    let touch = |faults: &mut Faults| {
+        faults.touched(10 * MIB, 1, 0, MonotonicNs(1));
+        faults.touched(12 * MIB, 1, 0, MonotonicNs(1));
+        faults.touched(15 * MIB, 1, 1, MonotonicNs(1));
+        // No huge page: not all of it is in the region, and all pages were touched.
+        faults.touched(9 * MIB, 4, 1, MonotonicNs(1));
+        faults.touched(16 * MIB, 256, 1, MonotonicNs(1));
+        faults.touched(17 * MIB, 256, 1, MonotonicNs(1));
+    };
+    check_regions(&huge(9, 6), |_, faults| touch(faults), [4, 4, 0, 0, 0]);
+    // There are fewer than faults that could have brought one.
+    check_regions(&huge(10, 3), |_, faults| touch(faults), [1, 2, 0, 0, 5]);
+    check_regions(&huge(10, 0), |_, faults| touch(faults), [0, 2, 0, 0, 7]);
+}
+
+#[test]
+fn what_became_a_huge_page_after_some_faults_is_whose_these_were() {
+    let touch = |faults: &mut Faults| {
+        for (page, tally) in [(10, 0), (11, 1), (12, 1), (13, 1)] {
+            faults.touched(page * MIB, 1, tally, MonotonicNs(1));
+        }
+    };
+    check_regions(&huge(5, 4), |_, faults| touch(faults), [1, 3, 0, 0, 1]);
+    check_regions(&huge(5, 2), |_, faults| touch(faults), [0, 1, 0, 0, 2]);
+}
+
+#[test]
+fn what_a_large_block_has_in_huge_pages_is_touched() {
+    let mut shares = Shares::new(&huge(4, 4));
+    for (tally, addr) in [(0, 10), (1, 14)] {
+        let block = LargeBlock {
+            tally,
+            ..large(addr * MIB, 4 * MIB)
+        };
+        shares.large(&block, 0.0);
+    }
+    let (mut faults, mut estimates) = (Faults::default(), Estimates::default());
+    for addr in [10, 12] {
+        faults.allocated(addr * MIB, 2 * MIB);
+        faults.touched(addr * MIB, 1, 0, MonotonicNs(1));
+    }
+    shares.settle(&mut faults, true, |_| false, &mut estimates);
+    let untouched = |tally| estimates[&Holder::Tally(tally)].untouched / MIB;
+    assert!(!estimates.contains_key(&Holder::Tally(0)) || untouched(0) == 0);
+    assert_eq!(untouched(1), 4);
 }
