@@ -229,13 +229,28 @@ impl Heap {
                 *sum += blocks;
             }
         }
+        let disowned = self.pools.disowned();
         let filled = |addr, class| self.pools.filled(addr, class, audit.pool_bytes);
         for share in self.refills.share(audit.began, &refilled, filled) {
-            let holder = share
-                .tally
-                .map_or(Holder::Special(Special::Refilled), Holder::Tally);
-            let bytes = share.blocks * (share.class as u64 + 1) * ALIGNMENT;
-            add(&mut estimates, holder, bytes, share.blocks, share.samples);
+            let size = (share.class as u64 + 1) * ALIGNMENT;
+            let mut left = share.blocks;
+            let mut give = |holder, blocks: u64, samples| {
+                left -= blocks;
+                add(&mut estimates, holder, blocks * size, blocks, samples);
+            };
+            if let Some(tally) = share.tally {
+                give(Holder::Tally(tally), share.blocks, share.samples);
+                continue;
+            }
+            let of_class = u8::try_from(share.class).ok().and_then(|class| disowned.get(&class));
+            if let Some((blocks, keepers)) = of_class {
+                let blocks = share.blocks.min(*blocks);
+                let all: u64 = keepers.values().sum();
+                for (&tally, &own) in keepers {
+                    give(Holder::Tally(tally), blocks * own / all.max(1), 0);
+                }
+            }
+            add(&mut estimates, Holder::Special(Special::Refilled), left * size, left, 0);
         }
         for block in large(audit.began) {
             let unseen = |born| self.phases.unseen(born, AGE_UNIT_NS, audit.began);

@@ -211,6 +211,29 @@ impl Pools {
         }
     }
 
+    /// For each class, what lies in pools that were taken from who acquired them, and who acquired others of that time and keeps
+    /// them: blocks, and theirs.
+    pub(super) fn disowned(&self) -> FxHashMap<u8, (u64, FxHashMap<TallyIndex, u64>)> {
+        let is_disowned = |pool: &&Pool| pool.owner == Owner::Unknown && pool.acquired > 0;
+        let mut spans: FxHashMap<u8, (u64, u64)> = FxHashMap::default();
+        let mut disowned: FxHashMap<u8, (u64, FxHashMap<TallyIndex, u64>)> = FxHashMap::default();
+        for pool in self.all.values().filter(is_disowned) {
+            let (first, last) = spans.entry(pool.class).or_insert((pool.acquired, pool.acquired));
+            (*first, *last) = ((*first).min(pool.acquired), (*last).max(pool.acquired));
+            disowned.entry(pool.class).or_default().0 += u64::from(pool.own);
+        }
+        for pool in self.all.values() {
+            if let Owner::Tally(tally) = pool.owner
+                && let Some(&(first, last)) = spans.get(&pool.class)
+                && (first..=last).contains(&pool.acquired)
+            {
+                let (_, keepers) = disowned.entry(pool.class).or_default();
+                *keepers.entry(tally).or_default() += u64::from(pool.own);
+            }
+        }
+        disowned
+    }
+
     /// By whom the pool around a block of a class was filled.
     pub(super) fn filled(&self, addr: u64, class: usize, pool_bytes: u32) -> Filled {
         let pool = addr & !u64::from(pool_bytes).wrapping_sub(1);

@@ -8,9 +8,10 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::Key;
 use crate::units::MonotonicNs;
 
-/// Allocations in a window from which on it tells who drops all, and of how many one may be left then: one round of many.
+/// Allocations in a window from which on it tells who drops all, and of how many one may be left then: some rounds of many. Who makes a
+/// temporary of the size of what he keeps has half of them left.
 const TELLING: u64 = 32;
-const DROPPED: u64 = 8;
+const DROPPED: u64 = 4;
 
 /// Blocks of each class and stack.
 pub(super) type Counts = FxHashMap<Key, u64>;
@@ -58,8 +59,8 @@ mod tests {
 
     #[test]
     fn who_has_nothing_left_of_much_drops_all() {
-        check(60, 7, true);
-        check(60, 8, false);
+        check(60, 14, true);
+        check(60, 15, false);
         check(32, 0, true);
         check(31, 0, false);
     }
