@@ -1,8 +1,9 @@
 """Several lines that hold known shares of the heap, built side by side while others make and drop blocks of the same sizes.
 
-`heap_shares.py --size MB --window BLOCKS --seconds S`: so many blocks of the churn are alive at any time, and it goes on for so long
-after all is built. `--wait`: says `ready` and begins at a line of input. It tells what its lines hold and stays until the input ends.
+`heap_shares.py --size MB --churn BLOCKS --window BLOCKS --seconds S`: so many times three blocks of the churn are made in each of fifty
+rounds, so many are alive at any time, and it goes on for so long after all is built. `--wait`: says `ready` and begins at a line of input. It tells what its lines hold and stays until the input ends.
 """
+import itertools
 import sys
 import time
 from collections import deque
@@ -14,6 +15,7 @@ SHARES = {"slotted": 20, "entries": 15, "strings": 15, "nested": 25, "large": 25
 LARGE = [1 << 10, 3000, 10_000, 40_000, 100_000, 300_000, 1 << 20]
 KEYS = list(range(10_000, 10_040))
 PADDING = "-" * 300
+NUMBERS = itertools.count()
 ROUNDS = 50
 
 
@@ -58,7 +60,8 @@ def large(kept):
 def churn(window, count):
     """Blocks of the sizes that the others keep; the oldest goes when there are too many."""
     for i in range(count):
-        window.append("temporary %d%s" % (i, "-" * (i % 400)))  # at: texts
+        # No two are the same: one that comes to lie where another one was could not be told from it.
+        window.append("%d temporary %s" % (next(NUMBERS), "-" * (i % 400)))  # at: texts
         window.append([i + BIG, None])  # at: pairs
         window.append(bytes(600 + i % 5000) if i % 10 == 0 else Slotted())  # at: others
 
@@ -77,7 +80,7 @@ def unfolded(values):
 
 
 def main():
-    given = options(size=100, window=10_000, seconds=1.0, wait=False)
+    given = options(size=100, churn=2000, window=10_000, seconds=1.0, wait=False)
     if given["wait"]:
         barrier("ready")
     builders = {"slotted": slotted, "entries": entries, "strings": strings, "nested": nested, "large": large}
@@ -88,7 +91,7 @@ def main():
         for part, build in builders.items():
             while made[part] < given["size"] * MEGABYTE * SHARES[part] // 100 * turn // ROUNDS:
                 made[part] += build(kept[part])
-            churn(window, 2000)
+            churn(window, given["churn"])
     end = time.monotonic() + given["seconds"]
     while time.monotonic() < end:
         churn(window, 2000)

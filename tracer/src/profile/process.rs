@@ -239,7 +239,7 @@ impl ProcessState {
             group::POOLS if self.is_running() => {
                 self.is_partial = true;
                 if let Some(holders) = &mut self.heap {
-                    holders.pool_gap(gap.to.is_none());
+                    holders.pool_gap(gap.from, gap.to);
                 }
             }
             group::LARGE if self.is_running() => {

@@ -118,14 +118,15 @@ impl Auditor {
         std::mem::take(&mut self.sampled)
     }
 
-    /// A sampling window is over in which this process was hit: what is left of the blocks that were seen in it is to be read soon.
-    pub(super) fn window_closed(&mut self, pid: Pid, now: MonotonicNs) {
+    /// A sampling window is over in which this process was hit, and which the budget may have cut short: what is left of the blocks that
+    /// were seen in it is to be read soon.
+    pub(super) fn window_closed(&mut self, pid: Pid, now: MonotonicNs, was_cut: bool) {
         let most = survivors::MOST_IN_ALL / self.processes.len().max(1);
         if let Some(known) = self.processes.get_mut(&pid) {
             let due = later(now, AFTER_WINDOW);
             known.after_window = Some(due);
             known.wake(due);
-            known.survivors.window_over(now, most);
+            known.survivors.window_over(now, was_cut, most);
             if std::mem::take(&mut known.refilled) >= WORTH {
                 known.looks.begin(now);
             }

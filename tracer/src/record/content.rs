@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 /// Where the words of a block begin that are looked at.
 pub(super) const WORDS_FROM: u64 = 8;
 /// Bytes of them.
-pub(super) const WORDS_BYTES: usize = 40;
+pub(super) const WORDS_BYTES: usize = 56;
 /// No type is below: the kernel keeps these addresses free.
 const LEAST_ADDRESS: u64 = 1 << 16;
 /// Where a type can stand, in words from [`WORDS_FROM`]: behind a count; the same behind the two words of the collector; and the
@@ -18,21 +18,30 @@ const LEAST_ADDRESS: u64 = 1 << 16;
 /// <https://github.com/python/cpython/blob/v3.13.0/Objects/object_layout.md>
 const TYPE_AT: [usize; 3] = [0, 2, 4];
 
-/// The second word of a block and the four behind it.
+/// The second word of a block and the six behind it.
 pub(super) type Words = [u8; WORDS_BYTES];
 
 /// What does not change of an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Content {
     /// Where its type stands.
     place: usize,
     type_: u64,
     /// What follows: a size and a hash, digits, a value. Behind the collector's words there is what changes.
     more: [u64; 2],
+    /// And what comes then: the first characters of a text.
+    rest: [u64; 4],
 }
 
 /// What several blocks have where types stand.
 pub(super) struct Types(FxHashMap<(usize, u64), u32>);
+
+impl Content {
+    /// Whether it tells an object from others of its type: nothing is known of those that can change.
+    pub(super) fn is_telling(&self) -> bool {
+        self.place == 0
+    }
+}
 
 impl Types {
     /// Of blocks of a size with these words.
@@ -70,7 +79,9 @@ impl Types {
         let now = content(before.place, size, words);
         // A hash is not there until somebody asks for it.
         let is_same = |(before, now): (u64, u64)| before == now || before == u64::MAX;
-        before.type_ != now.type_ || !before.more.into_iter().zip(now.more).all(is_same)
+        before.type_ != now.type_
+            || !before.more.into_iter().zip(now.more).all(is_same)
+            || before.rest != now.rest
     }
 
     fn has(&self, place: usize, value: u64) -> bool {
@@ -90,6 +101,7 @@ fn content(place: usize, size: u64, words: &Words) -> Content {
         place,
         type_: word(words, place),
         more: [more(1), more(2)],
+        rest: [3, 4, 5, 6].map(more),
     }
 }
 
@@ -141,7 +153,8 @@ mod tests {
     #[test]
     fn an_object_is_its_type_and_what_follows_it() {
         let blocks = [[TYPE, 3, 4, 5, 6], [TYPE, 1, 1, 1, 1]];
-        check(64, blocks, [TYPE, 3, 4, 9, 9], false);
+        check(64, blocks, [TYPE, 3, 4, 5, 6], false);
+        check(64, blocks, [TYPE, 3, 4, 5, 9], true);
         check(64, blocks, [TYPE + 8, 3, 4, 5, 6], true);
         check(64, blocks, [TYPE, 9, 4, 5, 6], true);
         check(64, blocks, [TYPE, 3, 9, 5, 6], true);

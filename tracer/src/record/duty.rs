@@ -88,15 +88,15 @@ impl Owner<'_> {
             return;
         }
         let grown = self.auditor.grown();
-        let length = self.windows.next_length(self.auditor.start_anew());
-        let length = length.min(self.governor.room());
+        let wanted = self.windows.next_length(self.auditor.start_anew());
+        let length = wanted.min(self.governor.room());
         tracing::debug!(
             "{} blocks were filled again, {} for the first time: looking at every allocation for {length:?}",
             grown.refilled,
             grown.first
         );
         let from = self.put_on(group::BLOCKS);
-        self.windows.opened(from, self.spent());
+        self.windows.opened(from, length < wanted, self.spent());
         self.governor.opened();
         feeders::window_over(length, to.clone());
     }
@@ -128,11 +128,11 @@ impl Owner<'_> {
         let to = now();
         let spent = self.spent();
         self.tracer.take_off(group::BLOCKS);
-        let Some(Closed { from, spent }) = self.windows.closed(to, spent) else {
+        let Some(Closed { from, was_cut, spent }) = self.windows.closed(to, spent) else {
             return Ok(());
         };
         for ((pid, _), _) in &spent {
-            self.auditor.window_closed(*pid, to);
+            self.auditor.window_closed(*pid, to, was_cut);
         }
         #[expect(
             clippy::cast_possible_truncation,

@@ -44,7 +44,7 @@ pub(super) struct Found {
     pub(super) gone: Vec<u64>,
     /// Those that are, and are not looked at any more, as there are too many.
     pub(super) left: Vec<u64>,
-    /// Those for which there was no room when they were seen.
+    /// Those for which there was no room when they were seen, and those that cannot be told from others.
     pub(super) refused: Vec<u64>,
 }
 
@@ -63,6 +63,8 @@ pub(super) struct Survivors {
     samples: FxHashMap<u64, Sample>,
     /// When the last two windows were over; 0 for none.
     ends: [u64; 2],
+    /// The last one was too short to show who drops what he makes.
+    was_short: bool,
     /// What is left to this process of [`MOST_IN_ALL`].
     most: usize,
     /// Blocks for which there was no room.
@@ -95,10 +97,12 @@ impl Survivors {
         self.left_out
     }
 
-    /// A window is over in which the process was hit. `most`: so many blocks of it are looked at on, and of all before it.
-    pub(super) fn window_over(&mut self, over: MonotonicNs, most: usize) {
+    /// A window is over in which the process was hit. `was_short`: too short to show who drops what he makes; `most`: so many blocks of
+    /// it are looked at on, and of all before it.
+    pub(super) fn window_over(&mut self, over: MonotonicNs, was_short: bool, most: usize) {
         let [_, last] = self.ends;
         self.ends = [last, over.get()];
+        self.was_short = was_short;
         self.most = most;
     }
 
@@ -157,17 +161,22 @@ impl Survivors {
         let mut types = Types::of(in_use.iter().map(|(_, size, words)| (*size, words)));
         self.types.learn(types.candidates(), &mut memory)?;
         types.keep(|value| self.types.has(value));
+        let mut times: FxHashMap<(u64, Option<Content>), u32> = FxHashMap::default();
         for (addr, size, words) in in_use {
-            if let Some(sample) = self.samples.get_mut(&addr)
-                && types.is_another(&mut sample.content, size, &words)
-            {
-                found.gone.push(addr);
+            if let Some(sample) = self.samples.get_mut(&addr) {
+                if types.is_another(&mut sample.content, size, &words) {
+                    found.gone.push(addr);
+                }
+                *times.entry((size, sample.content)).or_default() += 1;
             }
         }
         for addr in &found.gone {
             self.samples.remove(addr);
         }
         let [before, newest] = self.ends;
+        if self.was_short && last == newest {
+            self.refuse(before, &times);
+        }
         if last == newest {
             self.leave(before + 1, newest, MOST_NEW.min(self.most), &mut found.left);
         }
@@ -177,6 +186,20 @@ impl Survivors {
             found.sort_unstable();
         }
         Ok(found)
+    }
+
+    /// Forgets those of the newest window that cannot be told from what is put in their place: the window was too short to show it.
+    fn refuse(&mut self, before: u64, times: &FxHashMap<(u64, Option<Content>), u32>) {
+        let refused = &mut self.refused;
+        self.samples.retain(|&addr, sample| {
+            let is_alone = times.get(&(sample.size, sample.content)) == Some(&1);
+            let is_known = sample.content.is_some_and(|content| content.is_telling()) && is_alone;
+            let stays = sample.time <= before || is_known;
+            if !stays {
+                refused.insert(addr);
+            }
+            stays
+        });
     }
 
     /// Forgets those between two times that are too many, evenly.

@@ -31,8 +31,9 @@ const MANY: u64 = 15_000;
 #[derive(Debug)]
 pub(super) struct Windows {
     length: Duration,
-    /// When the open one was opened.
+    /// When the open one was opened, and whether the budget allows no more.
     open: Option<MonotonicNs>,
+    is_cut: bool,
     closed: Option<MonotonicNs>,
     /// What each process was hit before, and what it had used.
     before: Option<FxHashMap<(Pid, BootNs), Spent>>,
@@ -52,6 +53,8 @@ pub(super) type SpentBy = Vec<((Pid, BootNs), Spent)>;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Closed {
     pub(super) from: MonotonicNs,
+    /// Whether it was shorter than it should have been.
+    pub(super) was_cut: bool,
     /// What was spent before it, and in it, by those that were hit.
     pub(super) spent: Vec<((Pid, BootNs), [Spent; 2])>,
 }
@@ -61,6 +64,7 @@ impl Default for Windows {
         Self {
             length: FIRST,
             open: None,
+            is_cut: false,
             closed: None,
             before: None,
         }
@@ -90,9 +94,9 @@ impl Windows {
         self.length
     }
 
-    /// All its probes are in place; what there was before, if that could be read.
-    pub(super) fn opened(&mut self, now: MonotonicNs, spent: Option<SpentBy>) {
-        self.open = Some(now);
+    /// All its probes are in place; what there was before, if that could be read. `is_cut`: for less time than there should be.
+    pub(super) fn opened(&mut self, now: MonotonicNs, is_cut: bool, spent: Option<SpentBy>) {
+        (self.open, self.is_cut) = (Some(now), is_cut);
         self.before = spent.map(|spent| spent.into_iter().collect());
     }
 
@@ -118,7 +122,11 @@ impl Windows {
             })
         });
         let spent = more.filter(|(_, [_, inside])| inside.hits.count > 0).collect();
-        Some(Closed { from, spent })
+        Some(Closed {
+            from,
+            was_cut: self.is_cut,
+            spent,
+        })
     }
 }
 
@@ -144,22 +152,30 @@ mod tests {
         assert!(windows.is_due(second(1), grown(WORTH, 0)));
         assert!(windows.is_due(second(1), grown(0, WORTH_OF_FIRST)));
         assert_eq!(windows.next_length(0), FIRST);
-        windows.opened(second(1), hits(7));
+        windows.opened(second(1), true, hits(7));
         assert!(!windows.is_due(second(9), grown(WORTH, 0)));
         let closed = windows.closed(second(10), hits(10));
         let from = second(1);
         let inside = vec![(process, [spent(7), spent(3)])];
-        assert_eq!(closed, Some(Closed { from, spent: inside }));
+        assert_eq!(
+            closed,
+            Some(Closed {
+                from,
+                was_cut: true,
+                spent: inside
+            })
+        );
         assert!(!windows.is_due(second(12), grown(WORTH, 0)));
         assert!(windows.is_due(second(15), grown(WORTH, 0)));
         assert_eq!(windows.closed(second(31), hits(10)), None);
         for (before, after) in [(None, hits(10)), (hits(7), None)] {
-            windows.opened(from, before);
+            windows.opened(from, false, before);
             let closed = windows.closed(second(40), after);
             assert_eq!(
                 closed,
                 Some(Closed {
                     from,
+                    was_cut: false,
                     spent: Vec::new()
                 })
             );
@@ -169,7 +185,7 @@ mod tests {
     #[test]
     fn a_window_is_as_long_as_it_takes_to_see_enough() {
         let mut windows = Windows::default();
-        windows.opened(MonotonicNs(1), None);
+        windows.opened(MonotonicNs(1), false, None);
         windows.closed(MonotonicNs(2), None);
         assert_eq!(windows.next_length(FEW - 1), FIRST * 2);
         assert_eq!(windows.next_length(FEW), FIRST * 2);

@@ -2,7 +2,7 @@
 //!
 //! A leak looks like any other growth at one moment; over time it is the growth that does not end. So the rows are sorted by
 //! how much a place would grow over the whole recording at the least of the rates at which it grew in the later parts of it,
-//! weighted with the confidence of the trend; what grows without a line of code that is known for it comes last.
+//! and no more than it holds at last, weighted with the confidence of the trend; what grows without a line of code that is known for it comes last.
 //! Invariant: a place is listed only for what readings of the heap show.
 
 use std::fmt::Write as _;
@@ -201,7 +201,9 @@ fn process_leaks(snapshot: &Snapshot, process: &ProcessSummary, times: &[f64], b
         .filter_map(|(place, sums)| {
             let points: Vec<(f64, f64)> = times.iter().copied().zip(sums.iter().copied()).collect();
             let trend = lasting_trend(&points)?;
-            let grown = trend.slope * observed;
+            let live = sums.last().copied().unwrap_or(0.0);
+            // What was leaked is there still.
+            let grown = (trend.slope * observed).min(live);
             if trend.confidence < LEAST_CONFIDENCE || grown < LEAST_GROWTH {
                 return None;
             }
@@ -212,7 +214,7 @@ fn process_leaks(snapshot: &Snapshot, process: &ProcessSummary, times: &[f64], b
                 function: row.function,
                 file: row.file,
                 line: row.line,
-                live_bytes: whole(sums.last().copied().unwrap_or(0.0)),
+                live_bytes: whole(live),
                 growth_per_second: trend.slope,
                 confidence: trend.confidence,
                 score: grown * trend.confidence,
@@ -251,6 +253,7 @@ mod tests {
             .alloc(7, 0x2000, 32, "main:1 cache:3")
             .alloc(7, 0x3000, 32, "main:1 burst:4")
             .alloc(7, 0x4000, 32, "main:1 small:5")
+            .alloc(7, 0x6000, 32, "main:1 gone:6")
             .alloc(7, 0x5000, 32, "")
             .snapshot();
         let leaf_line = |stack| {
@@ -265,6 +268,7 @@ mod tests {
                 Some(2) => mebibytes(|time| time),
                 Some(3) => mebibytes(|time| 900 * time.min(30)),
                 Some(4) => mebibytes(|time| if time > 130 { 9000 } else { 10 }),
+                Some(6) => mebibytes(|time| if time < 160 { 5 * time } else { 0 }),
                 Some(_) => mebibytes(|time| time / 10),
                 None => mebibytes(|time| 9 * time),
             };

@@ -51,8 +51,8 @@ impl Holders {
         self.heap.large_allocated(addr, bytes);
     }
 
-    pub(in crate::profile) fn pool_gap(&mut self, begins: bool) {
-        self.heap.pool_gap(begins);
+    pub(in crate::profile) fn pool_gap(&mut self, from: MonotonicNs, to: Option<MonotonicNs>) {
+        self.heap.pool_gap(from, to);
     }
 
     pub(in crate::profile) fn large_gap(&mut self, from: MonotonicNs, to: Option<MonotonicNs>) {

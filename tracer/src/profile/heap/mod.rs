@@ -137,9 +137,9 @@ impl Heap {
         self.refills.sampled(addr, class, tally, time);
     }
 
-    /// Acquisitions of pools are not traced from here on, or are again.
-    pub(super) fn pool_gap(&mut self, begins: bool) {
-        self.pools.gap(begins);
+    /// Acquisitions of pools are not traced from `from` on, or were not up to `to`.
+    pub(super) fn pool_gap(&mut self, from: MonotonicNs, to: Option<MonotonicNs>) {
+        self.pools.gap(from, to);
     }
 
     /// Large blocks are not traced from `from` on, or were not up to `to`.
@@ -242,7 +242,9 @@ impl Heap {
                 give(Holder::Tally(tally), share.blocks, share.samples);
                 continue;
             }
-            let of_class = u8::try_from(share.class).ok().and_then(|class| disowned.get(&class));
+            let of_class = u8::try_from(share.class)
+                .ok()
+                .and_then(|class| disowned.get(&class));
             if let Some((blocks, keepers)) = of_class {
                 let blocks = share.blocks.min(*blocks);
                 let all: u64 = keepers.values().sum();
@@ -250,7 +252,13 @@ impl Heap {
                     give(Holder::Tally(tally), blocks * own / all.max(1), 0);
                 }
             }
-            add(&mut estimates, Holder::Special(Special::Refilled), left * size, left, 0);
+            add(
+                &mut estimates,
+                Holder::Special(Special::Refilled),
+                left * size,
+                left,
+                0,
+            );
         }
         for block in large(audit.began) {
             let unseen = |born| self.phases.unseen(born, AGE_UNIT_NS, audit.began);

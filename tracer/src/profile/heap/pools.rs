@@ -5,6 +5,8 @@
 //! somebody else. So were pools that were acquired while nobody looked, or by who keeps nothing there (see [`Pools::disown`]).
 //! Invariant: `own + refilled` is the used count of the last audit.
 
+use std::collections::VecDeque;
+
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{Holder, Special};
@@ -16,6 +18,8 @@ use crate::{
 
 /// Acquisitions kept at most of pools to which an audit did not come.
 const MAX_LATE: usize = 1 << 18;
+/// Gaps kept apart.
+const MAX_GAPS: usize = 256;
 /// Bytes between two size classes.
 pub(super) const ALIGNMENT: u64 = 16;
 
@@ -70,11 +74,10 @@ struct Acquired {
 pub(super) struct Pools {
     all: FxHashMap<u64, Pool>,
     pending: Vec<Acquired>,
-    /// Acquisitions are not traced.
-    is_off: bool,
-    /// They were not for a part of the time since the last audit that read all pools.
-    was_off: bool,
-    /// When the last audit that read all pools began to read.
+    /// When acquisitions were not traced, as far as no audit has read all pools since: from then to then.
+    gaps: VecDeque<(u64, u64)>,
+    /// When the last audit that read all pools began, and when it began to read.
+    began: u64,
     last: u64,
     /// All that was there has been read: what comes into use from here on was not there before tracing.
     is_known: bool,
@@ -103,15 +106,24 @@ impl Pools {
         });
     }
 
-    /// Acquisitions are not traced from here on, or are again.
-    pub(super) fn gap(&mut self, begins: bool) {
-        self.is_off = begins;
-        self.was_off = true;
+    /// Acquisitions are not traced from `from` on, or were not up to `to`. Audits from before that may wait still.
+    pub(super) fn gap(&mut self, from: MonotonicNs, to: Option<MonotonicNs>) {
+        match (to, self.gaps.back_mut()) {
+            (None, _) => self.gaps.push_back((from.0, u64::MAX)),
+            (Some(to), Some((_, open))) if *open == u64::MAX => *open = to.0,
+            (Some(to), _) => self.gaps.push_back((from.0, to.0)),
+        }
+        if self.gaps.len() > MAX_GAPS
+            && let Some((from, _)) = self.gaps.pop_front()
+            && let Some(first) = self.gaps.front_mut()
+        {
+            first.0 = from;
+        }
     }
 
     pub(super) fn audit(&mut self, audit: &HeapAudit) {
-        let unseen = self.was_off && (self.is_known || audit.since_start);
-        self.was_off = self.is_off || self.was_off && audit.is_partial;
+        let was_off = |&(from, to): &(u64, u64)| from <= audit.ended.0 && to >= self.began;
+        let unseen = self.gaps.iter().any(was_off) && (self.is_known || audit.since_start);
         self.is_known |= audit.complete;
         let mask = u64::from(audit.pool_bytes).wrapping_sub(1);
         let mut newest: FxHashMap<u64, Acquired> = FxHashMap::default();
@@ -127,7 +139,8 @@ impl Pools {
         if audit.is_partial {
             self.keep(&newest, audit);
         } else {
-            self.last = audit.read_from().0;
+            (self.began, self.last) = (audit.began.0, audit.read_from().0);
+            self.gaps.retain(|&(_, to)| to >= self.began);
         }
         for (address, acquired) in newest {
             if let Some(pool) = self.all.get_mut(&address)

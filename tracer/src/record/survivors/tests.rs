@@ -64,7 +64,7 @@ fn add(survivors: &mut Survivors, blocks: &[u64], time: u64) {
 fn survivors(blocks: &[u64]) -> Survivors {
     let mut survivors = Survivors::default();
     add(&mut survivors, blocks, 5);
-    survivors.window_over(MonotonicNs(6), usize::MAX);
+    survivors.window_over(MonotonicNs(6), false, usize::MAX);
     survivors
 }
 
@@ -217,13 +217,13 @@ fn a_window_is_looked_at_as_a_whole_once_it_is_over_and_known() {
     let due = |survivors: &Survivors, of, settled| survivors.due(of, MonotonicNs(settled));
     add(&mut survivors, &[1], 5);
     assert_eq!(due(&survivors, Of::AllWindows, 99), None);
-    survivors.window_over(MonotonicNs(6), usize::MAX);
+    survivors.window_over(MonotonicNs(6), false, usize::MAX);
     for of in [Of::AllWindows, Of::NewestWindow] {
         assert_eq!(due(&survivors, of, 6), None);
     }
     assert_eq!(due(&survivors, Of::AllWindows, 7), Some((0, 6)));
     assert_eq!(due(&survivors, Of::NewestWindow, 7), Some((1, 6)));
-    survivors.window_over(MonotonicNs(20), usize::MAX);
+    survivors.window_over(MonotonicNs(20), false, usize::MAX);
     assert_eq!(due(&survivors, Of::AllWindows, 20), Some((0, 6)));
     assert_eq!(due(&survivors, Of::NewestWindow, 20), None);
     assert_eq!(due(&survivors, Of::NewestWindow, 21), Some((7, 20)));
@@ -247,7 +247,7 @@ fn of_too_many_some_are_left_and_told_of() {
             let addr = POOL + (window << 20) + 64 * block;
             survivors.add(ProcAddr(addr), ByteCount(64), MonotonicNs(5 + window * 10));
         }
-        survivors.window_over(MonotonicNs(6 + window * 10), usize::MAX);
+        survivors.window_over(MonotonicNs(6 + window * 10), false, usize::MAX);
     };
     // All of them are in pools that are in use and have no free block.
     let pools: Vec<PoolState> = (0..1 << 12)
@@ -281,7 +281,7 @@ fn of_too_many_some_are_left_and_told_of() {
     );
     let left = MAX_SAMPLES - MOST_NEW - MOST_OLD;
     assert_eq!(look(&mut survivors), (left, MOST_NEW + MOST_OLD));
-    survivors.window_over(MonotonicNs(60), 100);
+    survivors.window_over(MonotonicNs(60), false, 100);
     assert_eq!(look(&mut survivors), (MOST_NEW + MOST_OLD - 100, 0));
 }
 
@@ -316,4 +316,23 @@ proptest! {
         let found = look(&mut survivors, Of::AllWindows, state(3, 7), &bytes);
         prop_assert!(found.gone.len() + survivors.samples.len() == 3);
     }
+}
+
+#[test]
+fn of_a_short_window_only_what_can_be_told_from_others_is_looked_at() {
+    let mut survivors = Survivors::default();
+    add(&mut survivors, &[1, 2, 3, 4, 5], 5);
+    survivors.window_over(MonotonicNs(6), true, usize::MAX);
+    let mut bytes = pool(&[]);
+    put(&mut bytes, address(3) + 16, 7);
+    // Two objects that the collector knows.
+    for block in [4, 5] {
+        put(&mut bytes, address(block) + 8, 0);
+        put(&mut bytes, address(block) + 24, TYPE);
+        put(&mut bytes, address(block) + 40, block);
+    }
+    let found = look(&mut survivors, Of::AllWindows, state(3, 10), &bytes);
+    let refused: Vec<u64> = found.refused.iter().map(|addr| (addr - POOL - 48) / 64).collect();
+    assert_eq!((refused, found.gone), (vec![1, 2, 4, 5], Vec::new()));
+    assert_eq!(survivors.samples.len(), 1);
 }

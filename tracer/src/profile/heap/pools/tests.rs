@@ -13,7 +13,7 @@ fn check(steps: &[Step], expected: [u64; 4]) {
             Acquire(tally, pool) => {
                 pools.acquired(pool * POOL + 64, 3, *tally, MonotonicNs(time));
             }
-            Gap(begins) => pools.gap(*begins),
+            Gap(begins) => pools.gap(MonotonicNs(time), (!begins).then_some(MonotonicNs(time))),
             Disown(tally, until) => {
                 pools.disown(|class, of, time| class == 3 && of == *tally && time.0 <= *until);
             }
@@ -261,4 +261,71 @@ fn what_nobody_acquired_was_there_before() {
         &[Audit(vec![(1, 30, 255)]), Audit(vec![(1, 35, 255)])],
         [0, 0, 30, 5],
     );
+}
+
+#[test]
+fn audits_of_the_time_of_a_gap_can_come_behind_its_end() {
+    let mut pools = Pools::default();
+    pools.gap(MonotonicNs(10), None);
+    pools.gap(MonotonicNs(10), Some(MonotonicNs(40)));
+    for (time, pool) in [(20, 1), (30, 2), (50, 3), (60, 4)] {
+        pools.audit(&HeapAudit {
+            complete: true,
+            since_start: true,
+            began: MonotonicNs(time),
+            ended: MonotonicNs(time + 1),
+            pool_bytes: 16384,
+            changed: vec![PoolState {
+                address: pool * POOL,
+                class: 3,
+                used: 5,
+                carved: 5,
+                arena: 0,
+            }],
+            ..HeapAudit::default()
+        });
+    }
+    let before = |found: &Use| found.holder == Holder::Special(Special::Before);
+    let found: Vec<u64> = pools
+        .uses()
+        .filter(|found| found.blocks > 0 && before(found))
+        .map(|found| found.address / POOL)
+        .collect();
+    // By then no gap was left.
+    assert_eq!(found, [4]);
+}
+
+#[test]
+fn what_lies_in_disowned_pools_is_of_who_keeps_those_of_that_time() {
+    let mut pools = Pools::default();
+    let acquired = [
+        (0, 1, 10),
+        (1, 2, 20),
+        (1, 3, 30),
+        (0, 4, 40),
+        (2, 5, 25),
+        (2, 6, 90),
+    ];
+    for (tally, pool, time) in acquired {
+        pools.acquired(pool * POOL + 64, 3, tally, MonotonicNs(time));
+    }
+    let changed = acquired.map(|(_, pool, _)| PoolState {
+        address: pool * POOL,
+        class: 3,
+        used: 5,
+        carved: 5,
+        arena: 0,
+    });
+    pools.audit(&HeapAudit {
+        complete: true,
+        began: MonotonicNs(100),
+        ended: MonotonicNs(101),
+        pool_bytes: 16384,
+        changed: changed.to_vec(),
+        ..HeapAudit::default()
+    });
+    assert!(pools.disowned().is_empty());
+    pools.disown(|_, tally, _| tally == 0);
+    let keepers = FxHashMap::from_iter([(1, 10), (2, 5)]);
+    assert_eq!(pools.disowned(), FxHashMap::from_iter([(3, (10, keepers))]));
 }

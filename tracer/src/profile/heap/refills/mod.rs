@@ -12,7 +12,7 @@ mod young;
 
 use std::collections::VecDeque;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::{
     droppers::{Counts, Droppers},
@@ -203,9 +203,8 @@ impl Refills {
     pub(super) fn surveyed(&mut self, survey: &Survey) {
         self.work = survey.used.saturating_sub(self.hits) as f64;
         let mut looked_at = Vec::new();
-        for addr in &survey.refused {
-            self.samples.remove(addr);
-        }
+        let removed = survey.refused.iter().filter_map(|addr| self.samples.remove(addr));
+        let refused: FxHashSet<Key> = removed.map(|sample| (sample.class, sample.tally)).collect();
         while let Some(window) = self.waiting.pop_front_if(|window| window.to <= survey.last.0) {
             looked_at.push((window, self.begin(window)));
         }
@@ -224,8 +223,15 @@ impl Refills {
             let left = counts(young);
             let to = window.to.saturating_add(TAIL);
             let from = window.since.max(window.to.saturating_sub(LONGEST_PERIOD));
-            self.droppers = Droppers::new(from, to, &seen, &left);
+            // Of whom some cannot be looked at, it is not known.
+            let known = seen.iter().filter(|(key, _)| !refused.contains(key));
+            self.droppers = Droppers::new(from, to, &known.map(|(key, seen)| (*key, *seen)).collect(), &left);
             self.doubt(&window, &seen, &left);
+        }
+        for (class, _) in refused {
+            if let Some(young) = self.young_mut(class) {
+                young.is_partial = true;
+            }
         }
         self.leave(&survey.left);
     }
@@ -275,7 +281,8 @@ impl Refills {
                 *to = scale;
             }
             let room = all - blocks(&settled);
-            let fits = ratio(room, blocks(&young)).min(MOST_SHORT);
+            let is_partial = self.young(class).is_some_and(|young| young.is_partial);
+            let fits = ratio(room, blocks(&young)).min(if is_partial { 1.0 } else { MOST_SHORT });
             if let Some(young) = self.young_mut(class) {
                 // What came after the window's end need not have come at its rate, but what it is short of settles, too.
                 young.fits = fits.max(ratio(room, at_end).min(1.0));

@@ -351,3 +351,27 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn whether_somebody_drops_all_is_not_known_if_some_were_refused() {
+    for (refused, expected) in [(&[][..], true), (&[6], false)] {
+        let mut refills = looked_at();
+        let pools: Vec<u64> = (6..46).collect();
+        sampled(&mut refills, &pools, 1, 10.91);
+        sampled(&mut refills, &pools, 1, 10.95);
+        window(&mut refills, 10.9);
+        let addr = |pool: &u64| pool * POOL;
+        refills.surveyed(&Survey {
+            last: at(11.3),
+            used: at(11.3).0,
+            gone: pools
+                .iter()
+                .map(addr)
+                .filter(|gone| !refused.iter().map(addr).any(|addr| addr == *gone))
+                .collect(),
+            refused: refused.iter().map(addr).collect(),
+            ..Survey::default()
+        });
+        assert_eq!(refills.drops(3, 1, at(10.95)), expected);
+    }
+}

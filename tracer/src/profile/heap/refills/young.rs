@@ -108,6 +108,8 @@ pub(super) struct Young {
     before: FxHashMap<TallyIndex, Lives>,
     /// How much of what they stand for there is room for.
     pub(super) fits: f64,
+    /// Some were not looked at, so that there is more than these stand for.
+    pub(super) is_partial: bool,
 }
 
 impl Young {
@@ -121,6 +123,7 @@ impl Young {
             known: 0,
             before,
             fits: 1.0,
+            is_partial: false,
         }
     }
 
