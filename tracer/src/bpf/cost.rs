@@ -7,6 +7,7 @@ use std::{arch::global_asm, os::fd::AsFd as _, time::Instant};
 
 use super::{
     BpfError,
+    events::Events,
     raw::{self, Attach},
 };
 
@@ -31,10 +32,20 @@ unsafe extern "C" {
 const ROUNDS: u32 = 40;
 const CALLS: u32 = 500;
 
-/// Nanoseconds that a probe hit costs on this host, with an empty program on an emulated instruction. Needs kernel
-/// 6.6; takes some 50 ms, most of it the waiting of [`raw::link`]'s undoing.
+/// Nanoseconds that a probe hit costs on this host, with an empty program on an emulated instruction. Takes some 50 ms, most of it
+/// the waiting of [`raw::link`]'s undoing.
 pub fn hit_cost() -> Result<f64, BpfError> {
-    let program = raw::load_nothing(Attach::Multi).map_err(|(source, verdict)| BpfError::Refused {
+    let attach = if raw::offers(Attach::Multi) {
+        Attach::Multi
+    } else {
+        Attach::Event
+    };
+    hit_cost_of(attach)
+}
+
+/// The same for one way to attach.
+fn hit_cost_of(attach: Attach) -> Result<f64, BpfError> {
+    let program = raw::load_nothing(attach).map_err(|(source, verdict)| BpfError::Refused {
         program: "on_nothing",
         verdict,
         source,
@@ -47,18 +58,19 @@ pub fn hit_cost() -> Result<f64, BpfError> {
     };
     let offset = own_offset(pyrobe_probed as *const () as usize as u64)
         .ok_or_else(|| attach_error("our own function is in no mapping".into()))?;
+    let (program, half) = (program.as_fd(), raw::Return::No);
     let bare = time();
-    let link = raw::link(
-        program.as_fd(),
-        Attach::Multi,
-        raw::Return::No,
-        path,
-        &[offset],
-        &[0],
-    )
-    .map_err(|error| attach_error(error.into()))?;
-    let probed = time();
-    drop(link);
+    let probed = if attach == Attach::Event {
+        let events = Events::open()?;
+        let _event = events
+            .attach(program, half, &[(path, offset)], 0)
+            .map_err(|error| attach_error(error.into()))?;
+        time()
+    } else {
+        let _link = raw::link(program, attach, half, path, &[offset], &[0])
+            .map_err(|error| attach_error(error.into()))?;
+        time()
+    };
     Ok((probed - bare).max(0.0))
 }
 
@@ -103,4 +115,23 @@ unsafe extern "C" fn find(info: *mut libc::dl_phdr_info, _: usize, data: *mut li
         }
     }
     0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hit_costs_something_however_it_is_attached() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        for attach in [Attach::Event, Attach::Multi] {
+            if attach == Attach::Multi && !raw::offers(attach) {
+                continue;
+            }
+            let cost = hit_cost_of(attach);
+            assert!(cost.as_ref().is_ok_and(|&cost| cost > 0.0), "{cost:?}");
+        }
+    }
 }

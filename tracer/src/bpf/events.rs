@@ -34,12 +34,13 @@ const MOUNTED: &str = "/sys/kernel/tracing";
 const DEFINITIONS: &str = "uprobe_events";
 /// What groups of ours begin with.
 const PREFIX: &str = "pyrobe_";
+/// Events made by this process so far: their names differ whoever made them.
+static MADE: AtomicU32 = AtomicU32::new(0);
 
 /// Where events are defined.
 pub(super) struct Events {
     tracefs: Arc<OwnedFd>,
     group: String,
-    made: AtomicU32,
 }
 
 impl Events {
@@ -69,7 +70,6 @@ impl Events {
         Ok(Self {
             tracefs: Arc::new(tracefs),
             group: format!("{PREFIX}{own}"),
-            made: AtomicU32::new(0),
         })
     }
 
@@ -82,7 +82,7 @@ impl Events {
         places: &[(&str, u64)],
         cookie: u64,
     ) -> io::Result<(OwnedFd, Definition)> {
-        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
         let kind = if half == raw::Return::Yes { 'r' } else { 'p' };
         let definition = Definition {
             tracefs: Arc::clone(&self.tracefs),
