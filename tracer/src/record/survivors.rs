@@ -175,7 +175,7 @@ impl Survivors {
         }
         let [before, newest] = self.ends;
         if self.was_short && last == newest {
-            self.refuse(before, &times);
+            self.refuse(before + 1, newest, &times);
         }
         if last == newest {
             self.leave(before + 1, newest, MOST_NEW.min(self.most), &mut found.left);
@@ -189,12 +189,13 @@ impl Survivors {
     }
 
     /// Forgets those of the newest window that cannot be told from what is put in their place: the window was too short to show it.
-    fn refuse(&mut self, before: u64, times: &FxHashMap<(u64, Option<Content>), u32>) {
+    fn refuse(&mut self, first: u64, last: u64, times: &FxHashMap<(u64, Option<Content>), u32>) {
         let refused = &mut self.refused;
         self.samples.retain(|&addr, sample| {
             let is_alone = times.get(&(sample.size, sample.content)) == Some(&1);
             let is_known = sample.content.is_some_and(|content| content.is_telling()) && is_alone;
-            let stays = sample.time <= before || is_known;
+            // Those of one that is open now are looked at when it is over.
+            let stays = is_known || !(first..=last).contains(&sample.time);
             if !stays {
                 refused.insert(addr);
             }

@@ -323,6 +323,8 @@ fn of_a_short_window_only_what_can_be_told_from_others_is_looked_at() {
     let mut survivors = Survivors::default();
     add(&mut survivors, &[1, 2, 3, 4, 5], 5);
     survivors.window_over(MonotonicNs(6), true, usize::MAX);
+    // In a window that is open.
+    add(&mut survivors, &[6], 9);
     let mut bytes = pool(&[]);
     put(&mut bytes, address(3) + 16, 7);
     // Two objects that the collector knows.
@@ -334,5 +336,5 @@ fn of_a_short_window_only_what_can_be_told_from_others_is_looked_at() {
     let found = look(&mut survivors, Of::AllWindows, state(3, 10), &bytes);
     let refused: Vec<u64> = found.refused.iter().map(|addr| (addr - POOL - 48) / 64).collect();
     assert_eq!((refused, found.gone), (vec![1, 2, 4, 5], Vec::new()));
-    assert_eq!(survivors.samples.len(), 1);
+    assert_eq!(survivors.samples.len(), 2);
 }
