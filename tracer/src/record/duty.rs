@@ -27,7 +27,8 @@ use crate::{
 
 /// Looking at the counters takes one part in so many of this thread's time,
 const LOOK_SHARE: u32 = 800;
-/// ... and putting probes in place for a sample, which the kernel does in every process that maps the file, one in so many.
+/// ... and putting probes in place for a sample, which the kernel does in every process that maps the file, one in so many, where
+/// there is a bound to the cost.
 const CHANGE_SHARE: u32 = 1000;
 
 impl Owner<'_> {
@@ -111,7 +112,7 @@ impl Owner<'_> {
         let from = now();
         self.tracer.listen(number);
         self.governor.changed(number, start.elapsed());
-        if number != group::POOLS {
+        if number != group::POOLS && self.settings.max_overhead.is_some() {
             // Taking them off costs as much again.
             let took = own_time().saturating_sub(before) * 2;
             self.governor.rest_until(later(now(), took * CHANGE_SHARE));

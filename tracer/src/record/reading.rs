@@ -35,8 +35,7 @@ pub(super) const POOLS_IN_ALL: usize = 1 << 20;
 const CHANGED: u64 = 100;
 /// Where a reading finds no change the next one waits twice as long, so many times in a row at most,
 const QUIET: u32 = 3;
-/// ... unless the process used so much processor time between two looks, a second apart: what fills pools again acquires none, and no
-/// event tells of it.
+/// ... unless the process has used so much processor time since: what fills pools again acquires none, and no event tells of it.
 const AT_WORK: Duration = Duration::from_millis(15);
 
 /// What was read of one process.
@@ -61,7 +60,7 @@ pub(super) struct Known {
     pub(super) due_at_work: MonotonicNs,
     /// When what outlived a sampling window is to be read.
     pub(super) after_window: Option<MonotonicNs>,
-    /// Processor time that it had used at the last look, since readings find no change.
+    /// Processor time that it had used at the first look after a reading that found no change.
     used: Option<Duration>,
     places: Places,
     /// Whether tracing began before the process had any block; not known before its first audit.
@@ -129,17 +128,18 @@ impl Known {
         self.due = self.due.min(latest);
     }
 
-    /// A look at what processor time it has used, once a second: one that works is not left alone for long, though nothing changed.
+    /// A look at what processor time it has used, now and then: one that works is not left alone for long, though nothing changed. It may
+    /// work little for a long time, so it is what it did since the last reading that counts.
     pub(super) fn look(&mut self, used: impl FnOnce() -> Option<Duration>) {
         if self.quiet == 0 {
             self.used = None;
             return;
         }
-        let now = used();
-        let before = std::mem::replace(&mut self.used, now);
-        if let (Some(now), Some(before)) = (now, before)
-            && now.saturating_sub(before) >= AT_WORK
-        {
+        let Some(now) = used() else {
+            return;
+        };
+        let before = *self.used.get_or_insert(now);
+        if now.saturating_sub(before) >= AT_WORK {
             self.wake(self.due_at_work);
         }
     }
@@ -235,6 +235,7 @@ pub(super) fn read(
             let changed = resident.abs_diff(std::mem::replace(&mut known.resident, resident));
             let is_quiet = changes.pools.is_empty() && changed < resident / CHANGED;
             let complete = known.places.are_known(&known.pools);
+            known.used = None;
             known.quiet = if is_quiet && complete {
                 (known.quiet + 1).min(QUIET)
             } else {
@@ -319,12 +320,12 @@ mod tests {
         // Readings find changes: nothing is looked at.
         known.look(|| unreachable!("of one that is read as often as can be"));
         known.quiet = 2;
-        // The first look compares nothing, and neither does one that comes too late.
-        for used in [ms(1000), ms(1014), None, ms(5000), ms(5001)] {
+        // The first look compares nothing; those after it do with that one.
+        for used in [None, ms(1000), ms(1007), None, ms(1014)] {
             known.look(|| used);
             assert_eq!((known.quiet, known.due), (2, late), "{used:?}");
         }
-        known.look(|| ms(5016));
+        known.look(|| ms(1015));
         assert_eq!((known.quiet, known.due), (0, soon));
     }
 }
