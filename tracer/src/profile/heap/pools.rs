@@ -2,13 +2,17 @@
 //!
 //! A pool's first filling belongs to whoever acquired it: the block that needed the pool is one out of all that came to lie
 //! in it. Blocks that are used again later (the count grew, and not into space that was never used) were filled by
-//! somebody else. So were pools that were acquired while nobody looked, or by who keeps nothing there (see [`Pools::disown`]).
+//! somebody else. So were pools that were acquired while nobody looked, unless it was seen who touched their memory first (see
+//! [`touched`]), and those of who keeps nothing there (see [`Pools::disown`]).
 //! Invariant: `own + refilled` is the used count of the last audit.
 
-use std::collections::VecDeque;
+pub(super) mod touched;
+
+use std::collections::{VecDeque, hash_map::Entry};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use self::touched::{ByPage, Touched};
 use super::{Holder, Special};
 use crate::{
     ingest::{HeapAudit, PoolState},
@@ -33,8 +37,10 @@ struct Pool {
     carved: u16,
     arena: u32,
     owner: Owner,
-    /// When it was acquired; 0 if that was not seen.
+    /// When it was acquired; 0 if that was not seen, nor who touched it first.
     acquired: u64,
+    /// It was seen who acquired this one, or touched it first.
+    is_sample: bool,
     /// Up to this time there was nothing in it but its first filling.
     first_until: u64,
 }
@@ -74,6 +80,8 @@ struct Acquired {
 pub(super) struct Pools {
     all: FxHashMap<u64, Pool>,
     pending: Vec<Acquired>,
+    /// Pools that the last audit was the first to show, and that may have been acquired by anybody.
+    unclaimed: Vec<u64>,
     /// When acquisitions were not traced, as far as no audit has read all pools since: from then to then.
     gaps: VecDeque<(u64, u64)>,
     /// When the last audit that read all pools began, and when it began to read.
@@ -92,7 +100,7 @@ pub(super) struct Use {
     pub(super) holder: Holder,
     pub(super) blocks: u64,
     pub(super) bytes: u64,
-    /// 1 if an acquisition was seen.
+    /// 1 if it was seen whose it is.
     pub(super) samples: u64,
 }
 
@@ -133,6 +141,7 @@ impl Pools {
         }
         // What is newer may not have been there yet, or where nobody had told of a pool: the next audit shows it.
         self.pending.retain(|acquired| acquired.time >= audit.began.0);
+        self.unclaimed.clear();
         for state in &audit.changed {
             self.change(state, unseen);
         }
@@ -152,6 +161,7 @@ impl Pools {
                     refilled: 0,
                     owner: Owner::Tally(acquired.tally),
                     acquired: acquired.time,
+                    is_sample: true,
                     ..*pool
                 };
             }
@@ -186,9 +196,18 @@ impl Pools {
             arena: state.arena,
             owner: if unseen { Owner::Unknown } else { Owner::Before },
             acquired: 0,
+            is_sample: false,
             first_until: 0,
         };
-        let pool = self.all.entry(state.address).or_insert(fresh);
+        let pool = match self.all.entry(state.address) {
+            Entry::Occupied(pool) => pool.into_mut(),
+            Entry::Vacant(place) => {
+                if unseen {
+                    self.unclaimed.push(state.address);
+                }
+                place.insert(fresh)
+            }
+        };
         if pool.class != state.class || state.carved < pool.carved {
             // Set up anew by an acquisition that follows, or that was not seen.
             *pool = fresh;
@@ -210,6 +229,34 @@ impl Pools {
             pool.own = state.used - pool.refilled;
         }
         pool.carved = state.carved;
+    }
+
+    /// Gives the pools that the last audit was the first to show, and nobody was seen to acquire, to who touched memory first in them or
+    /// nearest to them. `touches`: all that were seen since the audit before, in any order.
+    pub(super) fn claim(&mut self, pool_bytes: u32, touches: impl FnOnce() -> Vec<Touched>) {
+        let unclaimed = std::mem::take(&mut self.unclaimed);
+        if unclaimed.is_empty() {
+            return;
+        }
+        let mask = u64::from(pool_bytes).wrapping_sub(1);
+        let class = |touch: &Touched| self.all.get(&(touch.addr & !mask)).map(|pool| pool.class);
+        let touches = ByPage::new(
+            touches()
+                .into_iter()
+                .filter_map(|touch| Some((class(&touch)?, touch))),
+        );
+        let unclaimed = unclaimed.into_iter().filter_map(|addr| {
+            let pool = self.all.get(&addr).filter(|pool| pool.owner == Owner::Unknown)?;
+            Some((pool.class, addr))
+        });
+        let unclaimed: Vec<(u8, u64)> = unclaimed.collect();
+        for (addr, touch) in touches.of_pools(&unclaimed, u64::from(pool_bytes)) {
+            if let Some(pool) = self.all.get_mut(&addr) {
+                pool.owner = Owner::Tally(touch.tally);
+                pool.acquired = touch.time;
+                pool.is_sample = touch.addr & !mask == addr;
+            }
+        }
     }
 
     /// Takes from who soon frees what he allocates the pools that he acquired: others keep what is left in them. `drops` says
@@ -272,7 +319,7 @@ impl Pools {
                 samples,
             };
             let (holder, samples) = match pool.owner {
-                Owner::Tally(tally) => (Holder::Tally(tally), 1),
+                Owner::Tally(tally) => (Holder::Tally(tally), u64::from(pool.is_sample)),
                 Owner::Before => (Holder::Special(Special::Before), 0),
                 Owner::Unknown => (Holder::Special(Special::Refilled), 0),
             };

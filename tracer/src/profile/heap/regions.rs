@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
 
-use super::{Estimates, Holder, Special, add, unseen::Unseen, untouched};
+use super::{Estimates, Holder, Special, add, pools::touched::Touched, unseen::Unseen, untouched};
 use crate::{
     ingest::Region,
     profile::live::{LargeBlock, TallyIndex},
@@ -85,6 +85,17 @@ impl Faults {
             self.recent.pop_front();
         }
         self.recent.push_back((addr, end));
+    }
+
+    /// Pages that were touched, of which nothing else has told yet.
+    pub(super) fn all(&self) -> Vec<Touched> {
+        let all = self.pages.iter().map(|(page, touch)| Touched {
+            addr: page * PAGE,
+            tally: touch.tally,
+            pages: touch.weight,
+            time: touch.time.0,
+        });
+        all.collect()
     }
 
     pub(super) fn touched(&mut self, addr: u64, weight: u32, tally: TallyIndex, time: MonotonicNs) {

@@ -50,6 +50,76 @@ fn check(steps: &[Step], expected: [u64; 4]) {
     assert_eq!(found, expected);
 }
 
+/// Pools in a gap, of which three pages were touched; who has how much of each.
+#[test]
+fn a_pool_of_a_gap_is_of_who_touched_it_first_or_beside_it() {
+    let mut pools = Pools::default();
+    let mut audit = |time: u64, changed: &[(u64, u8, u16)], touches: &[(u64, TallyIndex, u32)]| {
+        pools.audit(&HeapAudit {
+            complete: true,
+            since_start: true,
+            began: MonotonicNs(time),
+            ended: MonotonicNs(time + 1),
+            pool_bytes: 16384,
+            changed: changed
+                .iter()
+                .map(|&(pool, class, used)| PoolState {
+                    address: pool * POOL,
+                    class,
+                    used,
+                    carved: 200,
+                    arena: 0,
+                })
+                .collect(),
+            ..HeapAudit::default()
+        });
+        pools.claim(16384, || {
+            let all = touches.iter().map(|&(pool, tally, pages)| Touched {
+                addr: pool * POOL + 4096,
+                tally,
+                pages,
+                time: time - 5,
+            });
+            all.collect()
+        });
+        if time == 10 {
+            pools.gap(MonotonicNs(11), None);
+        }
+        let mut uses: Vec<_> = pools.uses().filter(|found| found.blocks > 0).collect();
+        uses.sort_unstable_by_key(|found| found.address);
+        uses.iter()
+            .map(|found| (found.address / POOL, found.holder, found.samples))
+            .collect::<Vec<_>>()
+    };
+    let (before, refilled) = (
+        Holder::Special(Special::Before),
+        Holder::Special(Special::Refilled),
+    );
+    // Without a gap it is known who acquires pools: here nobody did.
+    assert_eq!(audit(10, &[(1, 3, 9)], &[(1, 7, 4)]), [(1, before, 0)]);
+    let in_gap = [(2, 3, 9), (3, 4, 9), (4, 3, 9), (9, 3, 9), (20, 5, 9)];
+    let expected = [
+        (1, before, 0),
+        (2, Holder::Tally(7), 1),
+        (3, Holder::Tally(8), 1),
+        (4, Holder::Tally(7), 0),
+        (9, Holder::Tally(9), 1),
+        (20, refilled, 0),
+    ];
+    assert_eq!(audit(20, &in_gap, &[(2, 7, 4), (3, 8, 4), (9, 9, 4)]), expected);
+    // It is theirs from then on; what is set up anew where a pool was is not new memory.
+    let again = [(2, 3, 12), (4, 4, 9), (9, 3, 0)];
+    let expected = [
+        (1, before, 0),
+        (2, Holder::Tally(7), 1),
+        (2, refilled, 0),
+        (3, Holder::Tally(8), 1),
+        (4, refilled, 0),
+        (20, refilled, 0),
+    ];
+    assert_eq!(audit(30, &again, &[(4, 8, 4)]), expected);
+}
+
 #[test]
 fn a_pool_is_known_to_have_been_filled_again_from_the_last_audit_on_that_found_it_was_not() {
     let mut pools = Pools::default();
