@@ -78,14 +78,16 @@ impl Owner<'_> {
 
     fn wants_window(&self) -> bool {
         !self.governor.rests(now())
-            && self.governor.can_have(SHORTEST)
+            && self.governor.most_room() >= SHORTEST
             && self.governor.is_windows_turn()
             && self.windows.is_due(now(), self.auditor.grown())
     }
 
     /// Looks at every allocation for a moment, if a window is due and the budget allows it.
     fn open_window(&mut self, to: &Sender<Input>) {
-        if !self.wants_window() || self.governor.room() < SHORTEST {
+        // A long one now and then tells more than many in which nothing has time to go.
+        let enough = self.windows.length().min(self.governor.most_room() / 4 * 3);
+        if !self.wants_window() || self.governor.room() < enough.max(SHORTEST) {
             return;
         }
         let grown = self.auditor.grown();

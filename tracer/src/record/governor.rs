@@ -57,7 +57,7 @@ impl Share {
     /// What a process begins with, and for how long it can be saved up; seconds of its processor time.
     const fn reserve(self) -> (f64, f64) {
         match self {
-            Self::Sampled => (1.0, 12.0),
+            Self::Sampled => (1.0, 24.0),
             Self::Base => (1.4, 5.5),
         }
     }
@@ -232,12 +232,13 @@ impl Governor {
         sampled.unwrap_or_default()
     }
 
-    /// Whether there can ever be so much room.
-    pub(super) fn can_have(&self, room: Duration) -> bool {
-        self.budget.is_none_or(|budget| {
+    /// The most room there can be.
+    pub(super) fn most_room(&self) -> Duration {
+        let most = self.budget.map(|budget| {
             let full = Purse::new(Share::Sampled, budget).full;
-            full - self.change(Share::Sampled, full) >= room.as_secs_f64()
-        })
+            Duration::try_from_secs_f64(full - self.change(Share::Sampled, full)).unwrap_or_default()
+        });
+        most.unwrap_or(Duration::MAX)
     }
 
     /// Seconds that putting a group of this share in place can take. What takes longer than it can be saved up for is not put
@@ -542,9 +543,9 @@ mod tests {
         let ms = Duration::from_millis;
         let mut governor = Governor::new(Mode::Heap, Some(2.0));
         governor.changed(group::BLOCKS, ms(1000));
-        assert!(governor.can_have(ms(20)) && !governor.can_have(ms(40)));
-        assert!(!Governor::new(Mode::Heap, Some(0.02)).can_have(ms(5)));
-        assert!(Governor::new(Mode::Heap, None).can_have(ms(1_000_000)));
+        assert!((ms(40)..ms(60)).contains(&governor.most_room()));
+        assert!(Governor::new(Mode::Heap, Some(0.02)).most_room() < ms(5));
+        assert_eq!(Governor::new(Mode::Heap, None).most_room(), Duration::MAX);
     }
 
     #[test]

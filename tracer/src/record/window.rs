@@ -82,6 +82,11 @@ impl Windows {
         is_worth && rested && self.open.is_none()
     }
 
+    /// How long the last one should have been.
+    pub(super) fn length(&self) -> Duration {
+        self.length
+    }
+
     /// How long the next one is to be: longer if in the last one few allocations were seen, shorter if many were.
     pub(super) fn next_length(&mut self, seen: u64) -> Duration {
         if self.closed.is_some() {
