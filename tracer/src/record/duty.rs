@@ -85,23 +85,36 @@ impl Owner<'_> {
 
     /// Looks at every allocation for a moment, if a window is due and the budget allows it.
     fn open_window(&mut self, to: &Sender<Input>) {
-        // A long one now and then tells more than many in which nothing has time to go.
-        let enough = self.windows.length().min(self.governor.most_room() / 4 * 3);
-        if !self.wants_window() || self.governor.room() < enough.max(SHORTEST) {
+        let most = self.governor.most_room();
+        let enough = self.windows.least_room().min(most / 4 * 3);
+        let room = self.windows.first_room().min(most / 2).max(self.governor.room());
+        if !self.wants_window() || room < enough.max(SHORTEST) {
             return;
         }
         let grown = self.auditor.grown();
         let wanted = self.windows.next_length(self.auditor.start_anew());
-        let length = wanted.min(self.governor.room());
         tracing::debug!(
-            "{} blocks were filled again, {} for the first time: looking at every allocation for {length:?}",
+            "{} blocks were filled again, {} for the first time: looking at every allocation for {:?}",
             grown.refilled,
-            grown.first
+            grown.first,
+            wanted.min(room)
         );
         let from = self.put_on(group::BLOCKS);
-        self.windows.opened(from, length < wanted, self.spent());
+        self.windows.opened(from, wanted, room, self.spent());
         self.governor.opened();
-        feeders::window_over(length, to.clone());
+        feeders::window_over(wanted.min(room), to.clone());
+    }
+
+    /// What was sure to be paid for of a window is over: it goes on if it cost less.
+    pub(super) fn window_over(&mut self, to: &Sender<Input>) -> Result<(), WriteError> {
+        let cost = |hits| Duration::from_secs_f64(self.governor.cost_ns(hits) / 1e9);
+        let spent = self.spent();
+        let more = spent.and_then(|spent| self.windows.more(now(), &spent, cost));
+        let Some(more) = more else {
+            return self.close_window();
+        };
+        feeders::window_over(more, to.clone());
+        Ok(())
     }
 
     /// Puts a group in place where processes run that are traced; from when on it is looked at. It is charged with its end.

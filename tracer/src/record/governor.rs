@@ -210,7 +210,8 @@ impl Governor {
             last: None,
             changes: [Duration::ZERO; group::GROUPS],
             rests_until: MonotonicNs(0),
-            has_put_back: false,
+            // The first window comes first.
+            has_put_back: true,
             is_calm: false,
         }
     }

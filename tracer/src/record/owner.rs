@@ -278,7 +278,7 @@ impl<'a> Owner<'a> {
             Input::Maps(events) => self.maps(&events)?,
             Input::Tick => return self.tick(to),
             Input::WindowOver => {
-                self.close_window()?;
+                self.window_over(to)?;
                 self.look_later(to);
             }
             Input::Look => {

@@ -22,7 +22,10 @@ const WORTH_OF_FIRST: u64 = 10_000;
 /// Lengths. What a program makes and drops in a loop is known for that if the loop comes round in half a window.
 pub(super) const SHORTEST: Duration = Duration::from_millis(5);
 const FIRST: Duration = Duration::from_millis(320);
+const FIRST_ROOM: Duration = Duration::from_millis(30);
 const LONGEST: Duration = Duration::from_millis(640);
+/// A window does not go on for less.
+const LEAST_MORE: Duration = Duration::from_millis(2);
 /// Allocations of the sample that make a window long enough, and those that make it too long.
 const FEW: u64 = 1000;
 const MANY: u64 = 15_000;
@@ -31,9 +34,7 @@ const MANY: u64 = 15_000;
 #[derive(Debug)]
 pub(super) struct Windows {
     length: Duration,
-    /// When the open one was opened, and whether the budget allows no more.
-    open: Option<MonotonicNs>,
-    is_cut: bool,
+    open: Option<Open>,
     closed: Option<MonotonicNs>,
     /// What each process was hit before, and what it had used.
     before: Option<FxHashMap<(Pid, BootNs), Spent>>,
@@ -48,6 +49,15 @@ pub(super) struct Spent {
 
 /// The same, by process.
 pub(super) type SpentBy = Vec<((Pid, BootNs), Spent)>;
+
+/// A window that is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Open {
+    from: MonotonicNs,
+    /// How long it should be, and what it may cost any process.
+    length: Duration,
+    room: Duration,
+}
 
 /// A window that is over.
 #[derive(Debug, PartialEq, Eq)]
@@ -64,7 +74,6 @@ impl Default for Windows {
         Self {
             length: FIRST,
             open: None,
-            is_cut: false,
             closed: None,
             before: None,
         }
@@ -82,9 +91,14 @@ impl Windows {
         is_worth && rested && self.open.is_none()
     }
 
-    /// How long the last one should have been.
-    pub(super) fn length(&self) -> Duration {
-        self.length
+    /// What the next one is to have room for at least: a long one now and then tells more than many in which nothing has time to go.
+    pub(super) fn least_room(&self) -> Duration {
+        self.closed.map_or(SHORTEST, |_| self.length)
+    }
+
+    /// What the first one may cost before it is earned: who fills a heap at the start of a recording is not seen again.
+    pub(super) fn first_room(&self) -> Duration {
+        self.closed.map_or(FIRST_ROOM, |_| Duration::ZERO)
     }
 
     /// How long the next one is to be: longer if in the last one few allocations were seen, shorter if many were.
@@ -99,10 +113,35 @@ impl Windows {
         self.length
     }
 
-    /// All its probes are in place; what there was before, if that could be read. `is_cut`: for less time than there should be.
-    pub(super) fn opened(&mut self, now: MonotonicNs, is_cut: bool, spent: Option<SpentBy>) {
-        (self.open, self.is_cut) = (Some(now), is_cut);
+    /// All its probes are in place; what there was before, if that could be read. It is to be so long, as far as it costs no process more
+    /// than `room`.
+    pub(super) fn opened(
+        &mut self,
+        from: MonotonicNs,
+        length: Duration,
+        room: Duration,
+        spent: Option<SpentBy>,
+    ) {
+        self.open = Some(Open { from, length, room });
         self.before = spent.map(|spent| spent.into_iter().collect());
+    }
+
+    /// How much longer the open one can go on, if in the worst case it costs as much as it lasts. `cost`: of hits.
+    pub(super) fn more(
+        &self,
+        now: MonotonicNs,
+        spent: &SpentBy,
+        cost: impl Fn(Hits) -> Duration,
+    ) -> Option<Duration> {
+        let Open { from, length, room } = self.open?;
+        let before = self.before.as_ref()?;
+        let left = length.checked_sub(Duration::from_nanos(now.0.saturating_sub(from.0)))?;
+        let costs = spent.iter().map(|(process, spent)| {
+            let before = before.get(process).copied().unwrap_or_default();
+            cost(spent.hits.since(before.hits))
+        });
+        let more = left.min(room.checked_sub(costs.max().unwrap_or_default())?);
+        (more >= LEAST_MORE).then_some(more)
     }
 
     /// Whether one is.
@@ -112,7 +151,7 @@ impl Windows {
 
     /// It is closed; what there is by now. Nobody is known to have been hit if that is not known for both.
     pub(super) fn closed(&mut self, now: MonotonicNs, spent: Option<SpentBy>) -> Option<Closed> {
-        let from = self.open.take()?;
+        let Open { from, length, .. } = self.open.take()?;
         self.closed = Some(now);
         let both = self.before.take().zip(spent);
         let more = both.into_iter().flat_map(|(before, spent)| {
@@ -129,7 +168,7 @@ impl Windows {
         let spent = more.filter(|(_, [_, inside])| inside.hits.count > 0).collect();
         Some(Closed {
             from,
-            was_cut: self.is_cut,
+            was_cut: Duration::from_nanos(now.0.saturating_sub(from.0)) + LEAST_MORE < length,
             spent,
         })
     }
@@ -157,7 +196,8 @@ mod tests {
         assert!(windows.is_due(second(1), grown(WORTH, 0)));
         assert!(windows.is_due(second(1), grown(0, WORTH_OF_FIRST)));
         assert_eq!(windows.next_length(0), FIRST);
-        windows.opened(second(1), true, hits(7));
+        let ms = Duration::from_millis;
+        windows.opened(second(1), ms(10_000), Duration::MAX, hits(7));
         assert!(!windows.is_due(second(9), grown(WORTH, 0)));
         let closed = windows.closed(second(10), hits(10));
         let from = second(1);
@@ -174,7 +214,7 @@ mod tests {
         assert!(windows.is_due(second(15), grown(WORTH, 0)));
         assert_eq!(windows.closed(second(31), hits(10)), None);
         for (before, after) in [(None, hits(10)), (hits(7), None)] {
-            windows.opened(from, false, before);
+            windows.opened(from, ms(39_000), Duration::MAX, before);
             let closed = windows.closed(second(40), after);
             assert_eq!(
                 closed,
@@ -188,10 +228,53 @@ mod tests {
     }
 
     #[test]
+    fn a_window_goes_on_while_it_is_paid_for() {
+        let at = |ms: u64| MonotonicNs(ms * 1_000_000);
+        let spent = |counts: [u64; 2]| {
+            let of = |pid, count| {
+                let hits = Hits {
+                    count,
+                    ..Hits::default()
+                };
+                ((Pid(pid), BootNs(1)), Spent { hits, used: 0 })
+            };
+            vec![of(1, counts[0]), of(2, counts[1])]
+        };
+        let ms = Duration::from_millis;
+        let mut windows = Windows::default();
+        let more = |windows: &Windows, now: u64, counts| {
+            windows.more(at(now), &spent(counts), |hits| ms(hits.count))
+        };
+        assert_eq!(more(&windows, 1000, [0, 0]), None);
+        windows.opened(at(1000), ms(320), ms(40), Some(spent([100, 7])));
+        assert_eq!(more(&windows, 1040, [110, 12]), Some(ms(30)));
+        assert_eq!(more(&windows, 1070, [116, 27]), Some(ms(20)));
+        assert_eq!(more(&windows, 1300, [116, 27]), Some(ms(20)));
+        assert_eq!(more(&windows, 1310, [116, 27]), Some(ms(10)));
+        assert_eq!(more(&windows, 1319, [116, 27]), None);
+        assert_eq!(more(&windows, 1100, [139, 27]), None);
+        assert_eq!(more(&windows, 1100, [900, 27]), None);
+        assert_eq!(more(&windows, 1400, [116, 27]), None);
+        let was_cut = |windows: &mut Windows, now| windows.closed(at(now), None).map(|closed| closed.was_cut);
+        assert_eq!(was_cut(&mut windows, 1319), Some(false));
+        windows.opened(at(2000), ms(320), ms(40), None);
+        assert_eq!(more(&windows, 2010, [0, 0]), None);
+        assert_eq!(was_cut(&mut windows, 2300), Some(true));
+    }
+
+    #[test]
     fn a_window_is_as_long_as_it_takes_to_see_enough() {
         let mut windows = Windows::default();
-        windows.opened(MonotonicNs(1), false, None);
+        assert_eq!(
+            (windows.least_room(), windows.first_room()),
+            (SHORTEST, FIRST_ROOM)
+        );
+        windows.opened(MonotonicNs(1), FIRST, Duration::MAX, None);
         windows.closed(MonotonicNs(2), None);
+        assert_eq!(
+            (windows.least_room(), windows.first_room()),
+            (FIRST, Duration::ZERO)
+        );
         assert_eq!(windows.next_length(FEW - 1), FIRST * 2);
         assert_eq!(windows.next_length(FEW), FIRST * 2);
         assert_eq!(windows.next_length(MANY + 1), FIRST);

@@ -1,7 +1,9 @@
-//! Who frees soon what he allocates: next to nothing of much is left when a window's blocks are looked at for the first time.
+//! Who frees soon what he allocates: next to nothing of much is left when a window's blocks are looked at.
 //!
 //! Apart from the windows, of which only the counts matter here. Such a stack acquires pools, as many as it allocates blocks, and
-//! holds nothing in them.
+//! holds nothing in them. What is in use at the first look need not be what was seen: in a window that is shorter than a program's
+//! loop most blocks are handed out again between its end and that look, which is not told. At the second look what is in them by
+//! then is another object.
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -11,36 +13,97 @@ use crate::units::MonotonicNs;
 /// Allocations in a window from which on it tells who drops all, and of how many one may be left then: some rounds of many. Who makes a
 /// temporary of the size of what he keeps has half of them left.
 const TELLING: u64 = 32;
-const DROPPED: u64 = 4;
+const DROPPED: f64 = 4.0;
+/// The second look is no later than this behind a window's end, nanoseconds: what is kept for seconds is not dropped soon.
+const SOON: u64 = 5_000_000_000;
 
 /// Blocks of each class and stack.
 pub(super) type Counts = FxHashMap<Key, u64>;
+/// How many samples stand for.
+pub(super) type Weights = FxHashMap<Key, f64>;
 
-/// Those of the window that was looked at last, and the time that it stands for.
+/// Of one stack and class.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    /// Allocated in the window.
+    all: u64,
+    /// In use at the last look that counts,
+    left: f64,
+    /// ... and what those that are looked at on stood for then.
+    weight: f64,
+}
+
+/// Those of the window that was looked at last.
 #[derive(Debug, Default)]
 pub(super) struct Droppers {
+    /// Since when it says so; it does until there is another one.
     from: u64,
-    to: u64,
+    /// When the window itself began and ended, and its looks so far.
+    window: (u64, u64),
+    looks: u32,
+    seen: FxHashMap<Key, Seen>,
     of: FxHashSet<Key>,
 }
 
 impl Droppers {
-    /// `seen`: allocated in a window; `left`: of those, in use at the first look.
-    pub(super) fn new(from: u64, to: u64, seen: &Counts, left: &Counts) -> Self {
-        let left = |key: &Key| left.get(key).copied().unwrap_or(0);
-        let droppers = seen
-            .iter()
-            .filter(|&(key, &seen)| seen >= TELLING && left(key) * DROPPED < seen);
-        Self {
+    /// A window, which stands for the time since `from`. `seen`: allocated in it; `left`: of those, in use at the first look.
+    pub(super) fn new(
+        from: u64,
+        window: (u64, u64),
+        seen: impl Iterator<Item = (Key, u64)>,
+        left: &Counts,
+    ) -> Self {
+        let seen = seen.filter(|&(_, all)| all >= TELLING).map(|(key, all)| {
+            let left = left.get(&key).copied().unwrap_or(0) as f64;
+            let weight = 0.0;
+            (key, Seen { all, left, weight })
+        });
+        let mut droppers = Self {
             from,
-            to,
-            of: droppers.map(|(key, _)| *key).collect(),
+            window,
+            looks: 0,
+            seen: seen.collect(),
+            of: FxHashSet::default(),
+        };
+        droppers.judge();
+        droppers
+    }
+
+    /// The window whose next look counts: when its blocks were allocated.
+    pub(super) fn wants(&self, first: u64, last: u64) -> Option<(u64, u64)> {
+        let (from, to) = self.window;
+        (self.looks < 2 && first <= from && to <= last).then_some(self.window)
+    }
+
+    /// Its blocks were looked at: what those stand for that are left.
+    pub(super) fn looked_at(&mut self, time: MonotonicNs, weights: &Weights) {
+        let (_, end) = self.window;
+        self.looks += 1;
+        let is_second = self.looks == 2;
+        if is_second && time.0.saturating_sub(end) > SOON {
+            return;
         }
+        for (key, seen) in &mut self.seen {
+            let weight = weights.get(key).copied().unwrap_or_default();
+            if is_second && seen.weight > 0.0 {
+                seen.left *= (weight / seen.weight).min(1.0);
+            }
+            seen.weight = weight;
+        }
+        self.judge();
+    }
+
+    fn judge(&mut self) {
+        let of = self
+            .seen
+            .iter()
+            .filter(|(_, seen)| seen.left * DROPPED < seen.all as f64);
+        self.of = of.map(|(key, _)| *key).collect();
     }
 
     /// Whether a stack is one, of a class at a time.
     pub(super) fn has(&self, key: Key, time: MonotonicNs) -> bool {
-        (self.from..=self.to).contains(&time.0) && self.of.contains(&key)
+        time.0 >= self.from && self.of.contains(&key)
     }
 }
 
@@ -48,20 +111,48 @@ impl Droppers {
 mod tests {
     use super::*;
 
+    const KEY: Key = (3, 0);
+
+    fn droppers(seen: u64, left: u64) -> Droppers {
+        let seen = [(KEY, seen)].into_iter();
+        Droppers::new(10, (12, 14), seen, &Counts::from_iter([(KEY, left)]))
+    }
+
     #[track_caller]
-    fn check(seen: u64, left: u64, expected: bool) {
-        let counts = |blocks| Counts::from_iter([((3, 0), blocks)]);
-        let droppers = Droppers::new(10, 20, &counts(seen), &counts(left));
-        assert_eq!(droppers.has((3, 0), MonotonicNs(15)), expected);
-        assert!(!droppers.has((3, 0), MonotonicNs(9)) && !droppers.has((3, 0), MonotonicNs(21)));
+    fn check(droppers: &Droppers, expected: bool) {
+        assert_eq!(droppers.has(KEY, MonotonicNs(15)), expected);
+        assert!(!droppers.has(KEY, MonotonicNs(9)));
         assert!(!droppers.has((4, 0), MonotonicNs(15)) && !droppers.has((3, 1), MonotonicNs(15)));
     }
 
     #[test]
     fn who_has_nothing_left_of_much_drops_all() {
-        check(60, 14, true);
-        check(60, 15, false);
-        check(32, 0, true);
-        check(31, 0, false);
+        check(&droppers(60, 14), true);
+        check(&droppers(60, 15), false);
+        check(&droppers(32, 0), true);
+        check(&droppers(31, 0), false);
+    }
+
+    #[test]
+    fn the_second_look_tells_what_was_handed_out_again_before_the_first() {
+        let weights = |weight| Weights::from_iter([(KEY, weight)]);
+        let check_looks = |time: u64, looks: &[f64], expected: bool| {
+            let mut droppers = droppers(60, 40);
+            assert_eq!(droppers.wants(13, 99), None);
+            for &weight in looks {
+                assert_eq!(droppers.wants(12, 14), Some((12, 14)));
+                droppers.looked_at(MonotonicNs(time), &weights(weight));
+            }
+            assert_eq!(droppers.wants(0, 99).is_none(), looks.len() >= 2);
+            check(&droppers, expected);
+        };
+        check_looks(20, &[40.0], false);
+        check_looks(20, &[40.0, 16.0], false);
+        check_looks(20, &[40.0, 14.0], true);
+        check_looks(20, &[10.0, 0.0], true);
+        check_looks(20, &[10.0, 90.0], false);
+        // None of them is looked at on.
+        check_looks(20, &[0.0, 0.0], false);
+        check_looks(SOON + 15, &[40.0, 0.0], false);
     }
 }

@@ -13,10 +13,11 @@ mod young;
 use std::collections::VecDeque;
 
 use rustc_hash::{FxHashMap, FxHashSet};
+use tracer_ebpf::limits::MOST_TICK_NS;
 
 use self::{
-    droppers::{Counts, Droppers},
-    young::{Life, StandsFor, TAIL, Window, Young},
+    droppers::{Counts, Droppers, Weights},
+    young::{Life, StandsFor, Window, Young},
 };
 use super::pools::Filled;
 use crate::{
@@ -221,11 +222,11 @@ impl Refills {
         for (window, seen) in looked_at {
             let young = self.samples.values().filter(|sample| window.has(sample.born));
             let left = counts(young);
-            let to = window.to.saturating_add(TAIL);
             let from = window.since.max(window.to.saturating_sub(LONGEST_PERIOD));
             // Of whom some cannot be looked at, it is not known.
             let known = seen.iter().filter(|(key, _)| !refused.contains(key));
-            self.droppers = Droppers::new(from, to, &known.map(|(key, seen)| (*key, *seen)).collect(), &left);
+            let known = known.map(|(key, seen)| (*key, *seen));
+            self.droppers = Droppers::new(from, (window.from, window.to), known, &left);
             self.doubt(&window, &seen, &left);
         }
         for (class, _) in refused {
@@ -234,6 +235,21 @@ impl Refills {
             }
         }
         self.leave(&survey.left);
+        if let Some((from, to)) = self.droppers.wants(survey.first.0, survey.last.0) {
+            let weights = self.weights(from, to);
+            self.droppers.looked_at(survey.time, &weights);
+        }
+    }
+
+    /// What those stand for that were allocated between two times.
+    fn weights(&self, from: u64, to: u64) -> Weights {
+        let mut weights = Weights::default();
+        for sample in self.samples.values() {
+            if (from.saturating_sub(MOST_TICK_NS)..=to).contains(&sample.born) {
+                *weights.entry((sample.class, sample.tally)).or_default() += sample.weight;
+            }
+        }
+        weights
     }
 
     /// Of a stack that keeps less than half, a block that is in use at the first look need not be its own: one that is dropped and handed

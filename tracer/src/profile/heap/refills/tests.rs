@@ -279,8 +279,13 @@ fn who_drops_all_is_told_at_the_first_look() {
     look(&mut refills, 9.95, &[], &[]);
     assert!(!drops(&refills, 9.95));
     look(&mut refills, 10.3, &churned[20..], &[]);
-    assert!(drops(&refills, 1.1) && drops(&refills, 19.9));
-    assert!(!drops(&refills, 0.9) && !drops(&refills, 20.1));
+    assert!(drops(&refills, 1.1) && drops(&refills, 99.0));
+    assert!(!drops(&refills, 0.9));
+    // Until the next window says something else.
+    sampled(&mut refills, &churned, 0, 29.95);
+    window(&mut refills, 29.9);
+    look(&mut refills, 30.3, &[], &[]);
+    assert!(!drops(&refills, 1.1) && !drops(&refills, 99.0));
 }
 
 #[test]

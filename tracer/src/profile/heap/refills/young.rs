@@ -12,7 +12,7 @@ use crate::profile::live::TallyIndex;
 
 /// A window stands for what comes after it, too, until the next one: for no more time than this, which is how long it takes until
 /// that one has been looked at, nanoseconds.
-pub(super) const TAIL: u64 = 10_000_000_000;
+const TAIL: u64 = 10_000_000_000;
 /// Places in which blocks ended that are kept apart.
 const MOST_UNDECIDED: usize = 1 << 16;
 /// Lengths that are remembered.
