@@ -205,7 +205,7 @@ impl Heap {
         self.phases.look(audit.began);
         self.next = self.waiting.front().map(|audit| audit.ended.0);
         self.pools.audit(&audit);
-        self.pools.claim(audit.pool_bytes, || self.faults.all());
+        self.pools.claim(&audit, || self.faults.all());
         self.pools
             .disown(|class, tally, time| self.refills.drops(class, tally, time));
         let mut estimates = Estimates::default();

@@ -2,17 +2,21 @@
 //!
 //! A pool's first filling belongs to whoever acquired it: the block that needed the pool is one out of all that came to lie
 //! in it. Blocks that are used again later (the count grew, and not into space that was never used) were filled by
-//! somebody else. So were pools that were acquired while nobody looked, unless it was seen who touched their memory first (see
-//! [`touched`]), and those of who keeps nothing there (see [`Pools::disown`]).
+//! somebody else. So were pools that were acquired while nobody looked, unless something tells of them (see [`Pools::claim`]),
+//! and those of who keeps nothing there (see [`Pools::disown`]).
 //! Invariant: `own + refilled` is the used count of the last audit.
 
+mod acquirers;
 pub(super) mod touched;
 
 use std::collections::{VecDeque, hash_map::Entry};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use self::touched::{ByPage, Touched};
+use self::{
+    acquirers::Acquirers,
+    touched::{ByPage, Touched},
+};
 use super::{Holder, Special};
 use crate::{
     ingest::{HeapAudit, PoolState},
@@ -80,6 +84,8 @@ struct Acquired {
 pub(super) struct Pools {
     all: FxHashMap<u64, Pool>,
     pending: Vec<Acquired>,
+    /// Who was seen to acquire pools of which class.
+    acquirers: Acquirers,
     /// Pools that the last audit was the first to show, and that may have been acquired by anybody.
     unclaimed: Vec<u64>,
     /// When acquisitions were not traced, as far as no audit has read all pools since: from then to then.
@@ -106,9 +112,11 @@ pub(super) struct Use {
 
 impl Pools {
     pub(super) fn acquired(&mut self, addr: u64, class: usize, tally: TallyIndex, time: MonotonicNs) {
+        let class = u8::try_from(class).unwrap_or(u8::MAX);
+        self.acquirers.seen(class, tally);
         self.pending.push(Acquired {
             addr,
-            class: u8::try_from(class).unwrap_or(u8::MAX),
+            class,
             tally,
             time: time.0,
         });
@@ -232,30 +240,48 @@ impl Pools {
     }
 
     /// Gives the pools that the last audit was the first to show, and nobody was seen to acquire, to who touched memory first in them or
-    /// nearest to them. `touches`: all that were seen since the audit before, in any order.
-    pub(super) fn claim(&mut self, pool_bytes: u32, touches: impl FnOnce() -> Vec<Touched>) {
-        let unclaimed = std::mem::take(&mut self.unclaimed);
+    /// nearest to them, or else to those who were seen to acquire others of their class, in their shares. `touches`: all that were seen
+    /// since the audit before, in any order. The pool around a touch may have become one of another class since: who was never seen
+    /// to acquire such a pool did not touch it for that.
+    pub(super) fn claim(&mut self, audit: &HeapAudit, touches: impl FnOnce() -> Vec<Touched>) {
+        let unclaimed = std::mem::take(&mut self.unclaimed).into_iter();
+        let mut unclaimed: Vec<(u8, u64)> = unclaimed
+            .filter_map(|addr| {
+                let pool = self.all.get(&addr).filter(|pool| pool.owner == Owner::Unknown)?;
+                Some((pool.class, addr))
+            })
+            .collect();
         if unclaimed.is_empty() {
             return;
         }
-        let mask = u64::from(pool_bytes).wrapping_sub(1);
-        let class = |touch: &Touched| self.all.get(&(touch.addr & !mask)).map(|pool| pool.class);
-        let touches = ByPage::new(
-            touches()
-                .into_iter()
-                .filter_map(|touch| Some((class(&touch)?, touch))),
-        );
-        let unclaimed = unclaimed.into_iter().filter_map(|addr| {
-            let pool = self.all.get(&addr).filter(|pool| pool.owner == Owner::Unknown)?;
-            Some((pool.class, addr))
+        let pool_bytes = u64::from(audit.pool_bytes);
+        let mask = pool_bytes.wrapping_sub(1);
+        let of_class = touches().into_iter().filter_map(|touch| {
+            let class = self.all.get(&(touch.addr & !mask))?.class;
+            self.acquirers.has(class, touch.tally).then_some((class, touch))
         });
-        let unclaimed: Vec<(u8, u64)> = unclaimed.collect();
-        for (addr, touch) in touches.of_pools(&unclaimed, u64::from(pool_bytes)) {
-            if let Some(pool) = self.all.get_mut(&addr) {
-                pool.owner = Owner::Tally(touch.tally);
-                pool.acquired = touch.time;
-                pool.is_sample = touch.addr & !mask == addr;
-            }
+        for (addr, touch) in ByPage::new(of_class).of_pools(&unclaimed, pool_bytes) {
+            self.give(addr, touch.tally, touch.time, touch.addr & !mask == addr);
+        }
+        unclaimed.retain(|(_, addr)| {
+            self.all
+                .get(addr)
+                .is_some_and(|pool| pool.owner == Owner::Unknown)
+        });
+        for (addr, tally) in self.acquirers.share_out(unclaimed) {
+            self.give(addr, tally, audit.began.0, false);
+        }
+        self.acquirers.age();
+    }
+
+    fn give(&mut self, addr: u64, tally: TallyIndex, acquired: u64, is_sample: bool) {
+        if let Some(pool) = self.all.get_mut(&addr) {
+            *pool = Pool {
+                owner: Owner::Tally(tally),
+                acquired,
+                is_sample,
+                ..*pool
+            };
         }
     }
 

@@ -54,6 +54,10 @@ fn check(steps: &[Step], expected: [u64; 4]) {
 #[test]
 fn a_pool_of_a_gap_is_of_who_touched_it_first_or_beside_it() {
     let mut pools = Pools::default();
+    // Who acquires pools of which class is known from before; D does not of class 3.
+    for (class, tally) in [(3, 7), (4, 8), (3, 9), (5, 6)] {
+        pools.acquired(99 * POOL, class, tally, MonotonicNs(1));
+    }
     let mut audit = |time: u64, changed: &[(u64, u8, u16)], touches: &[(u64, TallyIndex, u32)]| {
         pools.audit(&HeapAudit {
             complete: true,
@@ -73,7 +77,12 @@ fn a_pool_of_a_gap_is_of_who_touched_it_first_or_beside_it() {
                 .collect(),
             ..HeapAudit::default()
         });
-        pools.claim(16384, || {
+        let of_audit = HeapAudit {
+            began: MonotonicNs(time),
+            pool_bytes: 16384,
+            ..HeapAudit::default()
+        };
+        pools.claim(&of_audit, || {
             let all = touches.iter().map(|&(pool, tally, pages)| Touched {
                 addr: pool * POOL + 4096,
                 tally,
@@ -106,7 +115,8 @@ fn a_pool_of_a_gap_is_of_who_touched_it_first_or_beside_it() {
         (9, Holder::Tally(9), 1),
         (20, refilled, 0),
     ];
-    assert_eq!(audit(20, &in_gap, &[(2, 7, 4), (3, 8, 4), (9, 9, 4)]), expected);
+    let touches = [(2, 7, 4), (3, 8, 4), (4, 6, 4), (9, 9, 4)];
+    assert_eq!(audit(20, &in_gap, &touches), expected);
     // It is theirs from then on; what is set up anew where a pool was is not new memory.
     let again = [(2, 3, 12), (4, 4, 9), (9, 3, 0)];
     let expected = [
