@@ -33,10 +33,10 @@ struct Seen {
     weight: f64,
 }
 
-/// Those of the window that was looked at last.
+/// Those of one window.
 #[derive(Debug, Default)]
 pub(super) struct Droppers {
-    /// Since when it says so; it does until there is another one.
+    /// Since when it says so.
     from: u64,
     /// When the window itself began and ended, and its looks so far.
     window: (u64, u64),
@@ -101,9 +101,14 @@ impl Droppers {
         self.of = of.map(|(key, _)| *key).collect();
     }
 
-    /// Whether a stack is one, of a class at a time.
-    pub(super) fn has(&self, key: Key, time: MonotonicNs) -> bool {
-        time.0 >= self.from && self.of.contains(&key)
+    /// Whether the window tells of this time, unless a later one does.
+    pub(super) fn speak_of(&self, time: MonotonicNs) -> bool {
+        time.0 >= self.from
+    }
+
+    /// Whether a stack is one, of a class.
+    pub(super) fn has(&self, key: Key) -> bool {
+        self.of.contains(&key)
     }
 }
 
@@ -120,9 +125,9 @@ mod tests {
 
     #[track_caller]
     fn check(droppers: &Droppers, expected: bool) {
-        assert_eq!(droppers.has(KEY, MonotonicNs(15)), expected);
-        assert!(!droppers.has(KEY, MonotonicNs(9)));
-        assert!(!droppers.has((4, 0), MonotonicNs(15)) && !droppers.has((3, 1), MonotonicNs(15)));
+        assert_eq!(droppers.has(KEY), expected);
+        assert!(!droppers.has((4, 0)) && !droppers.has((3, 1)));
+        assert!(droppers.speak_of(MonotonicNs(10)) && !droppers.speak_of(MonotonicNs(9)));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 mod droppers;
 mod lives;
+mod sample;
 mod young;
 
 use std::collections::VecDeque;
@@ -17,7 +18,8 @@ use tracer_ebpf::limits::MOST_TICK_NS;
 
 use self::{
     droppers::{Counts, Droppers, Weights},
-    young::{Life, StandsFor, Window, Young},
+    sample::{Key, Kind, Sample, State, counts},
+    young::{StandsFor, Window, Young},
 };
 use super::pools::Filled;
 use crate::{
@@ -39,37 +41,6 @@ const LONGEST_PERIOD: u64 = 60_000_000_000;
 const PARTS: u64 = 3;
 /// What the newest window tells is all there is but for an error of so many times; the rest is not known.
 const MOST_SHORT: f64 = 2.0;
-
-/// A size class, and a stack.
-type Key = (usize, TallyIndex);
-
-/// Samples that can stand for each other.
-type Kind = (Key, State, Option<bool>);
-
-/// A block that was seen in a window.
-#[derive(Clone, Copy, Debug)]
-struct Sample {
-    class: usize,
-    tally: TallyIndex,
-    born: u64,
-    /// How long the process had worked when it was last found in use, or nothing.
-    seen: f64,
-    state: State,
-    /// How many it stands for: of the sample, or, once it is settled, of all.
-    weight: f64,
-    /// Whether it was put where blocks are filled again, once a reading has told.
-    refills: Option<bool>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum State {
-    /// Its window has not been looked at.
-    Waiting,
-    /// Of the newest window of its class.
-    Young,
-    /// Of one before that.
-    Settled,
-}
 
 /// Blocks, and the samples that they rest on.
 #[derive(Clone, Copy, Debug, Default)]
@@ -114,7 +85,8 @@ pub(super) struct Refills {
     hits: u64,
     work: f64,
     classes: Vec<Class>,
-    droppers: Droppers,
+    /// What the last windows say, the newest one last.
+    droppers: VecDeque<Droppers>,
 }
 
 impl Default for Refills {
@@ -129,7 +101,7 @@ impl Default for Refills {
             classes: std::iter::repeat_with(Class::default)
                 .take(SIZE_CLASSES)
                 .collect(),
-            droppers: Droppers::default(),
+            droppers: VecDeque::new(),
         }
     }
 }
@@ -226,7 +198,11 @@ impl Refills {
             // Of whom some cannot be looked at, it is not known.
             let known = seen.iter().filter(|(key, _)| !refused.contains(key));
             let known = known.map(|(key, seen)| (*key, *seen));
-            self.droppers = Droppers::new(from, (window.from, window.to), known, &left);
+            self.droppers
+                .push_back(Droppers::new(from, (window.from, window.to), known, &left));
+            if self.droppers.len() > MAX_WAITING {
+                self.droppers.pop_front();
+            }
             self.doubt(&window, &seen, &left);
         }
         for (class, _) in refused {
@@ -235,10 +211,13 @@ impl Refills {
             }
         }
         self.leave(&survey.left);
-        if let Some((from, to)) = self.droppers.wants(survey.first.0, survey.last.0) {
-            let weights = self.weights(from, to);
-            self.droppers.looked_at(survey.time, &weights);
+        let mut droppers = std::mem::take(&mut self.droppers);
+        for of_window in &mut droppers {
+            if let Some((from, to)) = of_window.wants(survey.first.0, survey.last.0) {
+                of_window.looked_at(survey.time, &self.weights(from, to));
+            }
         }
+        self.droppers = droppers;
     }
 
     /// What those stand for that were allocated between two times.
@@ -268,9 +247,13 @@ impl Refills {
         });
     }
 
-    /// Whether the window that was looked at last says that a stack soon freed what it allocated of a class at that time.
+    /// Whether a stack soon freed what it allocated of a class at a time. What the first window after that time says counts; behind the
+    /// newest one, that.
     pub(super) fn drops(&self, class: usize, tally: TallyIndex, time: MonotonicNs) -> bool {
-        self.droppers.has((class, tally), time)
+        let mut newest_first = self.droppers.iter().rev();
+        newest_first
+            .find(|droppers| droppers.speak_of(time))
+            .is_some_and(|droppers| droppers.has((class, tally)))
     }
 
     /// Whose the refilled blocks are, by a reading that began at `now`. `refilled`: how many there are of each class; `filled`: by whom
@@ -422,7 +405,12 @@ impl Refills {
         let ended = self.take_ended(&window);
         let waiting = |sample: &&Sample| sample.state == State::Waiting && window.has(sample.born);
         let here = self.samples.values().filter(waiting);
-        let seen = counts(here.chain(ended.iter().map(|(_, sample, _)| sample)));
+        // Those that ended in a later window, if that has not been looked at either.
+        let later = self.ended.iter_mut().map(|(_, sample, _)| sample);
+        let later: Vec<&mut Sample> = later.filter(|sample| waiting(&&**sample)).collect();
+        let ended_here = ended.iter().map(|(_, sample, _)| sample);
+        let seen = counts(here.chain(ended_here).chain(later.iter().map(|sample| &**sample)));
+        later.into_iter().for_each(|sample| sample.state = State::Young);
         let mut news = vec![false; self.classes.len()];
         for &(class, _) in seen.keys() {
             if let Some(is_new) = news.get_mut(class) {
@@ -545,31 +533,6 @@ impl Refills {
     fn young_mut(&mut self, class: usize) -> Option<&mut Young> {
         self.classes.get_mut(class)?.young.as_mut()
     }
-}
-
-impl Sample {
-    fn kind(&self) -> Kind {
-        ((self.class, self.tally), self.state, self.refills)
-    }
-
-    /// Its life, which lasted for no more work than this.
-    fn until(&self, until: f64) -> Life {
-        Life {
-            born: self.born,
-            seen: self.seen,
-            until,
-            weight: self.weight,
-            refills: self.refills,
-        }
-    }
-}
-
-fn counts<'a>(samples: impl Iterator<Item = &'a Sample>) -> Counts {
-    let mut counts = Counts::default();
-    for sample in samples {
-        *counts.entry((sample.class, sample.tally)).or_default() += 1;
-    }
-    counts
 }
 
 /// How many times one is the other.

@@ -281,11 +281,29 @@ fn who_drops_all_is_told_at_the_first_look() {
     look(&mut refills, 10.3, &churned[20..], &[]);
     assert!(drops(&refills, 1.1) && drops(&refills, 99.0));
     assert!(!drops(&refills, 0.9));
-    // Until the next window says something else.
+    // The next window says something else of the time since this one.
     sampled(&mut refills, &churned, 0, 29.95);
     window(&mut refills, 29.9);
     look(&mut refills, 30.3, &[], &[]);
-    assert!(!drops(&refills, 1.1) && !drops(&refills, 99.0));
+    assert!(drops(&refills, 1.1) && drops(&refills, 9.9));
+    assert!(!drops(&refills, 10.1) && !drops(&refills, 99.0));
+}
+
+#[test]
+fn windows_that_are_first_looked_at_together_speak_each_of_its_time() {
+    let mut refills = Refills::default();
+    let churned: Vec<u64> = (1..100).collect();
+    for second in [9.0, 19.0] {
+        sampled(&mut refills, &churned, 0, second + 0.95);
+        window(&mut refills, second + 0.9);
+    }
+    sampled(&mut refills, &churned, 1, 29.95);
+    window(&mut refills, 29.9);
+    // Of the last window all are still there.
+    look(&mut refills, 30.3, &[], &[]);
+    let drops = |tally, second| refills.drops(3, tally, at(second));
+    assert!(drops(0, 1.0) && drops(0, 19.0));
+    assert!(!drops(0, 25.0) && !drops(1, 1.0) && !drops(1, 25.0));
 }
 
 #[test]
