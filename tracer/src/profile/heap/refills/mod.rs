@@ -410,7 +410,9 @@ impl Refills {
         let later: Vec<&mut Sample> = later.filter(|sample| waiting(&&**sample)).collect();
         let ended_here = ended.iter().map(|(_, sample, _)| sample);
         let seen = counts(here.chain(ended_here).chain(later.iter().map(|sample| &**sample)));
-        later.into_iter().for_each(|sample| sample.state = State::Young);
+        for sample in later {
+            sample.state = State::Young;
+        }
         let mut news = vec![false; self.classes.len()];
         for &(class, _) in seen.keys() {
             if let Some(is_new) = news.get_mut(class) {
