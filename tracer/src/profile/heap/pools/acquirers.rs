@@ -6,8 +6,10 @@ use rustc_hash::FxHashMap;
 
 use crate::profile::live::TallyIndex;
 
-/// From so many acquisitions on they are a sample.
+/// From so many acquisitions on they are a sample,
 const TELLING: u64 = 4;
+/// ... unless they are so old that all of them count for no more than this.
+const FADED: f64 = 1.0 / 64.0;
 
 /// Of one class.
 #[derive(Debug, Default)]
@@ -50,7 +52,11 @@ impl Acquirers {
                 .map(|(&tally, &weight)| (tally, weight))
                 .collect();
             weights.sort_unstable_by_key(|&(tally, _)| tally);
-            let step = weights.iter().map(|(_, weight)| weight).sum::<f64>() / of_class.len() as f64;
+            let all: f64 = weights.iter().map(|(_, weight)| weight).sum();
+            if all < FADED {
+                continue;
+            }
+            let step = all / of_class.len() as f64;
             let (mut weights, mut end, mut at) = (weights.into_iter(), 0.0, step / 2.0);
             let mut current = None;
             for &(_, pool) in of_class {
@@ -116,6 +122,12 @@ mod tests {
     #[test]
     fn a_few_acquisitions_are_no_sample() {
         check(&acquirers(&[(3, 0, 2), (3, 1, 1)]), [100, 5], [0, 0]);
-        check(&acquirers(&[(3, 0, 4)]), [100, 5], [100, 0]);
+        let mut acquirers = acquirers(&[(3, 0, 4)]);
+        check(&acquirers, [100, 5], [100, 0]);
+        (0..8).for_each(|_| acquirers.age());
+        check(&acquirers, [100, 5], [100, 0]);
+        acquirers.age();
+        check(&acquirers, [100, 5], [0, 0]);
+        assert!(acquirers.has(3, 0));
     }
 }
