@@ -22,8 +22,9 @@ const WORTH_OF_FIRST: u64 = 10_000;
 /// Lengths. What a program makes and drops in a loop is known for that if the loop comes round in half a window.
 pub(super) const SHORTEST: Duration = Duration::from_millis(5);
 const FIRST: Duration = Duration::from_millis(320);
-const FIRST_ROOM: Duration = Duration::from_millis(30);
 const LONGEST: Duration = Duration::from_millis(640);
+/// What the first window may cost a process.
+const FIRST_ROOM: Duration = Duration::from_millis(30);
 /// A window does not go on for less.
 const LEAST_MORE: Duration = Duration::from_millis(2);
 /// Allocations of the sample that make a window long enough, and those that make it too long.

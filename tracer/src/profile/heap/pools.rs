@@ -149,7 +149,6 @@ impl Pools {
         }
         // What is newer may not have been there yet, or where nobody had told of a pool: the next audit shows it.
         self.pending.retain(|acquired| acquired.time >= audit.began.0);
-        self.unclaimed.clear();
         for state in &audit.changed {
             self.change(state, unseen);
         }

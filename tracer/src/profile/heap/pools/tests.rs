@@ -50,6 +50,26 @@ fn check(steps: &[Step], expected: [u64; 4]) {
     assert_eq!(found, expected);
 }
 
+/// A reading of all pools of a program that was traced from its start: pool, class, and blocks in use of how many that were handed out.
+fn reading(time: u64, changed: &[(u64, u8, u16, u16)]) -> HeapAudit {
+    let state = |&(pool, class, used, carved): &(u64, u8, u16, u16)| PoolState {
+        address: pool * POOL,
+        class,
+        used,
+        carved,
+        arena: 0,
+    };
+    HeapAudit {
+        complete: true,
+        since_start: true,
+        began: MonotonicNs(time),
+        ended: MonotonicNs(time + 1),
+        pool_bytes: 16384,
+        changed: changed.iter().map(state).collect(),
+        ..HeapAudit::default()
+    }
+}
+
 /// Pools in a gap, of which three pages were touched; who has how much of each.
 #[test]
 fn a_pool_of_a_gap_is_of_who_touched_it_first_or_beside_it() {
@@ -59,29 +79,12 @@ fn a_pool_of_a_gap_is_of_who_touched_it_first_or_beside_it() {
         pools.acquired(99 * POOL, class, tally, MonotonicNs(1));
     }
     let mut audit = |time: u64, changed: &[(u64, u8, u16)], touches: &[(u64, TallyIndex, u32)]| {
-        pools.audit(&HeapAudit {
-            complete: true,
-            since_start: true,
-            began: MonotonicNs(time),
-            ended: MonotonicNs(time + 1),
-            pool_bytes: 16384,
-            changed: changed
-                .iter()
-                .map(|&(pool, class, used)| PoolState {
-                    address: pool * POOL,
-                    class,
-                    used,
-                    carved: 200,
-                    arena: 0,
-                })
-                .collect(),
-            ..HeapAudit::default()
-        });
-        let of_audit = HeapAudit {
-            began: MonotonicNs(time),
-            pool_bytes: 16384,
-            ..HeapAudit::default()
-        };
+        let changed: Vec<_> = changed
+            .iter()
+            .map(|&(pool, class, used)| (pool, class, used, 200))
+            .collect();
+        let of_audit = reading(time, &changed);
+        pools.audit(&of_audit);
         pools.claim(&of_audit, || {
             let all = touches.iter().map(|&(pool, tally, pages)| Touched {
                 addr: pool * POOL + 4096,
@@ -349,21 +352,7 @@ fn audits_of_the_time_of_a_gap_can_come_behind_its_end() {
     pools.gap(MonotonicNs(10), None);
     pools.gap(MonotonicNs(10), Some(MonotonicNs(40)));
     for (time, pool) in [(20, 1), (30, 2), (50, 3), (60, 4)] {
-        pools.audit(&HeapAudit {
-            complete: true,
-            since_start: true,
-            began: MonotonicNs(time),
-            ended: MonotonicNs(time + 1),
-            pool_bytes: 16384,
-            changed: vec![PoolState {
-                address: pool * POOL,
-                class: 3,
-                used: 5,
-                carved: 5,
-                arena: 0,
-            }],
-            ..HeapAudit::default()
-        });
+        pools.audit(&reading(time, &[(pool, 3, 5, 5)]));
     }
     let before = |found: &Use| found.holder == Holder::Special(Special::Before);
     let found: Vec<u64> = pools

@@ -7,7 +7,7 @@
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::Key;
+use super::{Key, young::Window};
 use crate::units::MonotonicNs;
 
 /// Allocations in a window from which on it tells who drops all, and of how many one may be left then: some rounds of many. Who makes a
@@ -34,12 +34,12 @@ struct Seen {
 }
 
 /// Those of one window.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Droppers {
     /// Since when it says so.
     from: u64,
-    /// When the window itself began and ended, and its looks so far.
-    window: (u64, u64),
+    window: Window,
+    /// Looks at its blocks so far.
     looks: u32,
     seen: FxHashMap<Key, Seen>,
     of: FxHashSet<Key>,
@@ -49,7 +49,7 @@ impl Droppers {
     /// A window, which stands for the time since `from`. `seen`: allocated in it; `left`: of those, in use at the first look.
     pub(super) fn new(
         from: u64,
-        window: (u64, u64),
+        window: Window,
         seen: impl Iterator<Item = (Key, u64)>,
         left: &Counts,
     ) -> Self {
@@ -69,18 +69,16 @@ impl Droppers {
         droppers
     }
 
-    /// The window whose next look counts: when its blocks were allocated.
-    pub(super) fn wants(&self, first: u64, last: u64) -> Option<(u64, u64)> {
-        let (from, to) = self.window;
-        (self.looks < 2 && first <= from && to <= last).then_some(self.window)
+    /// The window, if a look at blocks that were allocated between two times counts for it.
+    pub(super) fn wants(&self, first: u64, last: u64) -> Option<Window> {
+        (self.looks < 2 && first <= self.window.from && self.window.to <= last).then_some(self.window)
     }
 
     /// Its blocks were looked at: what those stand for that are left.
     pub(super) fn looked_at(&mut self, time: MonotonicNs, weights: &Weights) {
-        let (_, end) = self.window;
         self.looks += 1;
         let is_second = self.looks == 2;
-        if is_second && time.0.saturating_sub(end) > SOON {
+        if is_second && time.0.saturating_sub(self.window.to) > SOON {
             return;
         }
         for (key, seen) in &mut self.seen {
@@ -120,7 +118,16 @@ mod tests {
 
     fn droppers(seen: u64, left: u64) -> Droppers {
         let seen = [(KEY, seen)].into_iter();
-        Droppers::new(10, (12, 14), seen, &Counts::from_iter([(KEY, left)]))
+        let window = Window {
+            from: 12,
+            to: 14,
+            since: 10,
+            one_in: 1,
+            begin: 0.0,
+            work: 2.0,
+            period: 2.0,
+        };
+        Droppers::new(10, window, seen, &Counts::from_iter([(KEY, left)]))
     }
 
     #[track_caller]
@@ -143,9 +150,9 @@ mod tests {
         let weights = |weight| Weights::from_iter([(KEY, weight)]);
         let check_looks = |time: u64, looks: &[f64], expected: bool| {
             let mut droppers = droppers(60, 40);
-            assert_eq!(droppers.wants(13, 99), None);
+            assert!(droppers.wants(13, 99).is_none() && droppers.wants(12, 13).is_none());
             for &weight in looks {
-                assert_eq!(droppers.wants(12, 14), Some((12, 14)));
+                assert!(droppers.wants(12, 14).is_some());
                 droppers.looked_at(MonotonicNs(time), &weights(weight));
             }
             assert_eq!(droppers.wants(0, 99).is_none(), looks.len() >= 2);

@@ -14,7 +14,6 @@ mod young;
 use std::collections::VecDeque;
 
 use rustc_hash::{FxHashMap, FxHashSet};
-use tracer_ebpf::limits::MOST_TICK_NS;
 
 use self::{
     droppers::{Counts, Droppers, Weights},
@@ -198,8 +197,7 @@ impl Refills {
             // Of whom some cannot be looked at, it is not known.
             let known = seen.iter().filter(|(key, _)| !refused.contains(key));
             let known = known.map(|(key, seen)| (*key, *seen));
-            self.droppers
-                .push_back(Droppers::new(from, (window.from, window.to), known, &left));
+            self.droppers.push_back(Droppers::new(from, window, known, &left));
             if self.droppers.len() > MAX_WAITING {
                 self.droppers.pop_front();
             }
@@ -213,20 +211,18 @@ impl Refills {
         self.leave(&survey.left);
         let mut droppers = std::mem::take(&mut self.droppers);
         for of_window in &mut droppers {
-            if let Some((from, to)) = of_window.wants(survey.first.0, survey.last.0) {
-                of_window.looked_at(survey.time, &self.weights(from, to));
+            if let Some(window) = of_window.wants(survey.first.0, survey.last.0) {
+                of_window.looked_at(survey.time, &self.weights(&window));
             }
         }
         self.droppers = droppers;
     }
 
-    /// What those stand for that were allocated between two times.
-    fn weights(&self, from: u64, to: u64) -> Weights {
+    /// What those stand for that are left of a window.
+    fn weights(&self, window: &Window) -> Weights {
         let mut weights = Weights::default();
-        for sample in self.samples.values() {
-            if (from.saturating_sub(MOST_TICK_NS)..=to).contains(&sample.born) {
-                *weights.entry((sample.class, sample.tally)).or_default() += sample.weight;
-            }
+        for sample in self.samples.values().filter(|sample| window.has(sample.born)) {
+            *weights.entry((sample.class, sample.tally)).or_default() += sample.weight;
         }
         weights
     }
