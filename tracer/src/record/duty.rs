@@ -39,7 +39,7 @@ impl Owner<'_> {
             let before = own_time();
             let verdict = self.judge_costs();
             let took = own_time().saturating_sub(before);
-            wait = self.governor.pace().max((took * LOOK_SHARE).min(TICK));
+            let apart = (took * LOOK_SHARE).min(TICK);
             match verdict {
                 Some((Verdict::TakeOff(group), _)) => {
                     tracing::debug!("{}: over the budget, off", group.name);
@@ -55,6 +55,7 @@ impl Owner<'_> {
                 }
                 None => {}
             }
+            wait = self.governor.pace(apart);
         }
         self.open_window(to);
         Ok(wait)
@@ -66,9 +67,7 @@ impl Owner<'_> {
         // Who is not recorded did not ask for it at all.
         counters.extend(self.tracer.bystanders().ok()?);
         let off = self.governor.off().to_vec();
-        // A window that waits for its budget comes before a group that could use it up.
-        let is_held = self.wants_window();
-        let verdict = self.governor.judge(now(), &counters, is_held, cpu_time)?;
+        let verdict = self.governor.judge(now(), &counters, cpu_time)?;
         let since = match verdict {
             Verdict::PutBack(group) => off.iter().find(|(known, _)| *known == group),
             Verdict::TakeOff(_) => None,
@@ -77,9 +76,8 @@ impl Owner<'_> {
     }
 
     fn wants_window(&self) -> bool {
-        !self.governor.rests(now())
+        !self.governor.rests(group::BLOCKS, now())
             && self.governor.most_room() >= SHORTEST
-            && self.governor.is_windows_turn()
             && self.windows.is_due(now(), self.auditor.grown())
     }
 
@@ -101,7 +99,6 @@ impl Owner<'_> {
         );
         let from = self.put_on(group::BLOCKS);
         self.windows.opened(from, wanted, room, self.spent());
-        self.governor.opened();
         feeders::window_over(wanted.min(room), to.clone());
     }
 
@@ -130,7 +127,8 @@ impl Owner<'_> {
         if number != group::POOLS && self.settings.max_overhead.is_some() {
             // Taking them off costs as much again.
             let took = own_time().saturating_sub(before) * 2;
-            self.governor.rest_until(later(now(), took * CHANGE_SHARE));
+            self.governor
+                .rest_until(number, later(now(), took * CHANGE_SHARE));
         }
         from
     }

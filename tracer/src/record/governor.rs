@@ -8,69 +8,29 @@
 //! charged in any time is at most the budget of that time and what was saved up before, and what a group costs until it is
 //! taken off.
 
+mod purse;
+mod share;
+
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use tracer_ebpf::site::group;
 
+pub(super) use self::share::Group;
+use self::{
+    purse::Purse,
+    share::{BLOCKS, GROUPS, Share},
+};
 use super::audit::later;
 use crate::{
     bpf::LiveCounters,
     ingest::event::Hits,
     mode::Mode,
-    plan::group_name,
     units::{BootNs, MonotonicNs, Pid},
 };
 
 /// Cost of a hit of an empty program until it is known, nanoseconds.
 const UNKNOWN_COST: f64 = 1000.0;
-
-/// A part of the budget, for groups that give way for each other. What is left of it is for what is not charged: page faults, which
-/// thin themselves out, deaths of code objects, code that is in pages of its own where probes stand, and what the recorder takes
-/// from the same processors; and for what a hit costs more than is charged in a program that goes through the kernel all the time,
-/// half as much again (`cargo xtask bench peers --only service --option=--max-overhead=0`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Share {
-    /// For what is known from a sample, too.
-    Sampled,
-    /// For what heap mode rests on. A heap that grows fast costs more than its share for a while and less later, and what is not
-    /// seen of it is not found again.
-    Base,
-}
-
-impl Share {
-    /// What the first does not need is for the second.
-    const ALL: [Self; 2] = [Self::Base, Self::Sampled];
-
-    /// Of each.
-    const PART: f64 = 0.22;
-
-    /// A process that uses less of the time than this has the budget of one that uses so much. A hundredth of nothing would be
-    /// nothing, and such a process is not where a host's time goes; but there can be many of them.
-    const fn least_use(self) -> f64 {
-        match self {
-            Self::Sampled => 0.02,
-            Self::Base => 0.35,
-        }
-    }
-
-    /// What a process begins with, and for how long it can be saved up; seconds of its processor time.
-    const fn reserve(self) -> (f64, f64) {
-        match self {
-            Self::Sampled => (1.0, 24.0),
-            Self::Base => (1.4, 5.5),
-        }
-    }
-
-    /// For how long a process saves up, once it owes nothing, before a group is put back that was too dear: what it is then
-    /// looked at for is what it earned in this time, however little it does.
-    const fn rest(self) -> Duration {
-        match self {
-            Self::Sampled => Duration::from_secs(3),
-            Self::Base => Duration::from_secs(1),
-        }
-    }
-}
 
 /// When to look again: while a process recovers, while all is cheap, and while something is not.
 const RECOVERING: Duration = Duration::from_millis(100);
@@ -79,87 +39,11 @@ const TENSE: Duration = Duration::from_millis(10);
 /// A process counts as busy from this share of the time on.
 const BUSY: f64 = 0.05;
 
-/// Groups of sites that can be taken off: whose budget they live on, and their number.
-const GROUPS: [Group; 4] = [
-    Group::new(Share::Sampled, group::LARGE),
-    Group::new(Share::Sampled, group::DOMAINS),
-    BLOCKS,
-    Group::new(Share::Base, group::POOLS),
-];
-/// Stands in heap mode for a moment now and then only, and is only counted there.
-const BLOCKS: Group = Group::new(Share::Sampled, group::BLOCKS);
-
-/// See [`GROUPS`].
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Group {
-    share: Share,
-    pub(super) number: u32,
-    pub(super) name: &'static str,
-}
-
-impl Group {
-    const fn new(share: Share, number: u32) -> Self {
-        Self {
-            share,
-            number,
-            name: group_name(number),
-        }
-    }
-
-    fn of_number(number: u32) -> Self {
-        let found = GROUPS.into_iter().find(|group| group.number == number);
-        found.unwrap_or(BLOCKS)
-    }
-
-    fn place(self) -> usize {
-        usize::try_from(self.number).unwrap_or_default()
-    }
-}
-
 /// What is to be done with a group.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Verdict {
     TakeOff(Group),
     PutBack(Group),
-}
-
-/// What one process may spend on one share's groups.
-#[derive(Clone, Copy, Debug)]
-struct Purse {
-    /// Seconds of its time that probes may still take, and the most that can be saved up.
-    balance: f64,
-    full: f64,
-    /// What can be owed at most.
-    debt: f64,
-    /// It was overdrawn, and saves up until this time at least.
-    recovers_until: MonotonicNs,
-}
-
-impl Purse {
-    fn new(share: Share, budget: f64) -> Self {
-        let (first, reserve) = share.reserve();
-        let budget = budget * Share::PART;
-        Self {
-            balance: budget * first,
-            full: budget * reserve,
-            // What the start of a program costs before anybody looks is spent; it is not to keep a group off for a minute.
-            debt: budget * first,
-            recovers_until: MonotonicNs(0),
-        }
-    }
-
-    /// Takes in and spends; what it has no room for.
-    fn settle(&mut self, earned: f64, spent: f64, saved_up: MonotonicNs) -> f64 {
-        let balance = self.balance + earned - spent;
-        // What was overdrawn does not keep a group off for hours.
-        self.balance = balance.clamp(-self.debt, self.full);
-        if self.balance < 0.0 {
-            self.recovers_until = saved_up;
-        } else if self.recovers_until != MonotonicNs(0) {
-            self.debt = self.full;
-        }
-        (balance - self.full).max(0.0)
-    }
 }
 
 /// One process's account.
@@ -170,7 +54,7 @@ struct Account {
     used: Option<Duration>,
     busy: f64,
     /// In the order of [`Share::ALL`].
-    purses: [Purse; 2],
+    purses: [Purse; Share::COUNT],
     seen: MonotonicNs,
 }
 
@@ -186,15 +70,15 @@ pub(super) struct Governor {
     last: Option<MonotonicNs>,
     /// What each busy process may still be charged at least, behind what a change of what stands costs it; `None` while one
     /// recovers. In the order of [`Share::ALL`].
-    rooms: [Option<Duration>; 2],
+    rooms: [Option<Duration>; Share::COUNT],
     /// How long it took to put each group in place, the last time.
     changes: [Duration; group::GROUPS],
-    /// What is sampled stands no more before this.
-    rests_until: MonotonicNs,
-    /// A group that lives on what windows live on was put back since the last window.
-    has_put_back: bool,
+    /// Each group is not put in place before this.
+    rests_until: [MonotonicNs; group::GROUPS],
     /// No process was charged more than its budget since the last time.
     is_calm: bool,
+    /// How long the first purse lasts whose groups cost more than it earns, as far as its share can be foreseen.
+    lasts: Duration,
 }
 
 impl Governor {
@@ -202,17 +86,16 @@ impl Governor {
     pub(super) fn new(mode: Mode, percent: Option<f64>) -> Self {
         Self {
             mode,
-            rooms: [percent.is_none().then_some(Duration::MAX); 2],
+            rooms: [percent.is_none().then_some(Duration::MAX); Share::COUNT],
             budget: percent.map(|percent| percent / 100.0),
             hit_cost_ns: UNKNOWN_COST,
             accounts: FxHashMap::default(),
             off: Vec::new(),
             last: None,
             changes: [Duration::ZERO; group::GROUPS],
-            rests_until: MonotonicNs(0),
-            // The first window comes first.
-            has_put_back: true,
+            rests_until: [MonotonicNs(0); group::GROUPS],
             is_calm: false,
+            lasts: Duration::MAX,
         }
     }
 
@@ -226,18 +109,22 @@ impl Governor {
         hits.cost_ns(self.hit_cost_ns)
     }
 
-    /// For how long everything can be looked at once more, as far as it is sampled: at worst a process does nothing but to be
-    /// looked at.
+    /// For how long every allocation can be looked at once more: at worst a process does nothing but to be looked at.
     pub(super) fn room(&self) -> Duration {
-        let [_, sampled] = self.rooms;
-        sampled.unwrap_or_default()
+        self.room_of(Share::Windows).unwrap_or_default()
+    }
+
+    /// `None` while a process recovers.
+    fn room_of(&self, share: Share) -> Option<Duration> {
+        let mut rooms = Share::ALL.into_iter().zip(self.rooms);
+        rooms.find(|(of, _)| *of == share).and_then(|(_, room)| room)
     }
 
     /// The most room there can be.
     pub(super) fn most_room(&self) -> Duration {
         let most = self.budget.map(|budget| {
-            let full = Purse::new(Share::Sampled, budget).full;
-            Duration::try_from_secs_f64(full - self.change(Share::Sampled, full)).unwrap_or_default()
+            let full = Purse::new(Share::Windows, budget).full;
+            Duration::try_from_secs_f64(full - self.change(Share::Windows, full)).unwrap_or_default()
         });
         most.unwrap_or(Duration::MAX)
     }
@@ -251,24 +138,17 @@ impl Governor {
         longest.as_secs_f64().min(full / 2.0)
     }
 
-    /// Whether it is the turn of a window, which lives on what groups that are off wait for.
-    pub(super) fn is_windows_turn(&self) -> bool {
-        self.has_put_back || self.off.iter().all(|(group, _)| group.share != Share::Sampled)
-    }
-
-    /// A window was opened.
-    pub(super) fn opened(&mut self) {
-        self.has_put_back = false;
-    }
-
-    /// What is sampled is not put in place before this.
-    pub(super) fn rest_until(&mut self, time: MonotonicNs) {
-        self.rests_until = time;
+    /// A group is not put in place before this.
+    pub(super) fn rest_until(&mut self, number: u32, time: MonotonicNs) {
+        if let Some(rests) = self.rests_until.get_mut(Group::of_number(number).place()) {
+            *rests = time;
+        }
     }
 
     /// Whether it is too early for that.
-    pub(super) fn rests(&self, time: MonotonicNs) -> bool {
-        time < self.rests_until
+    pub(super) fn rests(&self, number: u32, time: MonotonicNs) -> bool {
+        let until = self.rests_until.get(Group::of_number(number).place());
+        until.is_some_and(|until| time < *until)
     }
 
     /// Probes of a group were put in place, which took so long. A process that runs their image is held up for a tenth of that
@@ -287,14 +167,15 @@ impl Governor {
         }
     }
 
-    /// How soon to look again: how fast what stands can get too dear, as far as one knows.
-    pub(super) fn pace(&self) -> Duration {
-        let [_, sampled] = self.rooms;
-        match (sampled, self.is_calm) {
+    /// How soon to look again: how fast what stands can get too dear, as far as one knows. Looks are `apart` at least, but for those that
+    /// end what costs so much that it would be overdrawn by then.
+    pub(super) fn pace(&self, apart: Duration) -> Duration {
+        let pace = match (self.room_of(Share::Large), self.is_calm) {
             (None, _) => RECOVERING,
             (Some(_), true) => CALM,
             (Some(_), false) => TENSE,
-        }
+        };
+        pace.max(apart).min(self.lasts.max(Share::Large.least_look()))
     }
 
     /// Groups that are off, and since when.
@@ -302,21 +183,21 @@ impl Governor {
         &self.off
     }
 
-    /// Takes the counters in, as they were at a time; what is to be done, one thing at most. `is_held`: nothing is to be put
-    /// back now. `used`: the processor time that a process has used so far.
+    /// Takes the counters in, as they were at a time; what is to be done, one thing at most. `used`: the processor time that a
+    /// process has used so far.
     pub(super) fn judge(
         &mut self,
         time: MonotonicNs,
         counters: &[LiveCounters],
-        is_held: bool,
         used: impl Fn(Pid) -> Option<Duration>,
     ) -> Option<Verdict> {
         let budget = self.budget?;
         let before = self.last.replace(time).unwrap_or(time);
-        let elapsed = time.0.saturating_sub(before.0) as f64 / 1e9;
-        let (mut rooms, mut hottest, mut most) = ([Some(f64::MAX); 2], None, 0.0);
+        let elapsed = seconds(before, time);
+        let (mut rooms, mut hottest, mut most) = ([Some(f64::MAX); Share::COUNT], None, 0.0);
         let changes = Share::ALL.map(|share| self.change(share, Purse::new(share, budget).full));
-        self.is_calm = true;
+        (self.is_calm, self.lasts) = (true, Duration::MAX);
+        let mut lasts = Duration::MAX;
         for process in counters {
             let hits = std::array::from_fn(|group| process.counters.hits_of(group));
             let account = self
@@ -329,6 +210,8 @@ impl Governor {
                     purses: Share::ALL.map(|share| Purse::new(share, budget)),
                     seen: time,
                 });
+            // Of one that is new it is not known for how long.
+            let known = seconds(account.seen, time);
             account.seen = time;
             let now = used(process.pid);
             let busy = match (now, account.used) {
@@ -351,14 +234,23 @@ impl Governor {
             for (share, purse) in Share::ALL.into_iter().zip(&mut account.purses) {
                 let of_share = || GROUPS.into_iter().filter(move |group| group.share == share);
                 let spent = of_share().map(cost).sum();
+                if of_share().all(|group| self.off.iter().all(|(off, _)| *off != group)) {
+                    purse.stood(known, spent);
+                }
                 let least = |share: Share| busy.max(elapsed * share.least_use());
-                let earned = budget * Share::PART * least(share) + over;
+                let earned = budget * share.part() * least(share) + over;
                 // Of what is there because a process does little, nothing is left over.
                 over = purse
                     .settle(earned, spent, later(time, share.rest()))
-                    .min(budget * Share::PART * least(Share::Sampled));
+                    .min(over + budget * share.part() * least(Share::Windows));
                 self.is_calm &= spent <= earned;
-                if purse.balance >= 0.0 || spent <= earned {
+                if spent <= earned {
+                    continue;
+                }
+                if purse.balance >= purse.cost_of(share.least_look()) {
+                    if share == Share::Large {
+                        self.lasts = self.lasts.min(purse.lasts());
+                    }
                     continue;
                 }
                 for group in of_share().filter(|group| can_go(self.mode, *group)) {
@@ -369,11 +261,16 @@ impl Governor {
                 }
             }
             account.hits = hits;
-            for ((room, purse), change) in rooms.iter_mut().zip(account.purses).zip(changes) {
+            let shares = Share::ALL.into_iter().zip(account.purses);
+            for ((room, change), (share, purse)) in rooms.iter_mut().zip(changes).zip(shares) {
                 if time < purse.recovers_until {
                     *room = None;
                 } else if account.busy >= BUSY {
-                    *room = room.map(|room| room.min(purse.balance - change * account.busy));
+                    let look = purse.cost_of(share.least_look()).min(purse.full / 2.0);
+                    *room = room.map(|room| room.min(purse.balance - change * account.busy - look));
+                }
+                if share == Share::Large {
+                    lasts = lasts.min(purse.lasts());
                 }
             }
         }
@@ -384,22 +281,28 @@ impl Governor {
         self.accounts.retain(|_, account| account.seen == time);
         if let Some(group) = hottest {
             self.off.push((group, time));
+            self.rest_until(group.number, later(time, group.share.rest()));
             return Some(Verdict::TakeOff(group));
         }
         let can_return = |group: Group| {
-            let mut rooms = Share::ALL.into_iter().zip(self.rooms);
-            let has_room = rooms.any(|(share, room)| share == group.share && room > Some(Duration::ZERO));
-            has_room && (group.share == Share::Base || !is_held && !self.rests(time))
+            self.room_of(group.share) > Some(Duration::ZERO) && !self.rests(group.number, time)
         };
         let back = self.off.iter().position(|(group, _)| can_return(*group));
         if let Some(place) = back {
             self.is_calm = false;
             let (group, _) = self.off.remove(place);
-            self.has_put_back |= group.share == Share::Sampled;
+            if group.share == Share::Large {
+                self.lasts = lasts;
+            }
             return Some(Verdict::PutBack(group));
         }
         None
     }
+}
+
+/// Seconds from then to then.
+fn seconds(from: MonotonicNs, to: MonotonicNs) -> f64 {
+    to.0.saturating_sub(from.0) as f64 / 1e9
 }
 
 fn can_go(mode: Mode, group: Group) -> bool {
@@ -444,7 +347,7 @@ mod tests {
                     ..Counters::default()
                 },
             };
-            match governor.judge(MonotonicNs(step * STEP_NS), &[counters], false, |_| Some(used)) {
+            match governor.judge(MonotonicNs(step * STEP_NS), &[counters], |_| Some(used)) {
                 Some(Verdict::TakeOff(group)) => {
                     assert_eq!(group, large);
                     (on, taken) = (false, taken + 1);
@@ -453,7 +356,7 @@ mod tests {
                 None => {}
             }
         }
-        let time = seconds as f64 * runs.max(Share::Sampled.least_use());
+        let time = seconds as f64 * runs.max(Share::Large.least_use());
         (hits * 1000.0 / 1e9 / time, taken)
     }
 
@@ -500,7 +403,7 @@ mod tests {
                 },
             };
             let used = Duration::from_nanos(step * STEP_NS);
-            let verdict = governor.judge(MonotonicNs(step * STEP_NS), &[counters], false, |_| Some(used));
+            let verdict = governor.judge(MonotonicNs(step * STEP_NS), &[counters], |_| Some(used));
             let place = |group: Group| usize::from(group == groups[1]);
             match verdict {
                 Some(Verdict::TakeOff(group)) => on[place(group)] = false,
@@ -550,23 +453,72 @@ mod tests {
     }
 
     #[test]
+    fn what_ends_large_blocks_looks_in_time_is_known_from_the_last_one() {
+        let ms = Duration::from_millis;
+        let mut governor = Governor::new(Mode::Heap, Some(2.0));
+        governor.set_hit_cost(1000.0);
+        let large = GROUPS[0];
+        // Nearly half of the time of a process that always works, while it stands.
+        let (mut time, mut hits, mut stands) = (ms(0), 0, true);
+        let (mut looks, mut look) = (Vec::new(), Duration::ZERO);
+        while time < ms(60_000) {
+            let mut hits_by_group = [0; group::GROUPS];
+            hits_by_group[large.place()] = hits;
+            let counters = LiveCounters {
+                pid: Pid(7),
+                start: BootNs(1),
+                counters: Counters {
+                    hits_by_group,
+                    ..Counters::default()
+                },
+            };
+            let at = later(MonotonicNs(0), time);
+            match governor.judge(at, &[counters], |_| Some(time)) {
+                Some(Verdict::TakeOff(_)) => {
+                    looks.push(look);
+                    (stands, look) = (false, Duration::ZERO);
+                }
+                Some(Verdict::PutBack(_)) => stands = true,
+                None => {}
+            }
+            let pace = governor.pace(ms(250));
+            if stands {
+                look += pace;
+                hits += u64::try_from(pace.as_micros()).unwrap_or(0) * 2 / 5;
+            }
+            time += pace;
+        }
+        assert!(looks.len() > 8, "{looks:?}");
+        let later = looks.get(1..).unwrap_or_default();
+        assert!(
+            later.iter().all(|look| (ms(20)..ms(60)).contains(look)),
+            "{looks:?}"
+        );
+        let cost = Duration::from_micros(hits).as_secs_f64() / time.as_secs_f64();
+        assert!((0.003..0.02).contains(&cost), "{cost}");
+    }
+
+    #[test]
     fn what_is_dear_to_put_in_place_rests_longer() {
         let mut governor = Governor::new(Mode::Heap, Some(2.0));
-        governor.rest_until(MonotonicNs(5));
-        assert!(governor.rests(MonotonicNs(4)) && !governor.rests(MonotonicNs(5)));
+        governor.rest_until(group::LARGE, MonotonicNs(5));
+        assert!(
+            governor.rests(group::LARGE, MonotonicNs(4)) && !governor.rests(group::LARGE, MonotonicNs(5))
+        );
+        assert!(!governor.rests(group::BLOCKS, MonotonicNs(4)));
     }
 
     #[test]
     fn what_the_start_of_a_program_costs_is_forgiven_once() {
-        let mut purse = Purse::new(Share::Sampled, 0.02);
+        let mut purse = Purse::new(Share::Large, 0.02);
         let mut owes = |earned, spent| {
             purse.settle(earned, spent, MonotonicNs(1));
             -purse.balance
         };
-        // A second of its budget, and not the seven that it took.
-        assert!((owes(0.0, 0.03) - 0.02 * Share::PART).abs() < 1e-6);
+        // Half a second of its budget, and not the nine that it took.
+        assert!((owes(0.0, 0.03) - 0.01 * Share::Large.part()).abs() < 1e-6);
         assert!(owes(0.005, 0.0) < 0.0);
-        assert!(owes(0.0, 0.03) > 0.029);
+        assert!(owes(0.0, 0.02) > 0.016);
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub(super) const SHORTEST: Duration = Duration::from_millis(5);
 const FIRST: Duration = Duration::from_millis(320);
 const LONGEST: Duration = Duration::from_millis(640);
 /// What the first window may cost a process.
-const FIRST_ROOM: Duration = Duration::from_millis(30);
+const FIRST_ROOM: Duration = Duration::from_millis(15);
 /// A window does not go on for less.
 const LEAST_MORE: Duration = Duration::from_millis(2);
 /// Allocations of the sample that make a window long enough, and those that make it too long.

@@ -1,8 +1,9 @@
 //! How much of what was allocated the large blocks stand for that were seen: they are traced all the time, or in phases with gaps
 //! between.
 //!
-//! A block that is allocated in a phase and stays stands for as many as the time from the phase before was longer than this
-//! one. Most blocks do not stay; what is known of one that is freed in a gap is what its memory says at the next audit, and
+//! A block that is allocated in a phase and stays stands for as many as half of the gap before it and half of the one behind it are
+//! longer than the phase; what a program does at its start is not what it does later, so that the first gap is the second phase's alone.
+//! Most blocks do not stay; what is known of one that is freed in a gap is what its memory says at the next audit, and
 //! one that is freed and allocated again at the same place looks as if nothing had been. So a block stands for others only
 //! once it has outlived a later phase, in which such a thing is seen. Invariant: never more than [`MAX_PHASES`] phases; when
 //! there would be more, the first two become one.
@@ -20,9 +21,9 @@ const LONG: u64 = 1_000_000_000;
 struct Phase {
     from: u64,
     to: u64,
-    /// Nanoseconds in it, and from the end of the one before to its own.
+    /// Nanoseconds in it, and of gaps that it stands for.
     on: u64,
-    period: u64,
+    gaps: u64,
 }
 
 /// The phases of one process.
@@ -69,11 +70,19 @@ impl Phases {
     fn push(&mut self, to: u64) {
         let from = self.since.unwrap_or(0);
         let begin = self.gap.unwrap_or(from);
+        let gap = from.saturating_sub(begin);
+        let before = match self.ended.back_mut() {
+            Some(last) if last.from > 0 => {
+                last.gaps = last.gaps.saturating_add(gap / 2);
+                gap - gap / 2
+            }
+            _ => gap,
+        };
         self.ended.push_back(Phase {
             from,
             to,
             on: to.saturating_sub(from).max(1),
-            period: to.saturating_sub(begin).max(1),
+            gaps: before,
         });
         if self.ended.len() > MAX_PHASES
             && let Some(first) = self.ended.pop_front()
@@ -81,7 +90,7 @@ impl Phases {
         {
             second.from = first.from;
             second.on = second.on.saturating_add(first.on);
-            second.period = second.period.saturating_add(first.period);
+            second.gaps = second.gaps.saturating_add(first.gaps);
         }
     }
 
@@ -99,7 +108,7 @@ impl Phases {
         if is_open || !is_proven || phase.to > now.0 {
             return 0.0;
         }
-        (phase.period as f64 / phase.on as f64 - 1.0).max(0.0)
+        phase.gaps as f64 / phase.on as f64
     }
 }
 
@@ -132,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_outlives_a_later_phase_stands_for_the_gap_before_its_own() {
+    fn what_outlives_a_later_phase_stands_for_the_gaps_around_its_own() {
         let mut phases = Phases::default();
         phases.end(at(1000));
         phases.begin(at(2000));
@@ -149,17 +158,18 @@ mod tests {
             &[(500, 0.0), (2005, 10.0), (2000, 10.0), (1999, 10.0), (4005, 0.0)],
         );
         phases.end(at(4200));
-        check(&phases, 4200, &[(2099, 10.0), (4100, 0.0)]);
+        // The first gap, and half of the second one.
+        check(&phases, 4200, &[(2099, 19.5), (4100, 0.0)]);
         // It goes on for long from here.
         phases.begin(at(8000));
         phases.look(at(8500));
-        check(&phases, 8500, &[(4100, 9.5), (8100, 0.0)]);
+        check(&phases, 8500, &[(4100, 4.75), (8100, 0.0)]);
         phases.look(at(11_800));
-        check(&phases, 12_000, &[(4100, 9.5), (8100, 0.0), (11_900, 0.0)]);
-        check(&phases, 12_800, &[(8100, 1.0), (11_900, 0.0)]);
+        check(&phases, 12_000, &[(4100, 14.25), (8100, 0.0), (11_900, 0.0)]);
+        check(&phases, 12_800, &[(8100, 0.5), (11_900, 0.0)]);
         phases.look(at(20_000));
         phases.end(at(21_000));
-        check(&phases, 30_000, &[(8100, 1.0), (19_000, 0.0)]);
+        check(&phases, 30_000, &[(8100, 0.5), (19_000, 0.0)]);
     }
 
     #[test]
@@ -174,7 +184,12 @@ mod tests {
         check(
             &phases,
             2_000_000,
-            &[(999_950, 9.0), (1_998_000 - 50, 9.0), (1_999_000 - 50, 0.0)],
+            // Half of a gap is behind those that have become one.
+            &[
+                (999_950, 9.0 + 450.0 / 174_400.0),
+                (1_998_000 - 50, 9.0),
+                (1_999_000 - 50, 0.0),
+            ],
         );
     }
 }

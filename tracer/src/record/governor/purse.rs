@@ -1,0 +1,69 @@
+//! What a process may spend.
+
+use std::time::Duration;
+
+use super::share::Share;
+use crate::units::MonotonicNs;
+
+/// Seconds' budget that the start of a program can owe: what it costs before anybody looks is spent, and is not to keep a group off
+/// for a minute.
+const FORGIVEN: f64 = 0.5;
+
+/// What one process may spend on one share's groups.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Purse {
+    /// Seconds of its time that probes may still take, and the most that can be saved up.
+    pub(super) balance: f64,
+    pub(super) full: f64,
+    /// What can be owed at most.
+    debt: f64,
+    /// What its groups cost while they stand, as far as that was seen: seconds in a second of the clock.
+    cost_rate: Option<f64>,
+    /// It was overdrawn, and saves up until this time at least.
+    pub(super) recovers_until: MonotonicNs,
+}
+
+impl Purse {
+    pub(super) fn new(share: Share, budget: f64) -> Self {
+        let (first, reserve) = share.reserve();
+        let budget = budget * share.part();
+        Self {
+            balance: budget * first,
+            full: budget * reserve,
+            debt: budget * FORGIVEN,
+            cost_rate: None,
+            recovers_until: MonotonicNs(0),
+        }
+    }
+
+    /// Its groups stood for so many seconds, which cost so much.
+    pub(super) fn stood(&mut self, seconds: f64, cost: f64) {
+        if seconds > 0.0 {
+            self.cost_rate = Some(cost / seconds);
+        }
+    }
+
+    /// Takes in and spends; what it has no room for.
+    pub(super) fn settle(&mut self, earned: f64, spent: f64, saved_up: MonotonicNs) -> f64 {
+        let balance = self.balance + earned - spent;
+        // What was overdrawn does not keep a group off for hours.
+        self.balance = balance.clamp(-self.debt, self.full);
+        if self.balance < 0.0 {
+            self.recovers_until = saved_up;
+        } else if self.recovers_until != MonotonicNs(0) {
+            self.debt = self.full;
+        }
+        (balance - self.full).max(0.0)
+    }
+
+    /// What its groups cost in such a time, if they cost what they did when they last stood; seconds.
+    pub(super) fn cost_of(&self, time: Duration) -> f64 {
+        self.cost_rate.unwrap_or_default() * time.as_secs_f64()
+    }
+
+    /// How long it is sure to last at that cost.
+    pub(super) fn lasts(&self) -> Duration {
+        let seconds = self.cost_rate.map_or(0.0, |rate| self.balance.max(0.0) / rate);
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+    }
+}
