@@ -279,6 +279,11 @@ impl Governor {
             Some(Duration::try_from_secs_f64(room).unwrap_or(Duration::MAX))
         });
         self.accounts.retain(|_, account| account.seen == time);
+        self.decide(time, hottest, lasts)
+    }
+
+    /// Takes the hottest group off, or puts one back that can be paid for again: if it is of large blocks, for as long as it `lasts`.
+    fn decide(&mut self, time: MonotonicNs, hottest: Option<Group>, lasts: Duration) -> Option<Verdict> {
         if let Some(group) = hottest {
             self.off.push((group, time));
             self.rest_until(group.number, later(time, group.share.rest()));
