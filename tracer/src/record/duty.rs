@@ -27,9 +27,9 @@ use crate::{
 
 /// Looking at the counters takes one part in so many of this thread's time,
 const LOOK_SHARE: u32 = 800;
-/// ... and putting probes in place for a sample, which the kernel does in every process that maps the file, one in so many, where
-/// there is a bound to the cost.
-const CHANGE_SHARE: u32 = 1000;
+/// ... and putting a group of probes in place for a sample, which the kernel does in every process that maps the file, one in so many,
+/// where there is a bound to the cost.
+const CHANGE_SHARE: u32 = 500;
 
 impl Owner<'_> {
     /// Keeps the cost within its budget, and looks at every allocation if it is time for that; when to look again.

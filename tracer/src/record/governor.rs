@@ -141,7 +141,7 @@ impl Governor {
     /// A group is not put in place before this.
     pub(super) fn rest_until(&mut self, number: u32, time: MonotonicNs) {
         if let Some(rests) = self.rests_until.get_mut(Group::of_number(number).place()) {
-            *rests = time;
+            *rests = (*rests).max(time);
         }
     }
 
@@ -249,7 +249,7 @@ impl Governor {
                 }
                 if purse.balance >= purse.cost_of(share.least_look()) {
                     if share == Share::Large {
-                        self.lasts = self.lasts.min(purse.lasts());
+                        self.lasts = self.lasts.min(purse.lasts(0.0));
                     }
                     continue;
                 }
@@ -270,7 +270,7 @@ impl Governor {
                     *room = room.map(|room| room.min(purse.balance - change * account.busy - look));
                 }
                 if share == Share::Large {
-                    lasts = lasts.min(purse.lasts());
+                    lasts = lasts.min(purse.lasts(change * account.busy));
                 }
             }
         }

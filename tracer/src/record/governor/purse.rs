@@ -9,6 +9,9 @@ use crate::units::MonotonicNs;
 /// for a minute.
 const FORGIVEN: f64 = 0.5;
 
+/// What groups once cost counts for so much of it at the next look.
+const FADES: f64 = 0.8;
+
 /// What one process may spend on one share's groups.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Purse {
@@ -39,7 +42,9 @@ impl Purse {
     /// Its groups stood for so many seconds, which cost so much.
     pub(super) fn stood(&mut self, seconds: f64, cost: f64) {
         if seconds > 0.0 {
-            self.cost_rate = Some(cost / seconds);
+            // Of the first seconds a part is what it took to put them in place.
+            let known = self.cost_rate.unwrap_or_default() * FADES;
+            self.cost_rate = Some((cost / seconds).max(known));
         }
     }
 
@@ -61,9 +66,11 @@ impl Purse {
         self.cost_rate.unwrap_or_default() * time.as_secs_f64()
     }
 
-    /// How long it is sure to last at that cost.
-    pub(super) fn lasts(&self) -> Duration {
-        let seconds = self.cost_rate.map_or(0.0, |rate| self.balance.max(0.0) / rate);
+    /// How long it is sure to last at that cost, once so much was spent.
+    pub(super) fn lasts(&self, spent: f64) -> Duration {
+        let seconds = self
+            .cost_rate
+            .map_or(0.0, |rate| (self.balance - spent).max(0.0) / rate);
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 }
