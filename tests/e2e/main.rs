@@ -11,6 +11,7 @@
 mod attach;
 mod audit;
 mod bounded;
+mod budget;
 mod census;
 mod crowd;
 mod doctor;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use crate::{
-    audit, census,
+    audit, budget, census,
     heap::{self, check_leak_of, holding},
     host,
     matrix::{
@@ -161,6 +161,11 @@ on_interpreters! { a_slow_leak, check_a_slow_leak,
 
 on_interpreters! { large_blocks_with_gaps, check_gaps,
     #[ignore = "slow tier"] debian_311: Id::Debian311,
+}
+
+on_interpreters! { large_blocks_beside_churn, budget::check_large_beside_churn,
+    #[ignore = "slow tier"] debian_311: Id::Debian311,
+    #[ignore = "slow tier"] pyenv_312: Id::Pyenv(12),
 }
 
 /// What stays of large blocks that are traced a part of the time is known from those that are seen; who makes more that do not

@@ -15,7 +15,7 @@ pub(super) const MAGIC: [u8; 8] = *b"\x89pyrobe\n";
 /// Readers refuse any other.
 pub(super) const MAJOR: u16 = 1;
 /// Readers accept newer ones.
-pub(super) const MINOR: u16 = 4;
+pub(super) const MINOR: u16 = 5;
 /// Bytes of the header and of a frame.
 pub(super) const HEAD_BYTES: usize = 24;
 /// Most bytes of a block once decompressed; a reader refuses more, a writer splits.
@@ -41,8 +41,8 @@ pub(super) mod kind {
     pub(crate) const END: u8 = 7;
     /// [`super::super::Audit`], JSON; since 1.1.
     pub(crate) const AUDIT: u8 = 8;
-    /// [`crate::ingest::HeapAudit`], encoded; since 1.2, with the large blocks that are gone since 1.3, and without sampled
-    /// ones since 1.4.
+    /// [`crate::ingest::HeapAudit`], encoded; since 1.2, with the large blocks that are gone since 1.3, without sampled
+    /// ones since 1.4, and with libc's chunks since 1.5.
     pub(crate) const HEAP_AUDIT: u8 = 9;
     /// [`super::super::Window`], JSON; since 1.2.
     pub(crate) const WINDOW: u8 = 10;

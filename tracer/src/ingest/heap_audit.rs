@@ -29,6 +29,9 @@ const GONE: u32 = 4;
 const PARTIAL: u32 = 8;
 /// How much of each region is in huge pages follows (since 1.4).
 const HUGE: u32 = 16;
+/// What is in use of libc's heaps follows (since 1.5).
+const CHUNKS: u32 = 32;
+const CHUNK: usize = 17;
 
 /// A reading of the pools and of the memory map of one process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,6 +59,8 @@ pub struct HeapAudit {
     pub regions: Vec<Region>,
     /// Blocks of libc's malloc that were freed while that was not traced.
     pub gone: Vec<u64>,
+    /// What is in use of libc's heaps, of those regions where that could be read.
+    pub chunks: Vec<Chunks>,
 }
 
 /// A pool, as its header has it.
@@ -86,6 +91,29 @@ pub struct Region {
     pub huge: u64,
 }
 
+/// Chunks of libc's malloc in one region that are in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Chunks {
+    /// Where their region starts.
+    pub region: u64,
+    /// Class of their size, [`chunk_class`].
+    pub class: u8,
+    /// Bytes of all of them.
+    pub bytes: u64,
+}
+
+/// The class of a chunk's size in bytes: 0 of those that the interpreter's large blocks do not have, 1 up to 128 KiB, and then one for
+/// each power of two. A program that makes blocks of many sizes makes them in turn, so that a short look sees few of these.
+pub fn chunk_class(bytes: u64) -> u8 {
+    let power = u8::try_from(bytes.max(1).ilog2()).unwrap_or(u8::MAX);
+    power.saturating_sub(HUGE_CHUNK).saturating_add(1) * u8::from(bytes >= LARGE_CHUNK)
+}
+
+/// Chunks of so many bytes can be of large blocks.
+const LARGE_CHUNK: u64 = 512;
+/// The power of two from which on each is a class of its own, less one.
+const HUGE_CHUNK: u8 = 16;
+
 impl PoolState {
     /// Of a pool as its header was read.
     pub fn new(address: ProcAddr, pool: Pool) -> Self {
@@ -112,6 +140,7 @@ impl HeapAudit {
         let flags = flag(self.since_start, SINCE_START) | flag(self.complete, COMPLETE) | GONE;
         let has_huge = self.regions.iter().any(|region| region.huge > 0);
         let flags = flags | flag(self.is_partial, PARTIAL) | flag(has_huge, HUGE);
+        let flags = flags | flag(!self.chunks.is_empty(), CHUNKS);
         let lists = POOL * self.changed.len() + REGION * self.regions.len() + ADDRESS * (1 + self.gone.len());
         let mut out = Vec::with_capacity(HEAD + lists);
         out.put_u32_le(self.pid.get());
@@ -142,6 +171,14 @@ impl HeapAudit {
         }
         for region in self.regions.iter().filter(|_| has_huge) {
             out.put_u64_le(region.huge);
+        }
+        if !self.chunks.is_empty() {
+            out.put_u64_le(self.chunks.len() as u64);
+        }
+        for chunks in &self.chunks {
+            out.put_u64_le(chunks.region);
+            out.put_u8(chunks.class);
+            out.put_u64_le(chunks.bytes);
         }
         out
     }
@@ -177,6 +214,10 @@ impl HeapAudit {
                 region.huge = from.try_get_u64_le().ok()?;
             }
         }
+        if flags & CHUNKS != 0 {
+            let count = from.try_get_u64_le().ok()?;
+            audit.chunks = items(from, count, CHUNK, chunks)?;
+        }
         from.is_empty().then_some(audit)
     }
 }
@@ -202,6 +243,14 @@ fn region(from: &mut &[u8]) -> Option<Region> {
     })
 }
 
+fn chunks(from: &mut &[u8]) -> Option<Chunks> {
+    Some(Chunks {
+        region: from.try_get_u64_le().ok()?,
+        class: from.try_get_u8().ok()?,
+        bytes: from.try_get_u64_le().ok()?,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -217,6 +266,7 @@ mod tests {
             pools in prop::collection::vec((any::<(u64, u8, u16, u16)>(), 0_u32..1 << 24), 0..5),
             regions in prop::collection::vec(any::<[u64; 4]>(), 0..5),
             gone in prop::collection::vec(any::<u64>(), 0..5),
+            chunks in prop::collection::vec(any::<(u64, u8, u64)>(), 0..5),
         ) {
             let [start, began, ended] = numbers;
             let [since_start, complete, is_partial] = flags;
@@ -238,12 +288,22 @@ mod tests {
                     .map(|[start, end, anonymous, huge]| Region { start, end, anonymous, huge })
                     .collect(),
                 gone,
+                chunks: chunks
+                    .into_iter()
+                    .map(|(region, class, bytes)| Chunks { region, class, bytes })
+                    .collect(),
             };
             let bytes = audit.encode();
             prop_assert_eq!(HeapAudit::decode(&bytes), Some(audit));
             for len in 0..bytes.len() {
                 prop_assert_eq!(HeapAudit::decode(bytes.get(..len).unwrap_or_default()), None);
             }
+        }
+
+        #[test]
+        fn a_chunk_has_one_class(bytes in any::<u64>(), more in any::<u64>()) {
+            prop_assert_eq!(chunk_class(bytes) == 0, bytes < 512);
+            prop_assert!(chunk_class(bytes) <= chunk_class(bytes.saturating_add(more)));
         }
 
         #[test]

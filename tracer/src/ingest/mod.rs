@@ -15,5 +15,5 @@ pub mod survey;
 mod tests;
 
 pub use decode::{Decoder, Tally};
-pub use heap_audit::{HeapAudit, PoolState, Region};
+pub use heap_audit::{Chunks, HeapAudit, PoolState, Region, chunk_class};
 pub use survey::Survey;

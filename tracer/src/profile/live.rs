@@ -88,6 +88,11 @@ impl Block {
         }
     }
 
+    /// Whether it is younger than `age`, in nanoseconds.
+    pub(super) fn is_younger(&self, age: u64, now: MonotonicNs) -> bool {
+        u64::from(units_of(now).wrapping_sub(self.born)) * AGE_UNIT_NS < age
+    }
+
     /// The same, allocated at a time.
     #[must_use]
     pub(super) fn born(self, time: MonotonicNs) -> Self {
@@ -158,10 +163,9 @@ impl LiveSet {
 
     /// Takes those blocks of an owner out that are younger than `age`, in nanoseconds.
     pub(super) fn take_young(&mut self, owner: Owner, now: MonotonicNs, age: u64) -> Vec<Block> {
-        let is_young = |block: &Block| u64::from(units_of(now).wrapping_sub(block.born)) * AGE_UNIT_NS < age;
         let raw = self
             .blocks
-            .extract_if(|_, block| block.owner() == owner && is_young(block));
+            .extract_if(|_, block| block.owner() == owner && block.is_younger(age, now));
         raw.map(|(_, block)| block).collect()
     }
 

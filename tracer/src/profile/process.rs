@@ -11,7 +11,7 @@ use tracer_ebpf::{record::stack_id, site::group};
 use super::{
     apply::{GroupGap, SamplingWindow},
     audit::{AuditLog, Audits, PoolAudit},
-    heap::{Estimate, Growth, HeapSummary, Holders as HeapHolders},
+    heap::{Estimate, Growth, HeapSummary, Holders as HeapHolders, LargeUse},
     high_water::{Entry, Held, HighWater},
     info::{End, ProcessInfo},
     live::{Block, Freed, LiveSet, Owner, TallyIndex, reallocated},
@@ -67,6 +67,8 @@ pub(super) struct StackTally {
     pub(super) allocated: Held,
     /// Of that, what is only seen while large blocks are traced (heap mode).
     pub(super) sampled: Held,
+    /// Bytes of these that were seen to be freed within [`YOUNG_NS`].
+    pub(super) died_young: u64,
     pub(super) temporary: Held,
     pub(super) held: Entry,
     /// In heap mode, what is estimated beside that.
@@ -376,6 +378,13 @@ impl ProcessState {
                     Temporary::No
                 };
                 self.release(block, temporary, all);
+                let now = self.info.last_seen.unwrap_or_default();
+                if self.heap.is_some()
+                    && block.is_younger(YOUNG_NS, now)
+                    && let Some(tally) = self.tallies.get_mut(block.tally as usize)
+                {
+                    tally.died_young = tally.died_young.saturating_add(block.size());
+                }
                 return Some(block);
             }
             Freed::Unmatched => self.unmatched_frees += 1,
@@ -452,9 +461,18 @@ enum Temporary {
 const DROPPED: u64 = 30;
 
 impl StackTally {
-    /// Whether it soon frees the large blocks that it allocates.
-    pub(super) fn drops_large(&self) -> bool {
-        self.sampled.bytes > 0 && self.held.now().bytes < self.sampled.bytes / DROPPED
+    /// What it does with the large blocks that it allocates.
+    pub(super) fn large_use(&self) -> LargeUse {
+        if self.sampled.bytes == 0 {
+            LargeUse::None
+        } else if self.held.now().bytes < self.sampled.bytes / DROPPED
+            && self.died_young > self.sampled.bytes / 2
+        {
+            // What outlives a look and goes later fills a cache.
+            LargeUse::Drops
+        } else {
+            LargeUse::Keeps
+        }
     }
 
     /// What is held exactly, as far as it is resident, and what is estimated beside it.

@@ -93,6 +93,14 @@ impl Large {
         self.left_out
     }
 
+    /// Where those are that are remembered, in order; none if the malloc is not known to be glibc's.
+    pub(super) fn places(&self) -> Vec<u64> {
+        let known = self.blocks.keys().copied().filter(|_| self.is_glibc);
+        let mut places: Vec<u64> = known.collect();
+        places.sort_unstable();
+        places
+    }
+
     /// It was freed.
     pub(super) fn remove(&mut self, addr: ProcAddr, room: &mut usize) {
         *room += usize::from(self.blocks.remove(&addr.get()).is_some());

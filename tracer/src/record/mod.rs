@@ -7,6 +7,7 @@ mod account;
 mod aggregate;
 mod attach;
 mod audit;
+mod chunks;
 mod command;
 mod content;
 mod duty;

@@ -9,6 +9,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::{
     attach::now,
+    chunks::{self, Page},
     large::Large,
     left_out::{Count, LeftOut},
     places::Places,
@@ -82,6 +83,8 @@ pub(super) struct Known {
     pub(super) large: Large,
     /// What was not traced for a time since the last reading.
     pub(super) gaps: Gaps,
+    /// Large blocks were not traced for a time.
+    had_large_gap: bool,
 }
 
 /// Groups of sites that are not traced, or were not (heap mode).
@@ -114,6 +117,7 @@ impl Known {
             refilled: 0,
             large: Large::default(),
             gaps,
+            had_large_gap: false,
         }
     }
 
@@ -247,6 +251,11 @@ pub(super) fn read(
             if known.gaps.large {
                 gone = known.large.take_gone(settled, |places| words(pid, places))?;
             }
+            known.had_large_gap |= known.gaps.large;
+            let mut chunks = Vec::new();
+            if known.had_large_gap {
+                chunks = chunks::in_use(&regions, &known.large.places(), |places| pages(pid, places))?;
+            }
             Reading::Heap(HeapAudit {
                 pid,
                 start: known.start,
@@ -259,6 +268,7 @@ pub(super) fn read(
                 changed: changes.pools,
                 regions,
                 gone,
+                chunks,
             })
         }
     };
@@ -276,6 +286,13 @@ fn words(pid: Pid, places: &[ProcAddr]) -> io::Result<Vec<Option<u64>>> {
     read_each(pid, places, &mut words)?;
     let word = |bytes: Option<[u8; 8]>| bytes.map(u64::from_le_bytes);
     Ok(words.into_iter().map(word).collect())
+}
+
+/// The pages at the addresses, where there are some.
+fn pages(pid: Pid, places: &[ProcAddr]) -> io::Result<Vec<Option<Page>>> {
+    let mut pages = Vec::with_capacity(places.len());
+    read_each(pid, places, &mut pages)?;
+    Ok(pages)
 }
 
 /// What an event tells of that is older than this is known at `now`.

@@ -104,8 +104,9 @@ impl Holders {
         stacks: &mut StackTable,
         all: &mut HighWater,
     ) -> bool {
-        let drops = |tally: TallyIndex| tallies.get(tally as usize).is_some_and(StackTally::drops_large);
-        let taken = self.heap.take(time, |now| live.large_blocks(now), drops);
+        let of = |tally: TallyIndex| tallies.get(tally as usize).map(StackTally::large_use);
+        let uses = |tally| of(tally).unwrap_or_default();
+        let taken = self.heap.take(time, |now| live.large_blocks(now), uses);
         let Some(estimates) = taken else {
             return false;
         };

@@ -5,6 +5,7 @@
 //! each comes with the number of acquisitions, or of faults, that it rests on. Invariant: every byte that an audit finds
 //! stands under exactly one stack or one special row, so that the rows add up to the process's anonymous memory.
 
+mod census;
 mod growth;
 mod holders;
 mod phases;
@@ -69,6 +70,18 @@ pub(super) struct Estimate {
 pub(super) enum Holder {
     Tally(TallyIndex),
     Special(Special),
+}
+
+/// What a stack does with large blocks, as far as that was seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum LargeUse {
+    /// It allocates none.
+    #[default]
+    None,
+    /// It keeps some.
+    Keeps,
+    /// It soon frees what it allocates.
+    Drops,
 }
 
 /// All estimates of one audit.
@@ -191,12 +204,12 @@ impl Heap {
     }
 
     /// Takes the first audit in that ended before `time`; what everybody holds according to it. `large` gives the blocks that
-    /// are live then, and in no pool; `drops` says of whom it is known that they soon free what they allocate of these.
+    /// are live then, and in no pool; `uses` says what a stack does with these.
     pub(super) fn take<Blocks: Iterator<Item = LargeBlock>>(
         &mut self,
         time: MonotonicNs,
         large: impl FnOnce(MonotonicNs) -> Blocks,
-        drops: impl Fn(TallyIndex) -> bool,
+        uses: impl Fn(TallyIndex) -> LargeUse,
     ) -> Option<Estimates> {
         if !self.is_due(time) {
             return None;
@@ -209,7 +222,7 @@ impl Heap {
         self.pools
             .disown(|class, tally, time| self.refills.drops(class, tally, time));
         let mut estimates = Estimates::default();
-        let mut shares = Shares::new(&audit.regions);
+        let mut shares = Shares::new(&audit.regions, &audit.chunks);
         let mut pool_blocks = 0;
         let mut refilled = [0; SIZE_CLASSES];
         for Use {
@@ -230,37 +243,7 @@ impl Heap {
                 *sum += blocks;
             }
         }
-        let disowned = self.pools.disowned();
-        let filled = |addr, class| self.pools.filled(addr, class, audit.pool_bytes);
-        for share in self.refills.share(audit.began, &refilled, filled) {
-            let size = (share.class as u64 + 1) * ALIGNMENT;
-            let mut left = share.blocks;
-            let mut give = |holder, blocks: u64, samples| {
-                left -= blocks;
-                add(&mut estimates, holder, blocks * size, blocks, samples);
-            };
-            if let Some(tally) = share.tally {
-                give(Holder::Tally(tally), share.blocks, share.samples);
-                continue;
-            }
-            let of_class = u8::try_from(share.class)
-                .ok()
-                .and_then(|class| disowned.get(&class));
-            if let Some((blocks, keepers)) = of_class {
-                let blocks = share.blocks.min(*blocks);
-                let all: u64 = keepers.values().sum();
-                for (&tally, &own) in keepers {
-                    give(Holder::Tally(tally), blocks * own / all.max(1), 0);
-                }
-            }
-            add(
-                &mut estimates,
-                Holder::Special(Special::Refilled),
-                left * size,
-                left,
-                0,
-            );
-        }
+        self.share_refilled(&audit, &refilled, &mut estimates);
         for block in large(audit.began) {
             let unseen = |born| self.phases.unseen(born, AGE_UNIT_NS, audit.began);
             shares.large(&block, block.born.map_or(0.0, unseen));
@@ -272,7 +255,13 @@ impl Heap {
         shares.settle(
             &mut self.faults,
             audit.since_start,
-            |tally| is_partial && drops(tally),
+            |tally| {
+                if is_partial {
+                    uses(tally)
+                } else {
+                    LargeUse::default()
+                }
+            },
             &mut estimates,
         );
         shares.forget_unmapped(&mut self.faults, audit.began);
@@ -298,6 +287,47 @@ impl Heap {
             complete: audit.complete,
         };
         Some(estimates)
+    }
+
+    /// Shares out what is in use in refilled pools, by class: to those of whom windows tell, and what is left of pools that
+    /// who drops all acquired to those who keep what they acquired.
+    fn share_refilled(
+        &mut self,
+        audit: &HeapAudit,
+        refilled: &[u64; SIZE_CLASSES],
+        estimates: &mut Estimates,
+    ) {
+        let disowned = self.pools.disowned();
+        let filled = |addr, class| self.pools.filled(addr, class, audit.pool_bytes);
+        for share in self.refills.share(audit.began, refilled, filled) {
+            let size = (share.class as u64 + 1) * ALIGNMENT;
+            let mut left = share.blocks;
+            let mut give = |holder, blocks: u64, samples| {
+                left -= blocks;
+                add(estimates, holder, blocks * size, blocks, samples);
+            };
+            if let Some(tally) = share.tally {
+                give(Holder::Tally(tally), share.blocks, share.samples);
+                continue;
+            }
+            let of_class = u8::try_from(share.class)
+                .ok()
+                .and_then(|class| disowned.get(&class));
+            if let Some((blocks, keepers)) = of_class {
+                let blocks = share.blocks.min(*blocks);
+                let all: u64 = keepers.values().sum();
+                for (&tally, &own) in keepers {
+                    give(Holder::Tally(tally), blocks * own / all.max(1), 0);
+                }
+            }
+            add(
+                estimates,
+                Holder::Special(Special::Refilled),
+                left * size,
+                left,
+                0,
+            );
+        }
     }
 
     /// Forgets everything but what the last audit found.

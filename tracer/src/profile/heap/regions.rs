@@ -11,9 +11,15 @@ use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
 
-use super::{Estimates, Holder, Special, add, pools::touched::Touched, unseen::Unseen, untouched};
+use super::{
+    Estimates, Holder, LargeUse, Special, add,
+    census::Census,
+    pools::touched::Touched,
+    unseen::{ENOUGH, Left, Place, Unseen},
+    untouched,
+};
 use crate::{
-    ingest::Region,
+    ingest::{Chunks, Region},
     profile::live::{LargeBlock, TallyIndex},
     units::MonotonicNs,
 };
@@ -137,8 +143,9 @@ pub(super) struct Shares {
     /// By region; those outside of all regions, where nothing is resident, come last.
     blocks: Vec<(usize, LargeBlock)>,
     untouched: u64,
-    /// Those that were not seen.
+    /// Those that were not seen, and what is in use without an owner where that was counted.
     unseen: Unseen,
+    census: Census,
     large_unseen: u64,
     touched: u64,
     /// The last pool that was counted, as one can come twice.
@@ -149,7 +156,7 @@ pub(super) struct Shares {
 }
 
 impl Shares {
-    pub(super) fn new(regions: &[Region]) -> Self {
+    pub(super) fn new(regions: &[Region], chunks: &[Chunks]) -> Self {
         let mut regions: Vec<Share> = regions
             .iter()
             .map(|&region| Share {
@@ -165,6 +172,7 @@ impl Shares {
             blocks: Vec::new(),
             untouched: 0,
             unseen: Unseen::default(),
+            census: Census::new(chunks),
             large_unseen: 0,
             touched: 0,
             last_pool: None,
@@ -206,7 +214,9 @@ impl Shares {
         let region = match self.at(block.addr) {
             Some((region, share)) => {
                 share.large = share.large.saturating_add(block.bytes);
-                self.unseen.add(region, block, unseen);
+                let start = share.region.start;
+                self.census.take(start, block.bytes);
+                self.unseen.add(region, self.census.has(start), block, unseen);
                 region
             }
             None => usize::MAX,
@@ -216,13 +226,13 @@ impl Shares {
 
     /// Shares out what is left.
     ///
-    /// Where large blocks are, who touched a page first need not be who holds what is in it: of those of whom `drops` says so it
-    /// is not.
+    /// Where large blocks are, who touched a page first need not be who holds what is in it: of those of whom `uses` says that they
+    /// drop what they allocate it is not.
     pub(super) fn settle(
         &mut self,
         faults: &mut Faults,
         since_start: bool,
-        drops: impl Fn(TallyIndex) -> bool,
+        uses: impl Fn(TallyIndex) -> LargeUse,
         estimates: &mut Estimates,
     ) {
         let mut pages: Vec<(u64, Touch)> = faults
@@ -241,8 +251,38 @@ impl Shares {
         }
         self.settle_untouched(&pages, estimates);
         let mut left = self.settle_known(faults, since_start, estimates);
-        self.large_unseen = self.unseen.share_out(&mut left, estimates);
-        self.settle_touched(&pages, &left, drops, estimates);
+        let places: Vec<Place> = self
+            .regions
+            .iter()
+            .enumerate()
+            .map(|(index, share)| {
+                let Region { start, end, .. } = share.region;
+                let first = pages.partition_point(|&(page, _)| page < start);
+                let inside = pages.get(first..).unwrap_or_default().iter();
+                let inside = inside.take_while(|(page, _)| *page < end).map(|(_, touch)| touch);
+                let holds = |touch: &&Touch| !touch.for_block && uses(touch.tally) != LargeUse::Drops;
+                let is_known = |touch: &&Touch| self.unseen.samples(index, touch.tally) > 0;
+                let (known, others): (Vec<&Touch>, Vec<&Touch>) = inside.filter(holds).partition(is_known);
+                let sum = |touches: Vec<&Touch>| {
+                    touches
+                        .iter()
+                        .map(|touch| touch.bytes)
+                        .fold(0, u64::saturating_add)
+                };
+                Place {
+                    start,
+                    touched: sum(known),
+                    touched_by_others: sum(others),
+                }
+            })
+            .collect();
+        let mut without_owner = Left {
+            bytes: &mut left,
+            places: &places,
+            census: &self.census,
+        };
+        self.large_unseen = self.unseen.share_out(&mut without_owner, estimates);
+        self.settle_touched(&pages, &left, uses, estimates);
     }
 
     /// Of which large blocks a part is not resident. Nothing is known of that if no region could be read.
@@ -299,6 +339,8 @@ impl Shares {
             let left = left - large;
             let count = self.arenas.keys().filter(|(region, _)| *region == start).count() as u64;
             let free = (count * self.arena_bytes).saturating_sub(share.pools).min(left);
+            let in_use = self.census.in_use(start).unwrap_or(left);
+            let free = free.max(left.saturating_sub(in_use));
             add(estimates, Holder::Special(Special::Free), free, 0, 0);
             let left = left - free;
             let before = match &faults.before {
@@ -329,24 +371,29 @@ impl Shares {
         &mut self,
         pages: &[(u64, Touch)],
         left: &[u64],
-        drops: impl Fn(TallyIndex) -> bool,
+        uses: impl Fn(TallyIndex) -> LargeUse,
         estimates: &mut Estimates,
     ) {
         let mut rest = pages;
         let arenas = self.arenas();
-        for (share, &left) in self.regions.iter().zip(left) {
+        for (index, (share, &left)) in self.regions.iter().zip(left).enumerate() {
             let Region { start, end, .. } = share.region;
             let skip = rest.partition_point(|&(page, ..)| page < start);
             rest = rest.get(skip..).unwrap_or_default();
             let inside = rest.partition_point(|&(page, ..)| page < end);
             let (here, later) = rest.split_at_checked(inside).unwrap_or((rest, &[]));
             rest = later;
+            let is_counted = self.census.has(start);
             let here: Vec<Touch> = here
                 .iter()
                 .filter(|&&(page, _)| !is_within(&arenas, page))
                 .map(|&(_, touch)| touch)
+                // What is left there is in use, and not by those of whom it is known what they hold.
+                .filter(|touch| {
+                    !is_counted || !touch.for_block && self.unseen.samples(index, touch.tally) < ENOUGH
+                })
                 .collect();
-            let holds = |tally| share.large == 0 || !drops(tally);
+            let holds = |tally| share.large == 0 || uses(tally) != LargeUse::Drops;
             self.touched += share_out(&here, share.large, left, holds, estimates);
         }
     }

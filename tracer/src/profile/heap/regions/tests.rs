@@ -1,6 +1,7 @@
 //! Regions of some MiB, with blocks, pools and touches in them, and how they are shared out.
 
 use super::*;
+use crate::ingest::chunk_class;
 
 const MIB: u64 = 1 << 20;
 
@@ -31,10 +32,31 @@ fn check(regions: &[(u64, u64, u64)], work: impl FnOnce(&mut Shares, &mut Faults
 /// The same, with regions of which more is known.
 #[track_caller]
 fn check_regions(regions: &[Region], work: impl FnOnce(&mut Shares, &mut Faults), expected: [u64; 5]) {
-    let (mut shares, mut faults, mut estimates) =
-        (Shares::new(regions), Faults::default(), Estimates::default());
+    check_counted(regions, &[], work, expected);
+}
+
+/// The same, where libc's chunks were counted.
+#[track_caller]
+fn check_counted(
+    regions: &[Region],
+    chunks: &[Chunks],
+    work: impl FnOnce(&mut Shares, &mut Faults),
+    expected: [u64; 5],
+) {
+    let (mut shares, mut faults, mut estimates) = (
+        Shares::new(regions, chunks),
+        Faults::default(),
+        Estimates::default(),
+    );
     work(&mut shares, &mut faults);
-    shares.settle(&mut faults, true, |tally| tally == 9, &mut estimates);
+    let uses = |tally| {
+        if tally == 9 {
+            LargeUse::Drops
+        } else {
+            LargeUse::Keeps
+        }
+    };
+    shares.settle(&mut faults, true, uses, &mut estimates);
     let of = |holder: Holder| estimates.get(&holder).map_or(0, |estimate| estimate.bytes / MIB);
     let found = [
         of(Holder::Tally(0)),
@@ -86,12 +108,13 @@ fn pools_and_large_blocks_come_first() {
 /// Blocks as (stack, address, MiB), and the MiB of each of two stacks that are not resident.
 #[track_caller]
 fn check_untouched(anonymous: u64, blocks: &[(TallyIndex, u64, u64)], expected: [u64; 2]) {
-    let mut shares = Shares::new(&[Region {
+    let region = Region {
         start: 10 * MIB,
         end: 30 * MIB,
         anonymous: anonymous * MIB,
         huge: 0,
-    }]);
+    };
+    let mut shares = Shares::new(&[region], &[]);
     for &(tally, addr, bytes) in blocks {
         let block = LargeBlock {
             tally,
@@ -101,7 +124,7 @@ fn check_untouched(anonymous: u64, blocks: &[(TallyIndex, u64, u64)], expected: 
     }
     let (mut faults, mut estimates) = (Faults::default(), Estimates::default());
     faults.touched(11 * MIB, 4 * 256, 0, MonotonicNs(1));
-    shares.settle(&mut faults, true, |_| false, &mut estimates);
+    shares.settle(&mut faults, true, |_| LargeUse::Keeps, &mut estimates);
     let of = |tally| {
         estimates
             .get(&Holder::Tally(tally))
@@ -122,9 +145,14 @@ fn what_was_allocated_and_never_touched_is_not_resident() {
 
 #[test]
 fn nothing_is_untouched_if_no_region_could_be_read() {
-    let mut shares = Shares::new(&[]);
+    let mut shares = Shares::new(&[], &[]);
     shares.large(&large(10 * MIB, 9 * MIB), 0.0);
-    shares.settle(&mut Faults::default(), true, |_| false, &mut Estimates::default());
+    shares.settle(
+        &mut Faults::default(),
+        true,
+        |_| LargeUse::Keeps,
+        &mut Estimates::default(),
+    );
     assert_eq!(shares.untouched(), 0);
 }
 
@@ -208,7 +236,7 @@ fn what_was_touched_after_the_regions_were_read_is_kept_for_the_next_reading() {
     for (place, time) in [(11, 5), (12, 7), (31, 5), (32, 6), (33, 7)] {
         faults.touched(place * MIB, 1, 0, MonotonicNs(time));
     }
-    let mut shares = Shares::new(&[read]);
+    let mut shares = Shares::new(&[read], &[]);
     shares.forget_unmapped(&mut faults, MonotonicNs(6));
     let kept = |faults: &Faults| {
         let mut places: Vec<u64> = faults.pages.keys().map(|page| page * PAGE / MIB).collect();
@@ -233,7 +261,8 @@ fn what_was_there_before_stays_so() {
     for (anonymous, before, unknown) in [(2, 2, 0), (5, 2, 3), (1, 1, 0)] {
         let mut estimates = Estimates::default();
         let anonymous = anonymous * MIB;
-        Shares::new(&[Region { anonymous, ..region }]).settle(&mut faults, false, |_| false, &mut estimates);
+        let mut shares = Shares::new(&[Region { anonymous, ..region }], &[]);
+        shares.settle(&mut faults, false, |_| LargeUse::Keeps, &mut estimates);
         let of = |special| {
             estimates
                 .get(&Holder::Special(special))
@@ -283,7 +312,7 @@ fn what_became_a_huge_page_after_some_faults_is_whose_these_were() {
 
 #[test]
 fn what_a_large_block_has_in_huge_pages_is_touched() {
-    let mut shares = Shares::new(&huge(4, 4));
+    let mut shares = Shares::new(&huge(4, 4), &[]);
     for (tally, addr) in [(0, 10), (1, 14)] {
         let block = LargeBlock {
             tally,
@@ -296,8 +325,58 @@ fn what_a_large_block_has_in_huge_pages_is_touched() {
         faults.allocated(addr * MIB, 2 * MIB);
         faults.touched(addr * MIB, 1, 0, MonotonicNs(1));
     }
-    shares.settle(&mut faults, true, |_| false, &mut estimates);
+    shares.settle(&mut faults, true, |_| LargeUse::Keeps, &mut estimates);
     let untouched = |tally| estimates[&Holder::Tally(tally)].untouched / MIB;
     assert!(!estimates.contains_key(&Holder::Tally(0)) || untouched(0) == 0);
     assert_eq!(untouched(1), 4);
+}
+
+/// 10 to 30 MiB, all of it resident, of which so many MiB are in use in chunks of some KiB and of 4 MiB.
+#[track_caller]
+fn check_heap(small: u64, huge: u64, work: impl FnOnce(&mut Shares, &mut Faults), expected: [u64; 5]) {
+    let region = Region {
+        start: 10 * MIB,
+        end: 30 * MIB,
+        anonymous: 20 * MIB,
+        huge: 0,
+    };
+    let chunks = [(8 << 10, small), (4 << 20, huge)].map(|(size, bytes)| Chunks {
+        region: region.start,
+        class: chunk_class(size),
+        bytes: bytes * MIB,
+    });
+    check_counted(&[region], &chunks, work, expected);
+}
+
+#[test]
+fn what_libc_has_free_is_nobodys_whoever_touched_it() {
+    let touch = |faults: &mut Faults| {
+        faults.touched(11 * MIB, 2560, 0, MonotonicNs(1));
+        faults.touched(12 * MIB, 2560, 1, MonotonicNs(1));
+    };
+    check_heap(4, 4, |_, faults| touch(faults), [4, 4, 0, 12, 0]);
+    check_heap(0, 0, |_, faults| touch(faults), [0, 0, 0, 20, 0]);
+    // More in use than there is: it is not resident.
+    check_heap(20, 40, |_, faults| touch(faults), [10, 10, 0, 0, 0]);
+    // Blocks that were seen are in use.
+    let seen = |shares: &mut Shares, faults: &mut Faults| {
+        touch(faults);
+        shares.large(&large(11 * MIB, 4 * MIB), 0.0);
+    };
+    check_heap(4, 4, seen, [2, 2, 0, 12, 0]);
+}
+
+#[test]
+fn chunks_are_of_those_whose_blocks_stay_and_not_of_who_touched_their_memory() {
+    let blocks = |shares: &mut Shares, faults: &mut Faults, count: u64| {
+        faults.touched(11 * MIB, 5120, 1, MonotonicNs(1));
+        for index in 0..count {
+            shares.large(&large(11 * MIB + index * 8192, 8 << 10), 64.0);
+        }
+    };
+    // As many as they stand for, and all if they are many; the large chunks are of who touched them.
+    let few = |shares: &mut Shares, faults: &mut Faults| blocks(shares, faults, 2);
+    check_heap(8, 8, few, [1, 14, 0, 4, 0]);
+    let many = |shares: &mut Shares, faults: &mut Faults| blocks(shares, faults, 200);
+    check_heap(12, 4, many, [10, 4, 0, 4, 0]);
 }

@@ -1,0 +1,70 @@
+//! Heap mode at a cost that production bears: what is traced a part of the time only.
+
+use crate::{
+    heap::{BESIDE_CHURN, Holding, check_leak_of, check_sum, holding, number, within},
+    matrix::on_interpreters,
+    support::interpreters::Interpreter,
+};
+
+on_interpreters! { a_leak_beside_churn, check_leak,
+    debian_311: Id::Debian311,
+    pyenv_312: Id::Pyenv(12),
+    sid_314: Id::Sid(14),
+}
+
+/// Most acquisitions are not traced, and thirty times as many blocks are dropped as stay.
+fn check_leak(interpreter: &Interpreter) {
+    let holding = holding(interpreter, "heap_leak.py", &[], &BESIDE_CHURN);
+    check_leak_of(&holding);
+    check_lines(&holding, &["leak"]);
+}
+
+/// What lines hold, give or take six points of the whole.
+#[track_caller]
+fn check_lines(holding: &Holding, marks: &[&str]) {
+    let table = holding.capture.report("table", &["--view", "in-use"]);
+    let all = holding.whole("allocators", "total");
+    for mark in marks {
+        let line = holding.line(mark);
+        let seen = holding.seen(&table, line.number);
+        assert!(
+            within(seen, line.bytes, all, 6),
+            "{mark}: {} held, {seen} seen of {all}\n{table:#}",
+            line.bytes
+        );
+    }
+}
+
+/// So much time that large blocks are looked at a few times while the cache of such fills up.
+pub(crate) fn check_large_beside_churn(interpreter: &Interpreter) {
+    let arguments = ["--rate", "60", "--churn", "30", "--seconds", "60"];
+    let holding = holding(interpreter, "heap_leak.py", &[], &arguments);
+    check_leak_of(&holding);
+    check_lines(&holding, &["leak", "pages"]);
+}
+
+on_interpreters! { what_libc_has_free, check_free,
+    debian_311: Id::Debian311,
+    pyenv_312: Id::Pyenv(12),
+    sid_314: Id::Sid(14),
+}
+
+/// Caches whose tables were replaced by larger ones leave a heap of which a third is free, whoever touched it first.
+fn check_free(interpreter: &Interpreter) {
+    let holding = holding(
+        interpreter,
+        "heap_cache.py",
+        &[],
+        &["--size", "100", "--turns", "3"],
+    );
+    let table = holding.capture.report("table", &["--view", "in-use"]);
+    let heap = holding.heap();
+    let (anonymous, all) = (number(&heap, "anonymous"), holding.whole("allocators", "total"));
+    let (free, truly_free) = (number(&heap, "pools_free"), anonymous.saturating_sub(all));
+    assert!(truly_free * 10 > anonymous, "{truly_free} of {anonymous}");
+    assert!(
+        within(free, truly_free, anonymous, 5),
+        "{truly_free} are free, {free} seen: {heap:#}\n{table:#}"
+    );
+    check_sum(&holding, &table, &heap);
+}

@@ -1,0 +1,241 @@
+//! How much of libc's heaps is in use, by the size of chunks: what is left of them is libc's free memory, whoever touched it first.
+//!
+//! Apart from `large`, which looks at blocks that were seen: this finds those that were not. glibc's chunks stand side by side, each
+//! with its size in front and in it whether the one before is in use; the last one, the top, is free. Chunks that are kept ready for
+//! the next of their size look in use: some two hundred of up to 1 KiB for each thread. The program goes on while it is read, and what
+//! does not look like a chunk any more ends the walk. Invariant: a region is told of if it could be walked to its end.
+//! <https://sourceware.org/git/?p=glibc.git;a=blob;f=malloc/malloc.c>
+
+use std::{collections::BTreeMap, io};
+
+use crate::{
+    ingest::{Chunks, Region, chunk_class},
+    units::ProcAddr,
+};
+
+/// Bytes read of one process in one reading.
+const MOST_BYTES: u64 = 256 << 20;
+/// Pages read at once where one follows the other.
+const PAGES: u64 = 32;
+const PAGE: usize = 4096;
+const WORD: u64 = 8;
+const LEAST_CHUNK: u64 = 32;
+const ALIGNMENT: u64 = 16;
+const FLAGS: u64 = 7;
+const PREVIOUS_IN_USE: u64 = 1;
+const MAPPED: u64 = 2;
+
+/// A page of a process.
+pub(super) type Page = [u8; PAGE];
+
+/// Memory of a process that is read as far as it is looked at.
+struct Memory<Read> {
+    read: Read,
+    /// Pages from there on, as they are now.
+    from: u64,
+    pages: Vec<Option<Page>>,
+    /// Bytes that may still be read.
+    left: u64,
+}
+
+impl<Read: FnMut(&[ProcAddr]) -> io::Result<Vec<Option<Page>>>> Memory<Read> {
+    /// The word at an address that is a multiple of its size; `None` if there is none, or too much was read.
+    fn word(&mut self, addr: u64, end: u64) -> io::Result<Option<u64>> {
+        let size = PAGE as u64;
+        let page = addr / size * size;
+        let known = self.from..self.from + self.pages.len() as u64 * size;
+        if !known.contains(&page) {
+            // A walk that goes on goes on for long; whether it does where one begins, or behind a large chunk, is not known.
+            let wanted = if page == known.end { PAGES } else { 1 };
+            let last = end.min(page.saturating_add(self.left.min(wanted * size)));
+            let places: Vec<ProcAddr> = (page..last).step_by(PAGE).map(ProcAddr).collect();
+            self.left -= (places.len() as u64 * size).min(self.left);
+            (self.from, self.pages) = (page, (self.read)(&places)?);
+        }
+        let index = usize::try_from((page - self.from) / size).unwrap_or(usize::MAX);
+        let Some(Some(bytes)) = self.pages.get(index) else {
+            return Ok(None);
+        };
+        let (words, _) = bytes.as_chunks::<8>();
+        let inside = usize::try_from(addr % size / WORD).unwrap_or(usize::MAX);
+        Ok(words.get(inside).map(|word| u64::from_le_bytes(*word)))
+    }
+}
+
+/// What is in use of the regions in which blocks of libc's stand that are known, at `blocks`, which are in order. `read` gives pages,
+/// where there are some.
+pub(super) fn in_use(
+    regions: &[Region],
+    blocks: &[u64],
+    read: impl FnMut(&[ProcAddr]) -> io::Result<Vec<Option<Page>>>,
+) -> io::Result<Vec<Chunks>> {
+    let mut memory = Memory {
+        read,
+        from: 0,
+        pages: Vec::new(),
+        left: MOST_BYTES,
+    };
+    let mut found = Vec::new();
+    for region in regions {
+        let before = blocks.partition_point(|&block| block < region.start.saturating_add(2 * WORD));
+        let Some(first) = blocks.get(before).filter(|&&block| block < region.end) else {
+            continue;
+        };
+        // The heap that grows with brk begins with a chunk, others have something in front.
+        let mut sums = None;
+        for start in [region.start, first.saturating_sub(2 * WORD)] {
+            sums = walk(&mut memory, start, region.end)?;
+            if let Some(sums) = &mut sums {
+                *sums.entry(0).or_default() += start - region.start;
+                break;
+            }
+        }
+        found.extend(sums.into_iter().flatten().map(|(class, bytes)| Chunks {
+            region: region.start,
+            class,
+            bytes,
+        }));
+    }
+    Ok(found)
+}
+
+/// Bytes in use by class, from a chunk on; `None` if they do not follow each other up to the end.
+fn walk<Read: FnMut(&[ProcAddr]) -> io::Result<Vec<Option<Page>>>>(
+    memory: &mut Memory<Read>,
+    start: u64,
+    end: u64,
+) -> io::Result<Option<BTreeMap<u8, u64>>> {
+    let mut sums = BTreeMap::new();
+    let mut at = start;
+    let mut head = memory.word(at.saturating_add(WORD), end)?;
+    loop {
+        let Some(word) = head else {
+            return Ok(None);
+        };
+        let size = word & !FLAGS;
+        let next = at.saturating_add(size);
+        let is_chunk = size >= LEAST_CHUNK && size.is_multiple_of(ALIGNMENT) && word & MAPPED == 0;
+        if !is_chunk || next > end {
+            return Ok(None);
+        }
+        if next == end {
+            return Ok(Some(sums));
+        }
+        head = memory.word(next.saturating_add(WORD), end)?;
+        if head.is_some_and(|head| head & PREVIOUS_IN_USE != 0) {
+            *sums.entry(chunk_class(size)).or_default() += size;
+        }
+        at = next;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const START: u64 = 0x10_0000;
+    const BYTES: u64 = 64 * PAGE as u64;
+
+    /// Chunks, each with whether it is in use, and the top behind them.
+    fn heap(start: u64, chunks: &[(u64, bool)]) -> Vec<u64> {
+        let mut words = vec![0; usize::try_from(BYTES / WORD).unwrap()];
+        let (mut at, mut previous) = (start, true);
+        let mut set = |at: u64, word| {
+            if let Some(to) = words.get_mut(usize::try_from((at - START) / WORD).unwrap() + 1) {
+                *to = word;
+            }
+        };
+        for &(size, in_use) in chunks {
+            set(at, size | u64::from(previous));
+            (at, previous) = (at + size, in_use);
+        }
+        set(at, (START + BYTES - at) | u64::from(previous));
+        words
+    }
+
+    fn look(words: &[u64], blocks: &[u64]) -> Vec<(u8, u64)> {
+        let region = Region {
+            start: START,
+            end: START + BYTES,
+            ..Region::default()
+        };
+        let read = |places: &[ProcAddr]| {
+            let page = |place: &ProcAddr| {
+                let first = usize::try_from((place.get() - START) / WORD).unwrap();
+                let words = words.get(first..first + PAGE / 8)?;
+                Page::try_from(
+                    words
+                        .iter()
+                        .flat_map(|word| word.to_le_bytes())
+                        .collect::<Vec<_>>(),
+                )
+                .ok()
+            };
+            Ok(places.iter().map(page).collect())
+        };
+        let found = in_use(&[region], blocks, read).unwrap();
+        found
+            .into_iter()
+            .map(|chunks| (chunks.class, chunks.bytes))
+            .collect()
+    }
+
+    #[test]
+    fn what_is_in_use_is_told_by_class() {
+        let chunks = [
+            (0x290, true),
+            (0x100, true),
+            (0x30, false),
+            (0x8000, true),
+            (0x4000, false),
+            (0x2000, true),
+            (0x2_0000, true),
+        ];
+        let words = heap(START, &chunks);
+        let expected = [
+            (0, 0x100),
+            (chunk_class(0x290), 0x290 + 0x2000 + 0x8000),
+            (chunk_class(0x2_0000), 0x2_0000),
+        ];
+        assert_eq!(look(&words, &[START + 0x2a0]), expected);
+        // No block of libc's is known there.
+        assert_eq!(look(&words, &[START, START + BYTES]), []);
+    }
+
+    #[test]
+    fn what_stands_before_the_first_chunk_is_in_use() {
+        let words = heap(START + 0x1000, &[(0x800, true), (0x800, false)]);
+        let expected = [(0, 0x1000), (chunk_class(0x800), 0x800)];
+        assert_eq!(look(&words, &[START + 0x1010]), expected);
+    }
+
+    #[test]
+    fn what_does_not_reach_the_end_is_not_told() {
+        let words = heap(START, &[(0x800, true)]);
+        for (at, word) in [(1, 0x801), (1, 0x11), (1, 0x803), (1, 0), (257, BYTES | 1)] {
+            let mut broken = words.clone();
+            *broken.get_mut(at).unwrap() = word;
+            let is_whole = word == 0x801;
+            assert_eq!(
+                look(&broken, &[START + 16]).is_empty(),
+                !is_whole,
+                "{at} {word:#x}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_stands_there_no_more_is_told_than_there_is(
+            words in prop::collection::vec(prop_oneof![Just(0x31), Just(0x1001), any::<u64>()], 512 * 64),
+            block in any::<u16>(),
+        ) {
+            let found = look(&words, &[START + u64::from(block)]);
+            prop_assert!(found.iter().map(|(_, bytes)| bytes).sum::<u64>() <= BYTES);
+        }
+    }
+}
