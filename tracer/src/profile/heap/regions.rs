@@ -251,30 +251,8 @@ impl Shares {
         }
         self.settle_untouched(&pages, estimates);
         let mut left = self.settle_known(faults, since_start, estimates);
-        let places: Vec<Place> = self
-            .regions
-            .iter()
-            .enumerate()
-            .map(|(index, share)| {
-                let Region { start, end, .. } = share.region;
-                let first = pages.partition_point(|&(page, _)| page < start);
-                let inside = pages.get(first..).unwrap_or_default().iter();
-                let inside = inside.take_while(|(page, _)| *page < end).map(|(_, touch)| touch);
-                let holds = |touch: &&Touch| !touch.for_block && uses(touch.tally) != LargeUse::Drops;
-                let is_known = |touch: &&Touch| self.unseen.samples(index, touch.tally) > 0;
-                let (known, others): (Vec<&Touch>, Vec<&Touch>) = inside.filter(holds).partition(is_known);
-                let sum = |touches: Vec<&Touch>| {
-                    touches
-                        .iter()
-                        .map(|touch| touch.bytes)
-                        .fold(0, u64::saturating_add)
-                };
-                Place {
-                    start,
-                    touched: sum(known),
-                    touched_by_others: sum(others),
-                }
-            })
+        let places: Vec<Place> = (0..self.regions.len())
+            .map(|index| self.place(index, &pages, &uses))
             .collect();
         let mut without_owner = Left {
             bytes: &mut left,
@@ -283,6 +261,36 @@ impl Shares {
         };
         self.large_unseen = self.unseen.share_out(&mut without_owner, estimates);
         self.settle_touched(&pages, &left, uses, estimates);
+    }
+
+    /// What is known of a region whose chunks were counted. The pages are in order.
+    fn place(&self, index: usize, pages: &[(u64, Touch)], uses: impl Fn(TallyIndex) -> LargeUse) -> Place {
+        let Region { start, end, .. } = self
+            .regions
+            .get(index)
+            .map(|share| share.region)
+            .unwrap_or_default();
+        let mut place = Place {
+            start,
+            ..Place::default()
+        };
+        if !self.census.has(start) {
+            return place;
+        }
+        let first = pages.partition_point(|&(page, _)| page < start);
+        let inside = pages.get(first..).unwrap_or_default().iter();
+        for (_, touch) in inside.take_while(|(page, _)| *page < end) {
+            if touch.for_block || uses(touch.tally) == LargeUse::Drops {
+                continue;
+            }
+            let sum = if self.unseen.samples(index, touch.tally) > 0 {
+                &mut place.touched
+            } else {
+                &mut place.touched_by_others
+            };
+            *sum = sum.saturating_add(touch.bytes);
+        }
+        place
     }
 
     /// Of which large blocks a part is not resident. Nothing is known of that if no region could be read.
