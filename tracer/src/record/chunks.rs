@@ -8,12 +8,13 @@
 
 use std::{collections::BTreeMap, io};
 
+use super::large::{FLAGS, MAPPED, PREVIOUS_IN_USE};
 use crate::{
     ingest::{Chunks, Region, chunk_class},
     units::ProcAddr,
 };
 
-/// Bytes read of one process in one reading.
+/// Bytes read of one process in one reading. Of a heap of which more has to be read nothing is told.
 const MOST_BYTES: u64 = 256 << 20;
 /// Pages read at once where one follows the other.
 const PAGES: u64 = 32;
@@ -23,9 +24,6 @@ const MOST_GROWTH: u64 = 64 << 20;
 const WORD: u64 = 8;
 const LEAST_CHUNK: u64 = 32;
 const ALIGNMENT: u64 = 16;
-const FLAGS: u64 = 7;
-const PREVIOUS_IN_USE: u64 = 1;
-const MAPPED: u64 = 2;
 
 /// A page of a process.
 pub(super) type Page = [u8; PAGE];

@@ -361,7 +361,7 @@ mod tests {
                 None => {}
             }
         }
-        let time = seconds as f64 * runs.max(Share::Large.least_use());
+        let time = seconds as f64 * runs.max(Share::Windows.least_use());
         (hits * 1000.0 / 1e9 / time, taken)
     }
 
@@ -515,15 +515,15 @@ mod tests {
 
     #[test]
     fn what_the_start_of_a_program_costs_is_forgiven_once() {
-        let mut purse = Purse::new(Share::Large, 0.02);
+        let mut purse = Purse::new(Share::Windows, 0.02);
         let mut owes = |earned, spent| {
             purse.settle(earned, spent, MonotonicNs(1));
             -purse.balance
         };
-        // Half a second of its budget, and not the nine that it took.
-        assert!((owes(0.0, 0.03) - 0.01 * Share::Large.part()).abs() < 1e-6);
-        assert!(owes(0.005, 0.0) < 0.0);
-        assert!(owes(0.0, 0.02) > 0.016);
+        // Half a second of its budget, and not the seven that it took.
+        assert!((owes(0.0, 0.03) - 0.01 * Share::Windows.part()).abs() < 1e-6);
+        assert!(owes(0.0025, 0.0) < 0.0);
+        assert!(owes(0.0, 0.03) > 0.029);
     }
 
     #[test]

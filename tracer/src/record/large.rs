@@ -24,11 +24,11 @@ const LOOKED_AT: usize = 1 << 10;
 const ONE_IN: usize = 16;
 /// The word before a block: the size of its chunk, and three bits.
 const SIZE_AT: u64 = 8;
-const FLAGS: u64 = 7;
+pub(super) const FLAGS: u64 = 7;
 /// The chunk before this one is in use.
-const PREVIOUS_IN_USE: u64 = 1;
+pub(super) const PREVIOUS_IN_USE: u64 = 1;
 /// The chunk is a mapping of its own.
-const MAPPED: u64 = 2;
+pub(super) const MAPPED: u64 = 2;
 /// A chunk is larger than what can be used of it by this, and by that if it is a mapping of its own.
 const OVERHEAD: u64 = 8;
 const MAPPED_OVERHEAD: u64 = 16;
