@@ -3,6 +3,8 @@
 //! Apart from `tracer`, which knows tables and counters. Invariant: a group that does not stand has no probe in any image; an
 //! image that is attached later gets what stands then.
 
+use std::time::Duration;
+
 use tracer_ebpf::site::group::GROUPS;
 
 use super::{
@@ -208,8 +210,8 @@ impl Groups {
         Ok(())
     }
 
-    /// Takes a group off in all images.
-    pub(super) fn take_off(&mut self, group: u32) {
+    /// Takes a group off in all images; the processor time that it took.
+    pub(super) fn take_off(&mut self, group: u32) -> Duration {
         let group = place(group);
         if let Some(stand) = self.stand.get_mut(group) {
             *stand = false;
@@ -219,9 +221,8 @@ impl Groups {
                 *has = false;
             }
         }
-        if let Some(links) = self.links.get_mut(group) {
-            links::close(std::mem::take(links));
-        }
+        let links = self.links.get_mut(group).map(std::mem::take);
+        links::close(links.unwrap_or_default())
     }
 
     /// Takes everything off.

@@ -9,6 +9,7 @@ use std::{
     fmt, io,
     os::fd::{AsFd as _, OwnedFd},
     thread,
+    time::Duration,
 };
 
 use aya::Ebpf;
@@ -21,6 +22,8 @@ use super::{
     object,
     raw::{self, Attach},
 };
+use crate::discover::own_time;
+
 /// One probe: where in the file, and the cookie that names its site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Point {
@@ -285,13 +288,18 @@ pub(super) fn event_cookie(number: u32) -> u64 {
 const CLOSERS: usize = 64;
 
 /// Takes the probes of `links` down and returns when all are. Closing one waits for a grace period of the kernel; those of
-/// several overlap.
-pub(super) fn close(mut links: Vec<Link>) {
+/// several overlap. The processor time that it took.
+pub(super) fn close(mut links: Vec<Link>) -> Duration {
     let share = links.len().div_ceil(CLOSERS).max(1);
     thread::scope(|scope| {
+        let mut closers = Vec::new();
         while !links.is_empty() {
             let part = links.split_off(links.len().saturating_sub(share));
-            scope.spawn(move || drop(part));
+            closers.push(scope.spawn(move || {
+                drop(part);
+                own_time()
+            }));
         }
-    });
+        closers.into_iter().filter_map(|closer| closer.join().ok()).sum()
+    })
 }

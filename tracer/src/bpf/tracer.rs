@@ -1,6 +1,6 @@
 //! A tracer: the loaded programs, the images they are attached to, the tables and counters.
 
-use std::os::fd::AsFd as _;
+use std::{os::fd::AsFd as _, time::Duration};
 
 use aya::{
     Ebpf, Pod,
@@ -330,10 +330,10 @@ impl Tracer {
         self.mute(group, true);
     }
 
-    /// Takes a group of sites off, in all images, silent from the first moment.
-    pub fn take_off(&mut self, group: u32) {
+    /// Takes a group of sites off, in all images, silent from the first moment; the processor time that it took.
+    pub fn take_off(&mut self, group: u32) -> Duration {
         self.silence(group);
-        self.groups.take_off(group);
+        self.groups.take_off(group)
     }
 
     fn mute(&mut self, group: u32, is_muted: bool) {

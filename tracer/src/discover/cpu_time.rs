@@ -1,6 +1,8 @@
-//! The processor time of another process, exact and in one system call.
+//! The processor time of another process, exact and in one system call, and that of this thread.
 
 use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::units::Pid;
 
@@ -24,6 +26,13 @@ pub fn cpu_time(pid: Pid) -> Option<Duration> {
         u64::try_from(time.tv_sec).ok()?,
         u32::try_from(time.tv_nsec).ok()?,
     ))
+}
+
+/// What this thread has used so far.
+pub fn own_time() -> Duration {
+    let spent = clock_gettime(ClockId::ThreadCPUTime);
+    let nanos = u32::try_from(spent.tv_nsec).unwrap_or(0);
+    Duration::new(u64::try_from(spent.tv_sec).unwrap_or(0), nanos)
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ pub use bias::{LoadSegment, bias};
 pub use cgroup::container_id;
 pub use classify::Classifier;
 pub use command::{CommandError, Resolved, resolve_command};
-pub use cpu_time::cpu_time;
+pub use cpu_time::{cpu_time, own_time};
 pub use hierarchy::ControlGroup;
 pub use identity::{FileIdentity, ImageKey};
 pub use incarnation::Incarnation;

@@ -1,8 +1,8 @@
-//! What readings of heaps may cost, all processes together: a small share of one processor, so that pyrobe does not cost more
-//! the more processes there are.
+//! What readings of heaps may cost the recorder, all processes together, and what changes of what stands may: a small share of one
+//! processor, so that pyrobe does not cost more the more processes there are.
 //!
-//! Pure. Apart from `audit`, which asks before it reads and tells what it took. Invariant: what is paid in any time is at most
-//! the share of that time, [`MOST_SAVED`], and what was paid while the account was empty.
+//! Pure. Apart from `audit` and `governor`, which ask before and are told what it took. Invariant: what is paid in any time is at
+//! most the share of that time, [`MOST_SAVED`], and what was paid while the account was empty.
 
 use std::time::Duration;
 
@@ -15,26 +15,48 @@ const MOST_SAVED: Duration = Duration::from_millis(20);
 /// ... and owed, since a process that is new is read whatever others have cost.
 const MOST_OWED: Duration = Duration::from_millis(50);
 
-/// Time of this thread that readings may take; it grows while time goes by.
-#[derive(Debug, Default)]
+/// Processor time of the recorder that something may take; it grows while time goes by.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Account {
+    /// One part in so many.
+    share: u64,
     /// Nanoseconds.
     balance: i64,
+    least: i64,
     last: Option<MonotonicNs>,
 }
 
 impl Account {
+    pub(super) fn of_readings() -> Self {
+        Self {
+            share: SHARE,
+            balance: 0,
+            least: -nanos(MOST_OWED),
+            last: None,
+        }
+    }
+
+    /// Of changes of what stands, which take one part in so many; the first ones cost what they may.
+    pub(super) fn of_changes(share: u64) -> Self {
+        Self {
+            share,
+            balance: nanos(MOST_SAVED),
+            least: i64::MIN,
+            last: None,
+        }
+    }
+
     /// It is now this time.
     pub(super) fn grow(&mut self, time: MonotonicNs) {
         let before = self.last.replace(time).unwrap_or(time);
-        let elapsed = time.get().saturating_sub(before.get()) / SHARE;
+        let elapsed = time.get().saturating_sub(before.get()) / self.share;
         let grown = self.balance.saturating_add_unsigned(elapsed);
         self.balance = grown.min(nanos(MOST_SAVED));
     }
 
-    /// A reading took so long.
+    /// It took so long once.
     pub(super) fn pay(&mut self, took: Duration) {
-        self.balance = self.balance.saturating_sub(nanos(took)).max(-nanos(MOST_OWED));
+        self.balance = self.balance.saturating_sub(nanos(took)).max(self.least);
     }
 
     /// Whether more was paid than there was.
@@ -57,7 +79,7 @@ mod tests {
 
     #[test]
     fn readings_take_their_share_and_no_more() {
-        let mut account = Account::default();
+        let mut account = Account::of_readings();
         account.grow(at(0));
         let (reading, mut read) = (Duration::from_millis(5), Duration::ZERO);
         for second in 1..=4000 {
@@ -73,7 +95,7 @@ mod tests {
 
     #[test]
     fn neither_rest_nor_debt_is_without_a_bound() {
-        let mut account = Account::default();
+        let mut account = Account::of_readings();
         account.grow(at(0));
         account.grow(at(1_000_000));
         account.pay(MOST_SAVED);
@@ -84,5 +106,16 @@ mod tests {
         let owed = MOST_OWED * u32::try_from(SHARE).unwrap_or(u32::MAX);
         account.grow(at(1_000_000 + 1 + owed.as_secs()));
         assert!(!account.is_empty());
+    }
+
+    #[test]
+    fn what_a_change_cost_is_earned_again_however_long_that_takes() {
+        let mut account = Account::of_changes(500);
+        account.grow(at(0));
+        account.pay(MOST_SAVED + Duration::from_secs(2));
+        for (second, is_empty) in [(0, true), (999, true), (1000, false), (1_000_000, false)] {
+            account.grow(at(second));
+            assert_eq!(account.is_empty(), is_empty, "{second}");
+        }
     }
 }

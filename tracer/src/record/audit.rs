@@ -12,7 +12,6 @@ use tracer_ebpf::site::group;
 use super::{
     account::Account,
     attach::now,
-    duty::own_time,
     large,
     left_out::LeftOut,
     pool_changes::Grown,
@@ -24,7 +23,7 @@ use super::{
 };
 use crate::{
     capture::{Gap, ImageRecord},
-    discover::cpu_time,
+    discover::{cpu_time, own_time},
     ingest::event::{AllocSite, BlockKind, Event, Realloc, same_start},
     mode::Mode,
     units::{ImageId, MonotonicNs, Pid, ProcAddr},
@@ -86,7 +85,7 @@ impl Auditor {
             problem: None,
             grown: Grown::default(),
             sampled: 0,
-            account: Account::default(),
+            account: Account::of_readings(),
             gaps: Gaps::default(),
             room: large::MOST_IN_ALL,
             left_out: LeftOut::default(),

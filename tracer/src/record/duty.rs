@@ -5,13 +5,11 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc::Sender;
 use tracer_ebpf::{limits::SAMPLED_BLOCKS, site::group};
 
 use super::{
     attach::now,
-    audit::later,
     feeders::{self, Input, TICK},
     governor::{Group, Verdict},
     owner::Owner,
@@ -20,16 +18,13 @@ use super::{
 };
 use crate::{
     capture::{AtWork, Gap, Window, WriteError},
-    discover::cpu_time,
+    discover::{cpu_time, own_time},
     mode::Mode,
     units::MonotonicNs,
 };
 
-/// Looking at the counters takes one part in so many of this thread's time,
+/// Looking at the counters takes one part in so many of this thread's time.
 const LOOK_SHARE: u32 = 800;
-/// ... and putting a group of probes in place for a sample, which the kernel does in every process that maps the file, one in so many,
-/// where there is a bound to the cost.
-const CHANGE_SHARE: u32 = 500;
 
 impl Owner<'_> {
     /// Keeps the cost within its budget, and looks at every allocation if it is time for that; when to look again.
@@ -44,8 +39,7 @@ impl Owner<'_> {
                 Some((Verdict::TakeOff(group), _)) => {
                     tracing::debug!("{}: over the budget, off", group.name);
                     let from = now();
-                    self.tracer.silence(group.number);
-                    self.tracer.take_off(group.number);
+                    self.take_off(group.number);
                     self.gap(group, from, MonotonicNs(0))?;
                 }
                 Some((Verdict::PutBack(group), since)) => {
@@ -114,7 +108,7 @@ impl Owner<'_> {
         Ok(())
     }
 
-    /// Puts a group in place where processes run that are traced; from when on it is looked at. It is charged with its end.
+    /// Puts a group in place where processes run that are traced; from when on it is looked at.
     fn put_on(&mut self, number: u32) -> MonotonicNs {
         let images = self.auditor.images();
         let (start, before) = (Instant::now(), own_time());
@@ -124,13 +118,14 @@ impl Owner<'_> {
         let from = now();
         self.tracer.listen(number);
         self.governor.changed(number, start.elapsed());
-        if number != group::POOLS && self.settings.max_overhead.is_some() {
-            // Taking them off costs as much again.
-            let took = own_time().saturating_sub(before) * 2;
-            self.governor
-                .rest_until(number, later(now(), took * CHANGE_SHARE));
-        }
+        self.governor.cost_us(number, own_time().saturating_sub(before));
         from
+    }
+
+    /// Takes a group off.
+    fn take_off(&mut self, number: u32) {
+        let took = self.tracer.take_off(number);
+        self.governor.cost_us(number, took);
     }
 
     /// Closes the window if one is open.
@@ -141,7 +136,7 @@ impl Owner<'_> {
         self.tracer.silence(group::BLOCKS);
         let to = now();
         let spent = self.spent();
-        self.tracer.take_off(group::BLOCKS);
+        self.take_off(group::BLOCKS);
         let Some(Closed { from, was_cut, spent }) = self.windows.closed(to, spent) else {
             return Ok(());
         };
@@ -210,11 +205,4 @@ impl Owner<'_> {
             ..Gap::default()
         })
     }
-}
-
-/// What this thread has cost so far.
-pub(super) fn own_time() -> Duration {
-    let spent = clock_gettime(ClockId::ThreadCPUTime);
-    let nanos = u32::try_from(spent.tv_nsec).unwrap_or(0);
-    Duration::new(u64::try_from(spent.tv_sec).unwrap_or(0), nanos)
 }

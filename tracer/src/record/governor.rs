@@ -21,7 +21,7 @@ use self::{
     purse::Purse,
     share::{BLOCKS, GROUPS, Share},
 };
-use super::audit::later;
+use super::{account::Account, audit::later};
 use crate::{
     bpf::LiveCounters,
     ingest::event::Hits,
@@ -38,6 +38,9 @@ const CALM: Duration = Duration::from_millis(25);
 const TENSE: Duration = Duration::from_millis(10);
 /// A process counts as busy from this share of the time on.
 const BUSY: f64 = 0.05;
+/// A process is at work that uses such a share of the time, over about so many seconds.
+const AT_WORK: f64 = 0.002;
+const LATELY: f64 = 10.0;
 
 /// What is to be done with a group.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,11 +51,13 @@ pub(super) enum Verdict {
 
 /// One process's account.
 #[derive(Clone, Copy, Debug)]
-struct Account {
+struct Process {
     hits: [Hits; group::GROUPS],
     /// Processor time that it had used, and for which part of the time it ran since the look before.
     used: Option<Duration>,
     busy: f64,
+    /// The same, over [`LATELY`].
+    lately: f64,
     /// In the order of [`Share::ALL`].
     purses: [Purse; Share::COUNT],
     seen: MonotonicNs,
@@ -64,7 +69,9 @@ pub(super) struct Governor {
     /// Share of a process's time; `None` for no bound.
     budget: Option<f64>,
     hit_cost_ns: f64,
-    accounts: FxHashMap<(Pid, BootNs), Account>,
+    accounts: FxHashMap<(Pid, BootNs), Process>,
+    /// How many of them were at work at the last look.
+    at_work: f64,
     /// Groups that are off, since when.
     off: Vec<(Group, MonotonicNs)>,
     last: Option<MonotonicNs>,
@@ -73,8 +80,10 @@ pub(super) struct Governor {
     rooms: [Option<Duration>; Share::COUNT],
     /// How long it took to put each group in place, the last time.
     changes: [Duration; group::GROUPS],
-    /// Each group is not put in place before this.
+    /// Each group is not put in place before this,
     rests_until: [MonotonicNs; group::GROUPS],
+    /// ... nor while its changes have taken too much of the recorder's own time.
+    own: [Account; group::GROUPS],
     /// No process was charged more than its budget since the last time.
     is_calm: bool,
     /// How long the first purse lasts whose groups cost more than it earns, as far as its share can be foreseen.
@@ -90,10 +99,15 @@ impl Governor {
             budget: percent.map(|percent| percent / 100.0),
             hit_cost_ns: UNKNOWN_COST,
             accounts: FxHashMap::default(),
+            at_work: 0.0,
             off: Vec::new(),
             last: None,
             changes: [Duration::ZERO; group::GROUPS],
             rests_until: [MonotonicNs(0); group::GROUPS],
+            own: std::array::from_fn(|place| {
+                let group = Group::of_number(u32::try_from(place).unwrap_or_default());
+                Account::of_changes(group.share.change_share())
+            }),
             is_calm: false,
             lasts: Duration::MAX,
         }
@@ -138,17 +152,18 @@ impl Governor {
         longest.as_secs_f64().min(full / 2.0)
     }
 
-    /// A group is not put in place before this.
-    pub(super) fn rest_until(&mut self, number: u32, time: MonotonicNs) {
-        if let Some(rests) = self.rests_until.get_mut(Group::of_number(number).place()) {
-            *rests = (*rests).max(time);
+    /// Putting a group in place or taking it off took so much of the recorder's own time.
+    pub(super) fn cost_us(&mut self, number: u32, took: Duration) {
+        if let Some(own) = self.own.get_mut(Group::of_number(number).place()) {
+            own.pay(took);
         }
     }
 
-    /// Whether it is too early for that.
+    /// Whether it is too early to put a group in place.
     pub(super) fn rests(&self, number: u32, time: MonotonicNs) -> bool {
-        let until = self.rests_until.get(Group::of_number(number).place());
-        until.is_some_and(|until| time < *until)
+        let place = Group::of_number(number).place();
+        let until = self.rests_until.get(place).is_some_and(|until| time < *until);
+        until || self.budget.is_some() && self.own.get(place).is_some_and(Account::is_empty)
     }
 
     /// Probes of a group were put in place, which took so long. A process that runs their image is held up for a tenth of that
@@ -194,19 +209,24 @@ impl Governor {
         let budget = self.budget?;
         let before = self.last.replace(time).unwrap_or(time);
         let elapsed = seconds(before, time);
+        for own in &mut self.own {
+            own.grow(time);
+        }
         let (mut rooms, mut hottest, mut most) = ([Some(f64::MAX); Share::COUNT], None, 0.0);
         let changes = Share::ALL.map(|share| self.change(share, Purse::new(share, budget).full));
         (self.is_calm, self.lasts) = (true, Duration::MAX);
         let mut lasts = Duration::MAX;
+        let mut at_work = 0.0;
         for process in counters {
             let hits = std::array::from_fn(|group| process.counters.hits_of(group));
             let account = self
                 .accounts
                 .entry((process.pid, process.start))
-                .or_insert(Account {
+                .or_insert(Process {
                     hits: [Hits::default(); group::GROUPS],
                     used: None,
                     busy: 1.0,
+                    lately: 1.0,
                     purses: Share::ALL.map(|share| Purse::new(share, budget)),
                     seen: time,
                 });
@@ -225,6 +245,10 @@ impl Governor {
             } else {
                 1.0
             };
+            account.lately += (account.busy - account.lately) * (elapsed / LATELY).min(1.0);
+            if account.lately >= AT_WORK {
+                at_work += 1.0;
+            }
             let cost = |group: Group| {
                 let [now, known] =
                     [&hits, &account.hits].map(|hits| hits.get(group.place()).copied().unwrap_or_default());
@@ -237,7 +261,7 @@ impl Governor {
                 if of_share().all(|group| self.off.iter().all(|(off, _)| *off != group)) {
                     purse.stood(known, spent);
                 }
-                let least = |share: Share| busy.max(elapsed * share.least_use());
+                let least = |share: Share| busy.max(elapsed * share.least_use(self.at_work));
                 let earned = budget * share.part() * least(share) + over;
                 // Of what is there because a process does little, nothing is left over.
                 over = purse
@@ -274,6 +298,7 @@ impl Governor {
                 }
             }
         }
+        self.at_work = at_work;
         self.rooms = rooms.map(|room| {
             let room = room?.max(0.0);
             Some(Duration::try_from_secs_f64(room).unwrap_or(Duration::MAX))
@@ -286,7 +311,9 @@ impl Governor {
     fn decide(&mut self, time: MonotonicNs, hottest: Option<Group>, lasts: Duration) -> Option<Verdict> {
         if let Some(group) = hottest {
             self.off.push((group, time));
-            self.rest_until(group.number, later(time, group.share.rest()));
+            if let Some(rests) = self.rests_until.get_mut(group.place()) {
+                *rests = later(time, group.share.rest());
+            }
             return Some(Verdict::TakeOff(group));
         }
         let can_return = |group: Group| {
@@ -315,220 +342,4 @@ fn can_go(mode: Mode, group: Group) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ingest::event::Counters;
-
-    const STEP_NS: u64 = 10_000_000;
-    const STEPS_PER_SECOND: u64 = 1_000_000_000 / STEP_NS;
-
-    /// A process that runs for a part of the time, and hits so often a second while a group is on; the share of what it has a
-    /// budget of that this takes, and how often the group was taken off. A hit takes a microsecond, 300 ns of it its program.
-    fn run(runs: f64, hits_per_second: f64, budget: Option<f64>, seconds: u64) -> (f64, u32) {
-        let mut governor = Governor::new(Mode::Heap, budget);
-        governor.set_hit_cost(340.0);
-        let large = GROUPS[0];
-        let (mut hits, mut on, mut taken) = (0.0, true, 0);
-        for step in 0..seconds * STEPS_PER_SECOND {
-            if on {
-                hits += hits_per_second / STEPS_PER_SECOND as f64;
-            }
-            let used = Duration::from_nanos(step * STEP_NS).mul_f64(runs);
-            let (mut hits_by_group, mut run_ns_by_group) = ([0; group::GROUPS], [0; group::GROUPS]);
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "a small positive number"
-            )]
-            let whole = hits as u64;
-            hits_by_group[large.place()] = whole;
-            run_ns_by_group[large.place()] = whole * 300;
-            let counters = LiveCounters {
-                pid: Pid(7),
-                start: BootNs(1),
-                counters: Counters {
-                    hits_by_group,
-                    run_ns_by_group,
-                    ..Counters::default()
-                },
-            };
-            match governor.judge(MonotonicNs(step * STEP_NS), &[counters], |_| Some(used)) {
-                Some(Verdict::TakeOff(group)) => {
-                    assert_eq!(group, large);
-                    (on, taken) = (false, taken + 1);
-                }
-                Some(Verdict::PutBack(_)) => on = true,
-                None => {}
-            }
-        }
-        let time = seconds as f64 * runs.max(Share::Windows.least_use());
-        (hits * 1000.0 / 1e9 / time, taken)
-    }
-
-    #[test]
-    fn what_is_cheap_stays_on() {
-        let (share, taken) = run(1.0, 5_200.0, Some(2.0), 60);
-        assert!(taken == 0 && share > 0.005, "{share} {taken}");
-        assert_eq!(run(1.0, 1e6, None, 60).1, 0);
-        // Much for what it does, and little for the host.
-        assert_eq!(run(0.001, 100.0, Some(2.0), 60).1, 0);
-    }
-
-    #[test]
-    fn what_is_dear_is_held_within_the_budget() {
-        for rate in [50_000.0, 200_000.0, 1_000_000.0] {
-            let (share, taken) = run(1.0, rate, Some(2.0), 120);
-            assert!(taken > 1, "{rate}: {taken}");
-            assert!(share < 0.02, "{rate}: {share}");
-        }
-        let (share, taken) = run(0.1, 50_000.0, Some(2.0), 600);
-        assert!(taken > 1 && share < 0.02, "{share} {taken}");
-    }
-
-    /// A process that hits large blocks and pools a hundred thousand times a second while they stand, where putting a group in
-    /// place takes so long; how often each was put back in ten seconds, and for how many steps each stood after that.
-    fn put_back(change: Duration) -> [(u32, u32); 2] {
-        let mut governor = Governor::new(Mode::Heap, Some(2.0));
-        governor.set_hit_cost(1000.0);
-        let groups = [GROUPS[0], GROUPS[3]];
-        let (mut hits, mut on, mut backs) = ([0; group::GROUPS], [true; 2], [(0, 0); 2]);
-        for step in 0..10 * STEPS_PER_SECOND {
-            for ((group, _), (times, steps)) in
-                groups.iter().zip(on).zip(&mut backs).filter(|((_, on), _)| *on)
-            {
-                hits[group.place()] += 100_000 / STEPS_PER_SECOND;
-                *steps += u32::from(*times > 0);
-            }
-            let counters = LiveCounters {
-                pid: Pid(7),
-                start: BootNs(1),
-                counters: Counters {
-                    hits_by_group: hits,
-                    ..Counters::default()
-                },
-            };
-            let used = Duration::from_nanos(step * STEP_NS);
-            let verdict = governor.judge(MonotonicNs(step * STEP_NS), &[counters], |_| Some(used));
-            let place = |group: Group| usize::from(group == groups[1]);
-            match verdict {
-                Some(Verdict::TakeOff(group)) => on[place(group)] = false,
-                Some(Verdict::PutBack(group)) => {
-                    governor.changed(group.number, change);
-                    on[place(group)] = true;
-                    backs[place(group)].0 += 1;
-                }
-                None => {}
-            }
-        }
-        backs
-    }
-
-    #[test]
-    fn what_a_change_costs_is_saved_up_first_and_by_its_own_share() {
-        let [large, pools] = put_back(Duration::ZERO);
-        assert!(
-            (2..=4).contains(&large.0) && (6..=10).contains(&pools.0),
-            "{large:?} {pools:?}"
-        );
-        // A change costs a busy process five milliseconds, of which each share has five or six a second.
-        let [large, pools] = put_back(Duration::from_millis(10));
-        assert!(
-            (2..=4).contains(&large.0) && (3..=6).contains(&pools.0),
-            "{large:?} {pools:?}"
-        );
-        for (times, steps) in [large, pools] {
-            assert!(steps >= times * 4, "{times} looks of {steps} steps");
-        }
-        // More than can be saved up: seldom, but not never.
-        let [large, pools] = put_back(Duration::from_secs(1));
-        assert!(
-            (1..=2).contains(&large.0) && (1..=2).contains(&pools.0),
-            "{large:?} {pools:?}"
-        );
-    }
-
-    #[test]
-    fn there_is_room_for_a_window_unless_the_budget_is_too_small() {
-        let ms = Duration::from_millis;
-        let mut governor = Governor::new(Mode::Heap, Some(2.0));
-        governor.changed(group::BLOCKS, ms(1000));
-        assert!((ms(40)..ms(60)).contains(&governor.most_room()));
-        assert!(Governor::new(Mode::Heap, Some(0.02)).most_room() < ms(5));
-        assert_eq!(Governor::new(Mode::Heap, None).most_room(), Duration::MAX);
-    }
-
-    #[test]
-    fn what_ends_large_blocks_looks_in_time_is_known_from_the_last_one() {
-        let ms = Duration::from_millis;
-        let mut governor = Governor::new(Mode::Heap, Some(2.0));
-        governor.set_hit_cost(1000.0);
-        let large = GROUPS[0];
-        // Nearly half of the time of a process that always works, while it stands.
-        let (mut time, mut hits, mut stands) = (ms(0), 0, true);
-        let (mut looks, mut look) = (Vec::new(), Duration::ZERO);
-        while time < ms(60_000) {
-            let mut hits_by_group = [0; group::GROUPS];
-            hits_by_group[large.place()] = hits;
-            let counters = LiveCounters {
-                pid: Pid(7),
-                start: BootNs(1),
-                counters: Counters {
-                    hits_by_group,
-                    ..Counters::default()
-                },
-            };
-            let at = later(MonotonicNs(0), time);
-            match governor.judge(at, &[counters], |_| Some(time)) {
-                Some(Verdict::TakeOff(_)) => {
-                    looks.push(look);
-                    (stands, look) = (false, Duration::ZERO);
-                }
-                Some(Verdict::PutBack(_)) => stands = true,
-                None => {}
-            }
-            let pace = governor.pace(ms(250));
-            if stands {
-                look += pace;
-                hits += u64::try_from(pace.as_micros()).unwrap_or(0) * 2 / 5;
-            }
-            time += pace;
-        }
-        assert!(looks.len() > 8, "{looks:?}");
-        let later = looks.get(1..).unwrap_or_default();
-        assert!(
-            later.iter().all(|look| (ms(20)..ms(60)).contains(look)),
-            "{looks:?}"
-        );
-        let cost = Duration::from_micros(hits).as_secs_f64() / time.as_secs_f64();
-        assert!((0.003..0.02).contains(&cost), "{cost}");
-    }
-
-    #[test]
-    fn what_is_dear_to_put_in_place_rests_longer() {
-        let mut governor = Governor::new(Mode::Heap, Some(2.0));
-        governor.rest_until(group::LARGE, MonotonicNs(5));
-        assert!(
-            governor.rests(group::LARGE, MonotonicNs(4)) && !governor.rests(group::LARGE, MonotonicNs(5))
-        );
-        assert!(!governor.rests(group::BLOCKS, MonotonicNs(4)));
-    }
-
-    #[test]
-    fn what_the_start_of_a_program_costs_is_forgiven_once() {
-        let mut purse = Purse::new(Share::Windows, 0.02);
-        let mut owes = |earned, spent| {
-            purse.settle(earned, spent, MonotonicNs(1));
-            -purse.balance
-        };
-        // Half a second of its budget, and not the seven that it took.
-        assert!((owes(0.0, 0.03) - 0.01 * Share::Windows.part()).abs() < 1e-6);
-        assert!(owes(0.0025, 0.0) < 0.0);
-        assert!(owes(0.0, 0.03) > 0.029);
-    }
-
-    #[test]
-    fn a_short_run_is_not_spent_on_what_was_saved_for_a_long_one() {
-        let (share, taken) = run(1.0, 500_000.0, Some(2.0), 1);
-        assert!(taken > 0 && share < 0.02, "{share} {taken}");
-    }
-}
+mod tests;

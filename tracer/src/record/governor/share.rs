@@ -34,12 +34,14 @@ impl Share {
     }
 
     /// A process that uses less of the time than this has the budget of one that uses so much. A hundredth of nothing would be
-    /// nothing, and such a process is not where a host's time goes; but there can be many of them.
-    pub(super) const fn least_use(self) -> f64 {
+    /// nothing, and such a process is not where a host's time goes; but there can be many of them `at_work`, and then they share what
+    /// a few have of what is known from a sample.
+    pub(super) fn least_use(self, at_work: f64) -> f64 {
+        let part = (FEW / at_work).min(1.0);
         match self {
             Self::Base => 0.35,
-            Self::Large => 0.3,
-            Self::Windows => 0.02,
+            Self::Large => 0.3 * part,
+            Self::Windows => 0.02 * part,
         }
     }
 
@@ -62,6 +64,15 @@ impl Share {
         }
     }
 
+    /// Putting its groups in place and taking them off, which the kernel does in every process that maps the file, takes one part in
+    /// so many of a processor, of the recorder's own time.
+    pub(super) const fn change_share(self) -> u64 {
+        match self {
+            Self::Base => 250,
+            Self::Large | Self::Windows => 1000,
+        }
+    }
+
     /// For how long its groups are to stand at least: what is put in place for less tells little for what that costs.
     pub(super) const fn least_look(self) -> Duration {
         match self {
@@ -80,6 +91,9 @@ pub(super) const GROUPS: [Group; 4] = [
 ];
 /// Stands in heap mode for a moment now and then only, and is only counted there.
 pub(super) const BLOCKS: Group = Group::new(Share::Windows, group::BLOCKS);
+
+/// So many processes have the least budget to the full.
+const FEW: f64 = 4.0;
 
 /// See [`GROUPS`].
 #[derive(Clone, Copy, Debug, PartialEq)]
