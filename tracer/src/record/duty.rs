@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Looking at the counters takes one part in so many of this thread's time.
-const LOOK_SHARE: u32 = 800;
+const LOOK_SHARE: u32 = 1000;
 
 impl Owner<'_> {
     /// Keeps the cost within its budget, and looks at every allocation if it is time for that; when to look again.

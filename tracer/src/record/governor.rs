@@ -19,7 +19,7 @@ use tracer_ebpf::site::group;
 pub(super) use self::share::Group;
 use self::{
     purse::Purse,
-    share::{BLOCKS, GROUPS, Share},
+    share::{BLOCKS, FEW, GROUPS, Share},
 };
 use super::{account::Account, audit::later};
 use crate::{
@@ -38,6 +38,8 @@ const CALM: Duration = Duration::from_millis(25);
 const TENSE: Duration = Duration::from_millis(10);
 /// A process counts as busy from this share of the time on.
 const BUSY: f64 = 0.05;
+/// What a change of what stands takes of the recorder counts for so much at most where many are at work.
+const MOST_WEIGHT: f64 = 3.0;
 /// A process is at work that uses such a share of the time, over about so many seconds.
 const AT_WORK: f64 = 0.002;
 const LATELY: f64 = 10.0;
@@ -152,10 +154,11 @@ impl Governor {
         longest.as_secs_f64().min(full / 2.0)
     }
 
-    /// Putting a group in place or taking it off took so much of the recorder's own time.
+    /// Putting a group in place or taking it off took so much of the recorder's own time, which has more to do with more processes.
     pub(super) fn cost_us(&mut self, number: u32, took: Duration) {
-        if let Some(own) = self.own.get_mut(Group::of_number(number).place()) {
-            own.pay(took);
+        let group = Group::of_number(number);
+        if let Some(own) = self.own.get_mut(group.place()) {
+            own.pay(took.mul_f64((self.at_work / FEW).clamp(1.0, MOST_WEIGHT)));
         }
     }
 

@@ -65,11 +65,11 @@ impl Share {
     }
 
     /// Putting its groups in place and taking them off, which the kernel does in every process that maps the file, takes one part in
-    /// so many of a processor, of the recorder's own time.
+    /// so many of a processor, of the recorder's own time; less where many processes are at work.
     pub(super) const fn change_share(self) -> u64 {
         match self {
             Self::Base => 250,
-            Self::Large | Self::Windows => 1000,
+            Self::Large | Self::Windows => 500,
         }
     }
 
@@ -92,8 +92,8 @@ pub(super) const GROUPS: [Group; 4] = [
 /// Stands in heap mode for a moment now and then only, and is only counted there.
 pub(super) const BLOCKS: Group = Group::new(Share::Windows, group::BLOCKS);
 
-/// So many processes have the least budget to the full.
-const FEW: f64 = 4.0;
+/// So many processes are few: they have the least budget to the full.
+pub(super) const FEW: f64 = 4.0;
 
 /// See [`GROUPS`].
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -197,6 +197,13 @@ fn what_takes_the_recorder_long_to_put_in_place_rests_longer() {
         governor.judge(at(second), &[], |_| None);
         assert_eq!(governor.rests(group::LARGE, at(second)), rests, "{second}");
     }
+    // With many at work it counts for more.
+    governor.at_work = 8.0;
+    governor.cost_us(group::LARGE, Duration::from_millis(20));
+    for (second, rests) in [(ends + 19, true), (ends + 20, false)] {
+        governor.judge(at(second), &[], |_| None);
+        assert_eq!(governor.rests(group::LARGE, at(second)), rests, "{second}");
+    }
     let mut unbounded = Governor::new(Mode::Heap, None);
     unbounded.cost_us(group::LARGE, Duration::from_secs(9));
     assert!(!unbounded.rests(group::LARGE, at(0)));
