@@ -3,7 +3,7 @@
 use crate::{
     heap::{BESIDE_CHURN, Holding, check_leak_of, check_sum, holding, number, within},
     matrix::on_interpreters,
-    support::interpreters::Interpreter,
+    support::interpreters::{Id, Interpreter, find},
 };
 
 on_interpreters! { a_leak_beside_churn, check_leak,
@@ -41,6 +41,34 @@ pub(crate) fn check_large_beside_churn(interpreter: &Interpreter) {
     let holding = holding(interpreter, "heap_leak.py", &[], &arguments);
     check_leak_of(&holding);
     check_lines(&holding, &["leak", "pages"]);
+}
+
+/// More large blocks than are looked at, in more of a heap than can be counted, and then so many more that they are not traced for a time:
+/// a report says what was left out.
+#[test]
+fn what_is_too_much_is_said() {
+    let Some(interpreter) = find(Id::Debian311) else {
+        return;
+    };
+    let holding = holding(
+        &interpreter,
+        "heap_large.py",
+        // So much that all that stay are seen, and not all that come and go.
+        &["--max-overhead", "90"],
+        &["--keep", "300", "--seconds", "4"],
+    );
+    let notes = holding.capture.report("stats", &[])["notes"].to_string();
+    for said in [
+        "large blocks: over --max-overhead",
+        "large blocks were too many to be read while frees are not traced",
+        "1 processes have more of libc's heap than can be counted",
+    ] {
+        assert!(notes.contains(said), "no `{said}` in {notes}");
+    }
+    // Nothing is lost of what was seen, though.
+    check_lines(&holding, &["keep"]);
+    let table = holding.capture.report("table", &["--view", "in-use"]);
+    check_sum(&holding, &table, &holding.heap());
 }
 
 on_interpreters! { what_libc_has_free, check_free,

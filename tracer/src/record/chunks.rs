@@ -62,20 +62,28 @@ impl<Read: FnMut(&[ProcAddr]) -> io::Result<Vec<Option<Page>>>> Memory<Read> {
     }
 }
 
+/// What was counted.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Counted {
+    pub(super) chunks: Vec<Chunks>,
+    /// There was more to be read than may be: of the region that was too large nothing is told, nor of those behind it.
+    pub(super) was_too_much: bool,
+}
+
 /// What is in use of the regions in which blocks of libc's stand that are known, at `blocks`, which are in order. `read` gives pages,
 /// where there are some.
 pub(super) fn in_use(
     regions: &[Region],
     blocks: &[u64],
     read: impl FnMut(&[ProcAddr]) -> io::Result<Vec<Option<Page>>>,
-) -> io::Result<Vec<Chunks>> {
+) -> io::Result<Counted> {
     let mut memory = Memory {
         read,
         from: 0,
         pages: Vec::new(),
         left: MOST_BYTES,
     };
-    let mut found = Vec::new();
+    let mut counted = Counted::default();
     for region in regions {
         let before = blocks.partition_point(|&block| block < region.start.saturating_add(2 * WORD));
         let Some(first) = blocks.get(before).filter(|&&block| block < region.end) else {
@@ -90,13 +98,16 @@ pub(super) fn in_use(
                 break;
             }
         }
-        found.extend(sums.into_iter().flatten().map(|(class, bytes)| Chunks {
-            region: region.start,
-            class,
-            bytes,
-        }));
+        counted.was_too_much |= sums.is_none() && memory.left == 0;
+        counted
+            .chunks
+            .extend(sums.into_iter().flatten().map(|(class, bytes)| Chunks {
+                region: region.start,
+                class,
+                bytes,
+            }));
     }
-    Ok(found)
+    Ok(counted)
 }
 
 /// Bytes in use by class, from a chunk on; `None` if they do not follow each other up to the end.
@@ -182,8 +193,10 @@ mod tests {
             };
             Ok(places.iter().map(page).collect())
         };
-        let found = in_use(&[region], blocks, read).unwrap();
-        found
+        let counted = in_use(&[region], blocks, read).unwrap();
+        assert!(!counted.was_too_much);
+        counted
+            .chunks
             .into_iter()
             .map(|chunks| (chunks.class, chunks.bytes))
             .collect()
@@ -239,6 +252,29 @@ mod tests {
                 "{at} {word:#x}"
             );
         }
+    }
+
+    /// Whether a heap of chunks of a page each, so many, is too much, and bytes in use of it.
+    fn look_at_pages(pages: u64) -> (bool, u64) {
+        let region = Region {
+            start: START,
+            end: START + pages * PAGE as u64,
+            ..Region::default()
+        };
+        let mut page = [0; PAGE];
+        page[8..16].copy_from_slice(&(PAGE as u64 | PREVIOUS_IN_USE).to_le_bytes());
+        let read = |places: &[ProcAddr]| Ok(vec![Some(page); places.len()]);
+        let counted = in_use(&[region], &[START + 16], read).unwrap();
+        let bytes = counted.chunks.iter().map(|chunks| chunks.bytes);
+        (counted.was_too_much, bytes.sum())
+    }
+
+    #[test]
+    fn what_is_too_much_is_said_and_not_told() {
+        let most = MOST_BYTES / PAGE as u64;
+        // The top is free.
+        assert_eq!(look_at_pages(most), (false, MOST_BYTES - PAGE as u64));
+        assert_eq!(look_at_pages(most + 1), (true, 0));
     }
 
     proptest! {

@@ -22,6 +22,8 @@ pub(super) struct LeftOut {
     pub(super) parts: Count,
     /// Blocks seen in sampling windows that are not looked at.
     pub(super) samples: Count,
+    /// Processes whose heaps were too large to be counted.
+    pub(super) uncounted: Count,
     /// Heaps that were not read when the recording ended.
     pub(super) heaps: Count,
     /// Processes of which it cannot be told which large blocks were freed while that was not traced.
@@ -55,6 +57,7 @@ impl LeftOut {
             (&mut self.pools, other.pools),
             (&mut self.parts, other.parts),
             (&mut self.samples, other.samples),
+            (&mut self.uncounted, other.uncounted),
             (&mut self.heaps, other.heaps),
             (&mut self.other_mallocs, other.other_mallocs),
         ] {
@@ -80,6 +83,10 @@ impl LeftOut {
             (
                 self.samples,
                 "blocks seen in short looks were too many to be looked at again",
+            ),
+            (
+                self.uncounted,
+                "processes have more of libc's heap than can be counted: what of it is free, after a gap in large blocks, is not known",
             ),
             (
                 self.heaps,

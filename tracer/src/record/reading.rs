@@ -85,6 +85,8 @@ pub(super) struct Known {
     pub(super) gaps: Gaps,
     /// Large blocks were not traced for a time.
     had_large_gap: bool,
+    /// Its heaps were too large to be counted.
+    left_uncounted: Count,
 }
 
 /// Groups of sites that are not traced, or were not (heap mode).
@@ -118,6 +120,7 @@ impl Known {
             large: Large::default(),
             gaps,
             had_large_gap: false,
+            left_uncounted: Count::default(),
         }
     }
 
@@ -159,6 +162,7 @@ impl Known {
             pools: self.left_pools,
             parts: self.places.left_out(),
             samples: self.survivors.left_out(),
+            uncounted: self.left_uncounted,
             other_mallocs,
             ..LeftOut::default()
         }
@@ -254,7 +258,11 @@ pub(super) fn read(
             known.had_large_gap |= known.gaps.large;
             let mut chunks = Vec::new();
             if known.had_large_gap {
-                chunks = chunks::in_use(&regions, &known.large.places(), |places| pages(pid, places))?;
+                let counted = chunks::in_use(&regions, &known.large.places(), |places| pages(pid, places))?;
+                known
+                    .left_uncounted
+                    .at_least(u64::from(counted.was_too_much), began);
+                chunks = counted.chunks;
             }
             Reading::Heap(HeapAudit {
                 pid,
