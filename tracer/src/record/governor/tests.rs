@@ -1,3 +1,7 @@
+//! What the governor decides, told made-up counters: no time passes here.
+//!
+//! Apart because the rules and their cases do not fit one file.
+
 use super::*;
 use crate::ingest::event::Counters;
 
