@@ -2,7 +2,7 @@
 //! processor, so that pyrobe does not cost more the more processes there are.
 //!
 //! Pure. Apart from `audit` and `governor`, which ask before and are told what it took. Invariant: what is paid in any time is at
-//! most the share of that time, [`MOST_SAVED`], and what was paid while the account was empty.
+//! most the share of that time, what can be saved up, and what was paid while the account was empty.
 
 use std::time::Duration;
 
@@ -15,6 +15,9 @@ const MOST_SAVED: Duration = Duration::from_millis(20);
 /// ... and owed, since a process that is new is read whatever others have cost.
 const MOST_OWED: Duration = Duration::from_millis(50);
 
+/// Changes of what stands have less: the first ones cost what they may, and not every short run is full of them.
+const MOST_SAVED_FOR_CHANGES: Duration = Duration::from_millis(8);
+
 /// Processor time of the recorder that something may take; it grows while time goes by.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Account {
@@ -23,6 +26,7 @@ pub(super) struct Account {
     /// Nanoseconds.
     balance: i64,
     least: i64,
+    most: i64,
     last: Option<MonotonicNs>,
 }
 
@@ -32,16 +36,18 @@ impl Account {
             share: SHARE,
             balance: 0,
             least: -nanos(MOST_OWED),
+            most: nanos(MOST_SAVED),
             last: None,
         }
     }
 
-    /// Of changes of what stands, which take one part in so many; the first ones cost what they may.
+    /// Of changes of what stands, which take one part in so many.
     pub(super) fn of_changes(share: u64) -> Self {
         Self {
             share,
-            balance: nanos(MOST_SAVED),
+            balance: nanos(MOST_SAVED_FOR_CHANGES),
             least: i64::MIN,
+            most: nanos(MOST_SAVED_FOR_CHANGES),
             last: None,
         }
     }
@@ -51,7 +57,7 @@ impl Account {
         let before = self.last.replace(time).unwrap_or(time);
         let elapsed = time.get().saturating_sub(before.get()) / self.share;
         let grown = self.balance.saturating_add_unsigned(elapsed);
-        self.balance = grown.min(nanos(MOST_SAVED));
+        self.balance = grown.min(self.most);
     }
 
     /// It took so long once.
@@ -112,7 +118,7 @@ mod tests {
     fn what_a_change_cost_is_earned_again_however_long_that_takes() {
         let mut account = Account::of_changes(500);
         account.grow(at(0));
-        account.pay(MOST_SAVED + Duration::from_secs(2));
+        account.pay(MOST_SAVED_FOR_CHANGES + Duration::from_secs(2));
         for (second, is_empty) in [(0, true), (999, true), (1000, false), (1_000_000, false)] {
             account.grow(at(second));
             assert_eq!(account.is_empty(), is_empty, "{second}");

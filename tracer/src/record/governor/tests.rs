@@ -193,7 +193,7 @@ fn what_takes_the_recorder_long_to_put_in_place_rests_longer() {
     let mut governor = Governor::new(Mode::Heap, Some(2.0));
     governor.judge(at(0), &[], |_| None);
     assert!(!governor.rests(group::LARGE, at(0)));
-    governor.cost_us(group::LARGE, Duration::from_millis(60));
+    governor.cost_us(group::LARGE, Duration::from_millis(48));
     assert!(governor.rests(group::LARGE, at(0)) && !governor.rests(group::BLOCKS, at(0)));
     // Forty milliseconds are owed.
     let ends = 40 * Share::Large.change_share() / 1000;
