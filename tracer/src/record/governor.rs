@@ -229,7 +229,8 @@ impl Governor {
                     hits: [Hits::default(); group::GROUPS],
                     used: None,
                     busy: 1.0,
-                    lately: 1.0,
+                    // Those that sleep all the time are not to count for a minute.
+                    lately: 0.0,
                     purses: Share::ALL.map(|share| Purse::new(share, budget)),
                     seen: time,
                 });

@@ -270,6 +270,23 @@ fn many(processes: u32, hits_per_second: u64) -> f64 {
 }
 
 #[test]
+fn who_sleeps_does_not_count_as_at_work() {
+    let process = |pid| LiveCounters {
+        pid: Pid(pid),
+        start: BootNs(1),
+        counters: Counters::default(),
+    };
+    let counters: Vec<LiveCounters> = (0..50).map(process).collect();
+    let mut governor = Governor::new(Mode::Heap, Some(2.0));
+    for step in 0..100 {
+        // Three work for a tenth of the time.
+        let used = |pid: Pid| Some(Duration::from_millis(if pid.get() < 3 { step * 10 } else { 7 }));
+        governor.judge(MonotonicNs(step * 100_000_000), &counters, used);
+    }
+    assert!((governor.at_work - 3.0).abs() < 1e-9, "{}", governor.at_work);
+}
+
+#[test]
 fn the_least_that_each_of_many_has_is_shared() {
     let (few, crowd) = (many(4, 2000), many(100, 2000));
     // Three thousandths of a processor's 2%, and a hundredth of it more than the other shares do not need.
