@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use crate::units::MonotonicNs;
 
-/// Readings take one part in so many of a processor,
+/// Readings take one part in so many of a processor, or where nobody wants a bound to what a recording costs,
 const SHARE: u64 = 600;
+const UNBOUNDED_SHARE: u64 = 20;
 /// ... which can be saved up, so that all of a few processes are read at one time,
 const MOST_SAVED: Duration = Duration::from_millis(20);
 /// ... and owed, since a process that is new is read whatever others have cost.
@@ -31,9 +32,9 @@ pub(super) struct Account {
 }
 
 impl Account {
-    pub(super) fn of_readings() -> Self {
+    pub(super) fn of_readings(is_bounded: bool) -> Self {
         Self {
-            share: SHARE,
+            share: if is_bounded { SHARE } else { UNBOUNDED_SHARE },
             balance: 0,
             least: -nanos(MOST_OWED),
             most: nanos(MOST_SAVED),
@@ -85,23 +86,28 @@ mod tests {
 
     #[test]
     fn readings_take_their_share_and_no_more() {
-        let mut account = Account::of_readings();
-        account.grow(at(0));
-        let (reading, mut read) = (Duration::from_millis(5), Duration::ZERO);
-        for second in 1..=4000 {
-            account.grow(at(second));
-            if !account.is_empty() {
-                account.pay(reading);
-                read += reading;
+        for (is_bounded, share, reading) in [(true, SHARE, 5), (false, UNBOUNDED_SHARE, 8)] {
+            let mut account = Account::of_readings(is_bounded);
+            account.grow(at(0));
+            let (reading, mut read) = (Duration::from_millis(reading), Duration::ZERO);
+            for step in 1..=4000 {
+                account.grow(MonotonicNs(step * 100_000_000));
+                if !account.is_empty() {
+                    account.pay(reading);
+                    read += reading;
+                }
             }
+            let share = Duration::from_millis(400_000 / share);
+            assert!(
+                read <= share + reading && read + reading * 2 >= share,
+                "{read:?} of {share:?}"
+            );
         }
-        let share = Duration::from_millis(4_000_000 / SHARE);
-        assert!(read <= share + reading && read + reading * 2 >= share, "{read:?}");
     }
 
     #[test]
     fn neither_rest_nor_debt_is_without_a_bound() {
-        let mut account = Account::of_readings();
+        let mut account = Account::of_readings(true);
         account.grow(at(0));
         account.grow(at(1_000_000));
         account.pay(MOST_SAVED);

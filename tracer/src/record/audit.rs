@@ -76,7 +76,8 @@ pub(super) struct Auditor {
 }
 
 impl Auditor {
-    pub(super) fn new(mode: Mode, interval: Duration) -> Self {
+    /// `is_bounded`: whether there is a bound to what the recording may cost.
+    pub(super) fn new(mode: Mode, interval: Duration, is_bounded: bool) -> Self {
         Self {
             mode,
             interval,
@@ -85,7 +86,7 @@ impl Auditor {
             problem: None,
             grown: Grown::default(),
             sampled: 0,
-            account: Account::of_readings(),
+            account: Account::of_readings(is_bounded),
             gaps: Gaps::default(),
             room: large::MOST_IN_ALL,
             left_out: LeftOut::default(),

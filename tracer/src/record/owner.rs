@@ -100,7 +100,11 @@ impl<'a> Owner<'a> {
             attached,
             output,
             users: UserNames::of_host(),
-            auditor: Auditor::new(settings.mode, settings.audit_interval),
+            auditor: Auditor::new(
+                settings.mode,
+                settings.audit_interval,
+                settings.max_overhead.is_some(),
+            ),
             judge: Judge::new(match &settings.target {
                 Target::Selected(selection) => selection.clone(),
                 _ => Selection::default(),
