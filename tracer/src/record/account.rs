@@ -8,9 +8,13 @@ use std::time::Duration;
 
 use crate::units::MonotonicNs;
 
-/// Readings take one part in so many of a processor, or where nobody wants a bound to what a recording costs,
+/// Readings take one part in so many of a processor; of few processes, which the share of many would let be read so rarely that what
+/// grows is not told from what fills up; and where nobody wants a bound to what a recording costs,
 const SHARE: u64 = 600;
+const SHARE_OF_FEW: u64 = 200;
 const UNBOUNDED_SHARE: u64 = 20;
+/// So many processes are few.
+const FEW: usize = 4;
 /// ... which can be saved up, so that all of a few processes are read at one time,
 const MOST_SAVED: Duration = Duration::from_millis(20);
 /// ... and owed, since a process that is new is read whatever others have cost.
@@ -32,9 +36,9 @@ pub(super) struct Account {
 }
 
 impl Account {
-    pub(super) fn of_readings(is_bounded: bool) -> Self {
+    pub(super) fn of_readings() -> Self {
         Self {
-            share: if is_bounded { SHARE } else { UNBOUNDED_SHARE },
+            share: SHARE,
             balance: 0,
             least: -nanos(MOST_OWED),
             most: nanos(MOST_SAVED),
@@ -51,6 +55,15 @@ impl Account {
             most: nanos(MOST_SAVED_FOR_CHANGES),
             last: None,
         }
+    }
+
+    /// Of so many processes. `is_bounded`: whether somebody wants a bound to what the recording costs.
+    pub(super) fn share_of_readings(&mut self, processes: usize, is_bounded: bool) {
+        self.share = match (is_bounded, processes) {
+            (false, _) => UNBOUNDED_SHARE,
+            (true, ..=FEW) => SHARE_OF_FEW,
+            (true, _) => SHARE,
+        };
     }
 
     /// It is now this time.
@@ -86,10 +99,15 @@ mod tests {
 
     #[test]
     fn readings_take_their_share_and_no_more() {
-        for (is_bounded, share, reading) in [(true, SHARE, 5), (false, UNBOUNDED_SHARE, 8)] {
-            let mut account = Account::of_readings(is_bounded);
+        for (processes, is_bounded, share) in [
+            (50, true, SHARE),
+            (FEW, true, SHARE_OF_FEW),
+            (50, false, UNBOUNDED_SHARE),
+        ] {
+            let mut account = Account::of_readings();
+            account.share_of_readings(processes, is_bounded);
             account.grow(at(0));
-            let (reading, mut read) = (Duration::from_millis(reading), Duration::ZERO);
+            let (reading, mut read) = (Duration::from_millis(8), Duration::ZERO);
             for step in 1..=4000 {
                 account.grow(MonotonicNs(step * 100_000_000));
                 if !account.is_empty() {
@@ -107,7 +125,7 @@ mod tests {
 
     #[test]
     fn neither_rest_nor_debt_is_without_a_bound() {
-        let mut account = Account::of_readings(true);
+        let mut account = Account::of_readings();
         account.grow(at(0));
         account.grow(at(1_000_000));
         account.pay(MOST_SAVED);

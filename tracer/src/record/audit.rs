@@ -67,6 +67,7 @@ pub(super) struct Auditor {
     grown: Grown,
     sampled: u64,
     account: Account,
+    is_bounded: bool,
     /// What is not traced.
     gaps: Gaps,
     /// How many more large blocks are remembered, of all processes.
@@ -86,7 +87,8 @@ impl Auditor {
             problem: None,
             grown: Grown::default(),
             sampled: 0,
-            account: Account::of_readings(is_bounded),
+            account: Account::of_readings(),
+            is_bounded,
             gaps: Gaps::default(),
             room: large::MOST_IN_ALL,
             left_out: LeftOut::default(),
@@ -266,10 +268,17 @@ impl Auditor {
             .min()
     }
 
+    /// What readings may take until now.
+    fn earn(&mut self, now: MonotonicNs) {
+        self.account
+            .share_of_readings(self.processes.len(), self.is_bounded);
+        self.account.grow(now);
+    }
+
     /// Looks at the blocks of the newest window whose time has come. The same rules hold as for [`Auditor::run`].
     pub(super) fn look(&mut self, images: &[ImageRecord]) -> Vec<Reading> {
         let turn = now();
-        self.account.grow(turn);
+        self.earn(turn);
         let mut surveys = Vec::new();
         for (&pid, known) in &mut self.processes {
             if known.looks.due().is_none_or(|due| due > turn) {
@@ -296,7 +305,7 @@ impl Auditor {
             return Vec::new();
         }
         let turn = now();
-        self.account.grow(turn);
+        self.earn(turn);
         let remembered = self.processes.values().map(|known| known.large.len()).sum();
         self.room = large::MOST_IN_ALL.saturating_sub(remembered);
         let mut pools: usize = self.processes.values().map(|known| known.pools.len()).sum();
