@@ -43,8 +43,6 @@ const MOST_WEIGHT: f64 = 3.0;
 /// A process is at work that uses such a share of the time, over about so many seconds.
 const AT_WORK: f64 = 0.002;
 const LATELY: f64 = 10.0;
-/// Who has used more processor time than this when it is first seen was there before the recording.
-const YOUNG: Duration = Duration::from_millis(100);
 
 /// What is to be done with a group.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -141,7 +139,7 @@ impl Governor {
     /// The most room there can be.
     pub(super) fn most_room(&self) -> Duration {
         let most = self.budget.map(|budget| {
-            let full = Purse::new(Share::Windows, budget, true).full;
+            let full = Purse::new(Share::Windows, budget).full;
             Duration::try_from_secs_f64(full - self.change(Share::Windows, full)).unwrap_or_default()
         });
         most.unwrap_or(Duration::MAX)
@@ -218,13 +216,12 @@ impl Governor {
             own.grow(time);
         }
         let (mut rooms, mut hottest, mut most) = ([Some(f64::MAX); Share::COUNT], None, 0.0);
-        let changes = Share::ALL.map(|share| self.change(share, Purse::new(share, budget, true).full));
+        let changes = Share::ALL.map(|share| self.change(share, Purse::new(share, budget).full));
         (self.is_calm, self.lasts) = (true, Duration::MAX);
         let mut lasts = Duration::MAX;
         let mut at_work = 0.0;
         for process in counters {
             let hits = std::array::from_fn(|group| process.counters.hits_of(group));
-            let now = used(process.pid);
             let account = self
                 .accounts
                 .entry((process.pid, process.start))
@@ -234,13 +231,13 @@ impl Governor {
                     busy: 1.0,
                     // Those that sleep all the time are not to count for a minute.
                     lately: 0.0,
-                    purses: Share::ALL
-                        .map(|share| Purse::new(share, budget, now.is_none_or(|now| now <= YOUNG))),
+                    purses: Share::ALL.map(|share| Purse::new(share, budget)),
                     seen: time,
                 });
             // Of one that is new it is not known for how long.
             let known = seconds(account.seen, time);
             account.seen = time;
+            let now = used(process.pid);
             let busy = match (now, account.used) {
                 (Some(now), Some(known)) => now.saturating_sub(known).as_secs_f64(),
                 // Not known: as if it did nothing else.

@@ -27,12 +27,11 @@ pub(super) struct Purse {
 }
 
 impl Purse {
-    /// Of a process that begins, which fills its heap and is not seen doing so again, or of one that has done so already.
-    pub(super) fn new(share: Share, budget: f64, begins: bool) -> Self {
+    pub(super) fn new(share: Share, budget: f64) -> Self {
         let (first, reserve) = share.reserve();
         let budget = budget * share.part();
         Self {
-            balance: if begins { budget * first } else { 0.0 },
+            balance: budget * first,
             full: budget * reserve,
             debt: budget * FORGIVEN,
             cost_rate: None,

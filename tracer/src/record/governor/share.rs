@@ -50,7 +50,7 @@ impl Share {
         match self {
             Self::Base => (1.4, 5.5),
             Self::Large => (3.0, 8.0),
-            Self::Windows => (3.4, 24.0),
+            Self::Windows => (1.0, 24.0),
         }
     }
 

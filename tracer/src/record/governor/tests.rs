@@ -215,7 +215,7 @@ fn what_takes_the_recorder_long_to_put_in_place_rests_longer() {
 
 #[test]
 fn what_the_start_of_a_program_costs_is_forgiven_once() {
-    let mut purse = Purse::new(Share::Windows, 0.02, true);
+    let mut purse = Purse::new(Share::Windows, 0.02);
     let mut owes = |earned, spent| {
         purse.settle(earned, spent, MonotonicNs(1));
         -purse.balance
@@ -224,36 +224,6 @@ fn what_the_start_of_a_program_costs_is_forgiven_once() {
     assert!((owes(0.0, 0.03) - 0.01 * Share::Windows.part()).abs() < 1e-6);
     assert!(owes(0.0025, 0.0) < 0.0);
     assert!(owes(0.0, 0.03) > 0.029);
-}
-
-/// What a window may cost at the first look at a process that has used so much, and two seconds of work later.
-fn first_rooms(used_before: Duration) -> [Duration; 2] {
-    let mut governor = Governor::new(Mode::Heap, Some(2.0));
-    let counters = [LiveCounters {
-        pid: Pid(7),
-        start: BootNs(1),
-        counters: Counters::default(),
-    }];
-    [0, 2].map(|second| {
-        let used = used_before + Duration::from_secs(second);
-        governor.judge(MonotonicNs(second * 1_000_000_000), &counters, |_| Some(used));
-        governor.room()
-    })
-}
-
-#[test]
-fn who_was_there_before_begins_with_nothing() {
-    let ms = Duration::from_millis;
-    let [first, later] = first_rooms(ms(20));
-    assert!(
-        (ms(14)..ms(16)).contains(&first) && later > first,
-        "{first:?} {later:?}"
-    );
-    let [first, later] = first_rooms(YOUNG + ms(20));
-    assert!(
-        first.is_zero() && (ms(8)..ms(20)).contains(&later),
-        "{first:?} {later:?}"
-    );
 }
 
 #[test]
