@@ -9,10 +9,9 @@ use std::time::Duration;
 use crate::units::MonotonicNs;
 
 /// Readings take one part in so many of a processor; of few processes, which the share of many would let be read so rarely that what
-/// grows is not told from what fills up; and where nobody wants a bound to what a recording costs,
+/// grows is not told from what fills up,
 const SHARE: u64 = 600;
 const SHARE_OF_FEW: u64 = 200;
-const UNBOUNDED_SHARE: u64 = 20;
 /// So many processes are few.
 const FEW: usize = 4;
 /// ... which can be saved up, so that all of a few processes are read at one time,
@@ -59,10 +58,11 @@ impl Account {
 
     /// Of so many processes. `is_bounded`: whether somebody wants a bound to what the recording costs.
     pub(super) fn share_of_readings(&mut self, processes: usize, is_bounded: bool) {
-        self.share = match (is_bounded, processes) {
-            (false, _) => UNBOUNDED_SHARE,
-            (true, ..=FEW) => SHARE_OF_FEW,
-            (true, _) => SHARE,
+        // Without one there are windows all the time, and readings are not what tells most.
+        self.share = if is_bounded && processes <= FEW {
+            SHARE_OF_FEW
+        } else {
+            SHARE
         };
     }
 
@@ -99,11 +99,9 @@ mod tests {
 
     #[test]
     fn readings_take_their_share_and_no_more() {
-        for (processes, is_bounded, share) in [
-            (50, true, SHARE),
-            (FEW, true, SHARE_OF_FEW),
-            (50, false, UNBOUNDED_SHARE),
-        ] {
+        for (processes, is_bounded, share) in
+            [(50, true, SHARE), (FEW, true, SHARE_OF_FEW), (FEW, false, SHARE)]
+        {
             let mut account = Account::of_readings();
             account.share_of_readings(processes, is_bounded);
             account.grow(at(0));
