@@ -8,12 +8,11 @@ use std::time::Duration;
 
 use crate::units::MonotonicNs;
 
-/// Readings take one part in so many of a processor; of few processes, which the share of many would let be read so rarely that what
-/// grows is not told from what fills up,
-const SHARE: u64 = 600;
-const SHARE_OF_FEW: u64 = 200;
-/// So many processes are few.
+/// Up to so many processes are few: with the share of many they are read so rarely that what grows is not told from what fills up.
 const FEW: usize = 4;
+const SHARE_OF_FEW: u64 = 200;
+/// Readings of more take one part in so many of a processor,
+const SHARE: u64 = 600;
 /// ... which can be saved up, so that all of a few processes are read at one time,
 const MOST_SAVED: Duration = Duration::from_millis(20);
 /// ... and owed, since a process that is new is read whatever others have cost.
@@ -58,7 +57,7 @@ impl Account {
 
     /// Of so many processes. `is_bounded`: whether somebody wants a bound to what the recording costs.
     pub(super) fn share_of_readings(&mut self, processes: usize, is_bounded: bool) {
-        // Without one there are windows all the time, and readings are not what tells most.
+        // Without one it is left as it was: what more readings do to the shares of caches is not known yet.
         self.share = if is_bounded && processes <= FEW {
             SHARE_OF_FEW
         } else {
@@ -105,15 +104,15 @@ mod tests {
             let mut account = Account::of_readings();
             account.share_of_readings(processes, is_bounded);
             account.grow(at(0));
-            let (reading, mut read) = (Duration::from_millis(8), Duration::ZERO);
-            for step in 1..=4000 {
+            let (reading, mut read) = (Duration::from_millis(5), Duration::ZERO);
+            for step in 1..=40_000 {
                 account.grow(MonotonicNs(step * 100_000_000));
                 if !account.is_empty() {
                     account.pay(reading);
                     read += reading;
                 }
             }
-            let share = Duration::from_millis(400_000 / share);
+            let share = Duration::from_millis(4_000_000 / share);
             assert!(
                 read <= share + reading && read + reading * 2 >= share,
                 "{read:?} of {share:?}"
