@@ -90,11 +90,14 @@ pub(super) struct Governor {
     is_calm: bool,
     /// How long the first purse lasts whose groups cost more than it earns, as far as its share can be foreseen.
     lasts: Duration,
+    /// When the recording began, and whether a process was seen that began later.
+    began: BootNs,
+    has_new: bool,
 }
 
 impl Governor {
-    /// `percent`: the budget; `None` for none.
-    pub(super) fn new(mode: Mode, percent: Option<f64>) -> Self {
+    /// `percent`: the budget; `None` for none. `began`: the recording did.
+    pub(super) fn new(mode: Mode, percent: Option<f64>, began: BootNs) -> Self {
         Self {
             mode,
             rooms: [percent.is_none().then_some(Duration::MAX); Share::COUNT],
@@ -112,6 +115,8 @@ impl Governor {
             }),
             is_calm: false,
             lasts: Duration::MAX,
+            began,
+            has_new: false,
         }
     }
 
@@ -130,6 +135,11 @@ impl Governor {
         self.room_of(Share::Windows).unwrap_or_default()
     }
 
+    /// Whether a process began after the recording did.
+    pub(super) fn has_new(&self) -> bool {
+        self.has_new
+    }
+
     /// `None` while a process recovers.
     fn room_of(&self, share: Share) -> Option<Duration> {
         let mut rooms = Share::ALL.into_iter().zip(self.rooms);
@@ -139,7 +149,7 @@ impl Governor {
     /// The most room there can be.
     pub(super) fn most_room(&self) -> Duration {
         let most = self.budget.map(|budget| {
-            let full = Purse::new(Share::Windows, budget).full;
+            let full = Purse::new(Share::Windows, budget, true).full;
             Duration::try_from_secs_f64(full - self.change(Share::Windows, full)).unwrap_or_default()
         });
         most.unwrap_or(Duration::MAX)
@@ -216,11 +226,14 @@ impl Governor {
             own.grow(time);
         }
         let (mut rooms, mut hottest, mut most) = ([Some(f64::MAX); Share::COUNT], None, 0.0);
-        let changes = Share::ALL.map(|share| self.change(share, Purse::new(share, budget).full));
+        let changes = Share::ALL.map(|share| self.change(share, Purse::new(share, budget, true).full));
         (self.is_calm, self.lasts) = (true, Duration::MAX);
         let mut lasts = Duration::MAX;
         let mut at_work = 0.0;
         for process in counters {
+            // Of one that is not recorded it is not known.
+            let is_new = process.start >= self.began || process.start == BootNs(0);
+            self.has_new |= process.start >= self.began;
             let hits = std::array::from_fn(|group| process.counters.hits_of(group));
             let account = self
                 .accounts
@@ -231,7 +244,7 @@ impl Governor {
                     busy: 1.0,
                     // Those that sleep all the time are not to count for a minute.
                     lately: 0.0,
-                    purses: Share::ALL.map(|share| Purse::new(share, budget)),
+                    purses: Share::ALL.map(|share| Purse::new(share, budget, is_new)),
                     seen: time,
                 });
             // Of one that is new it is not known for how long.

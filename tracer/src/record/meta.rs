@@ -19,7 +19,7 @@ pub(super) fn unix_ns() -> u64 {
 }
 
 /// Now, on the clock of processes' start times.
-fn boot_ns() -> BootNs {
+pub(super) fn boot_ns() -> BootNs {
     let now = clock_gettime(ClockId::Boottime);
     BootNs(u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0))
 }

@@ -97,7 +97,7 @@ impl Windows {
         self.closed.map_or(SHORTEST, |_| self.length)
     }
 
-    /// What the first one may cost before it is earned: who fills a heap at the start of a recording is not seen again.
+    /// What the first one may cost before it is earned: who fills a heap when a process begins is not seen again.
     pub(super) fn first_room(&self) -> Duration {
         self.closed.map_or(FIRST_ROOM, |_| Duration::ZERO)
     }

@@ -27,11 +27,12 @@ pub(super) struct Purse {
 }
 
 impl Purse {
-    pub(super) fn new(share: Share, budget: f64) -> Self {
+    /// `is_new`: of a process that began while it was recorded, which fills its heap then. One that ran before has done so.
+    pub(super) fn new(share: Share, budget: f64, is_new: bool) -> Self {
         let (first, reserve) = share.reserve();
         let budget = budget * share.part();
         Self {
-            balance: budget * first,
+            balance: if is_new { budget * first } else { 0.0 },
             full: budget * reserve,
             debt: budget * FORGIVEN,
             cost_rate: None,

@@ -45,7 +45,7 @@ impl Share {
         }
     }
 
-    /// What a process begins with, and for how long it can be saved up; seconds of its processor time.
+    /// What a new process begins with, and for how long it can be saved up; seconds of its processor time.
     pub(super) const fn reserve(self) -> (f64, f64) {
         match self {
             Self::Base => (1.4, 5.5),

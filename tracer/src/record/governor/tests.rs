@@ -6,12 +6,13 @@ use super::*;
 use crate::ingest::event::Counters;
 
 const STEP_NS: u64 = 10_000_000;
+const BEGAN: BootNs = BootNs(1);
 const STEPS_PER_SECOND: u64 = 1_000_000_000 / STEP_NS;
 
 /// A process that runs for a part of the time, and hits so often a second while a group is on; the share of what it has a
 /// budget of that this takes, and how often the group was taken off. A hit takes a microsecond, 300 ns of it its program.
 fn run(runs: f64, hits_per_second: f64, budget: Option<f64>, seconds: u64) -> (f64, u32) {
-    let mut governor = Governor::new(Mode::Heap, budget);
+    let mut governor = Governor::new(Mode::Heap, budget, BEGAN);
     governor.set_hit_cost(340.0);
     let large = GROUPS[0];
     let (mut hits, mut on, mut taken) = (0.0, true, 0);
@@ -74,7 +75,7 @@ fn what_is_dear_is_held_within_the_budget() {
 /// A process that hits large blocks and pools a hundred thousand times a second while they stand, where putting a group in
 /// place takes so long; how often each was put back in ten seconds, and for how many steps each stood after that.
 fn put_back(change: Duration) -> [(u32, u32); 2] {
-    let mut governor = Governor::new(Mode::Heap, Some(2.0));
+    let mut governor = Governor::new(Mode::Heap, Some(2.0), BEGAN);
     governor.set_hit_cost(1000.0);
     let groups = [GROUPS[0], GROUPS[3]];
     let (mut hits, mut on, mut backs) = ([0; group::GROUPS], [true; 2], [(0, 0); 2]);
@@ -134,17 +135,17 @@ fn what_a_change_costs_is_saved_up_first_and_by_its_own_share() {
 #[test]
 fn there_is_room_for_a_window_unless_the_budget_is_too_small() {
     let ms = Duration::from_millis;
-    let mut governor = Governor::new(Mode::Heap, Some(2.0));
+    let mut governor = Governor::new(Mode::Heap, Some(2.0), BEGAN);
     governor.changed(group::BLOCKS, ms(1000));
     assert!((ms(40)..ms(60)).contains(&governor.most_room()));
-    assert!(Governor::new(Mode::Heap, Some(0.02)).most_room() < ms(5));
-    assert_eq!(Governor::new(Mode::Heap, None).most_room(), Duration::MAX);
+    assert!(Governor::new(Mode::Heap, Some(0.02), BEGAN).most_room() < ms(5));
+    assert_eq!(Governor::new(Mode::Heap, None, BEGAN).most_room(), Duration::MAX);
 }
 
 #[test]
 fn what_ends_large_blocks_looks_in_time_is_known_from_the_last_one() {
     let ms = Duration::from_millis;
-    let mut governor = Governor::new(Mode::Heap, Some(2.0));
+    let mut governor = Governor::new(Mode::Heap, Some(2.0), BEGAN);
     governor.set_hit_cost(1000.0);
     let large = GROUPS[0];
     // Nearly half of the time of a process that always works, while it stands.
@@ -190,7 +191,7 @@ fn what_ends_large_blocks_looks_in_time_is_known_from_the_last_one() {
 #[test]
 fn what_takes_the_recorder_long_to_put_in_place_rests_longer() {
     let at = |seconds| MonotonicNs(seconds * 1_000_000_000);
-    let mut governor = Governor::new(Mode::Heap, Some(2.0));
+    let mut governor = Governor::new(Mode::Heap, Some(2.0), BEGAN);
     governor.judge(at(0), &[], |_| None);
     assert!(!governor.rests(group::LARGE, at(0)));
     governor.cost_us(group::LARGE, Duration::from_millis(48));
@@ -208,14 +209,14 @@ fn what_takes_the_recorder_long_to_put_in_place_rests_longer() {
         governor.judge(at(second), &[], |_| None);
         assert_eq!(governor.rests(group::LARGE, at(second)), rests, "{second}");
     }
-    let mut unbounded = Governor::new(Mode::Heap, None);
+    let mut unbounded = Governor::new(Mode::Heap, None, BEGAN);
     unbounded.cost_us(group::LARGE, Duration::from_secs(9));
     assert!(!unbounded.rests(group::LARGE, at(0)));
 }
 
 #[test]
 fn what_the_start_of_a_program_costs_is_forgiven_once() {
-    let mut purse = Purse::new(Share::Windows, 0.02);
+    let mut purse = Purse::new(Share::Windows, 0.02, true);
     let mut owes = |earned, spent| {
         purse.settle(earned, spent, MonotonicNs(1));
         -purse.balance
@@ -224,6 +225,41 @@ fn what_the_start_of_a_program_costs_is_forgiven_once() {
     assert!((owes(0.0, 0.03) - 0.01 * Share::Windows.part()).abs() < 1e-6);
     assert!(owes(0.0025, 0.0) < 0.0);
     assert!(owes(0.0, 0.03) > 0.029);
+}
+
+/// What a window may cost at the first look at a process that started then, and two seconds of work later.
+fn first_rooms(start: BootNs) -> [Duration; 2] {
+    let mut governor = Governor::new(Mode::Heap, Some(2.0), BootNs(100));
+    let counters = [LiveCounters {
+        pid: Pid(7),
+        start,
+        counters: Counters::default(),
+    }];
+    let rooms = [0, 2].map(|second| {
+        let used = Duration::from_secs(second);
+        governor.judge(MonotonicNs(second * 1_000_000_000), &counters, |_| Some(used));
+        governor.room()
+    });
+    assert_eq!(governor.has_new(), start >= BootNs(100));
+    rooms
+}
+
+#[test]
+fn who_ran_before_the_recording_begins_with_nothing() {
+    let ms = Duration::from_millis;
+    // Of a bystander it is not known.
+    for start in [BootNs(100), BootNs(0)] {
+        let [first, later] = first_rooms(start);
+        assert!(
+            (ms(4)..ms(5)).contains(&first) && later > first + ms(8),
+            "{start}: {first:?} {later:?}"
+        );
+    }
+    let [first, later] = first_rooms(BootNs(99));
+    assert!(
+        first.is_zero() && (ms(8)..ms(20)).contains(&later),
+        "{first:?} {later:?}"
+    );
 }
 
 #[test]
@@ -237,7 +273,7 @@ fn a_short_run_is_not_spent_on_what_was_saved_for_a_long_one() {
 fn many(processes: u32, hits_per_second: u64) -> f64 {
     const BEGINS: u64 = 60;
     const SECONDS: u64 = 600;
-    let mut governor = Governor::new(Mode::Heap, Some(2.0));
+    let mut governor = Governor::new(Mode::Heap, Some(2.0), BEGAN);
     governor.set_hit_cost(1000.0);
     let (mut hits, mut stands, mut first) = (0, true, 0);
     for step in 0..SECONDS * 10 {
@@ -277,7 +313,7 @@ fn who_sleeps_does_not_count_as_at_work() {
         counters: Counters::default(),
     };
     let counters: Vec<LiveCounters> = (0..50).map(process).collect();
-    let mut governor = Governor::new(Mode::Heap, Some(2.0));
+    let mut governor = Governor::new(Mode::Heap, Some(2.0), BEGAN);
     for step in 0..100 {
         // Three work for a tenth of the time.
         let used = |pid: Pid| Some(Duration::from_millis(if pid.get() < 3 { step * 10 } else { 7 }));
