@@ -2,7 +2,7 @@
 
 use crate::{
     heap::{BESIDE_CHURN, Holding, check_leak_of, check_sum, holding, number, within},
-    matrix::on_interpreters,
+    matrix::{on_interpreters, on_interpreters_alone},
     support::interpreters::{Id, Interpreter, find},
 };
 
@@ -71,7 +71,7 @@ fn what_is_too_much_is_said() {
     check_sum(&holding, &table, &holding.heap());
 }
 
-on_interpreters! { what_libc_has_free, check_free,
+on_interpreters_alone! { what_libc_has_free, check_free,
     debian_311: Id::Debian311,
     pyenv_312: Id::Pyenv(12),
     sid_314: Id::Sid(14),

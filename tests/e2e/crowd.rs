@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     heap::{Holding, check_lines, check_sum},
-    matrix::on_interpreters,
+    matrix::on_interpreters_alone,
     support::{
         capture::Capture,
         expected::{self, Expected},
@@ -21,7 +21,7 @@ use crate::{
 /// What pyrobe may take with these, in bytes.
 const MOST_RESIDENT: u64 = 64 << 20;
 
-on_interpreters! { processes_come_and_go, check,
+on_interpreters_alone! { processes_come_and_go, check,
     debian_311: Id::Debian311,
     sid_314: Id::Sid(14),
 }

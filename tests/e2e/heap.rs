@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::{
-    matrix::on_interpreters,
+    matrix::{on_interpreters, on_interpreters_alone},
     support::{
         capture::Capture,
         expected::{self, Expected},
@@ -206,7 +206,7 @@ pub(crate) fn within(seen: u64, truth: u64, whole: u64, percent: u64) -> bool {
     seen.abs_diff(truth) * 100 <= whole * percent
 }
 
-on_interpreters! { shares, check_shares,
+on_interpreters_alone! { shares, check_shares,
     debian_311: Id::Debian311,
     pyenv_39: Id::Pyenv(9),
     pyenv_310: Id::Pyenv(10),
@@ -315,7 +315,7 @@ fn check_sums(holding: &Holding, table: &Value) {
     check_sum(holding, table, &heap);
 }
 
-on_interpreters! { caches, check_caches,
+on_interpreters_alone! { caches, check_caches,
     debian_311: Id::Debian311,
     pyenv_312: Id::Pyenv(12),
     sid_313: Id::Sid(13),
@@ -344,7 +344,7 @@ pub(crate) fn check_sum(holding: &Holding, table: &Value, heap: &Value) {
     }
 }
 
-on_interpreters! { refilled_pools, check_refilled,
+on_interpreters_alone! { refilled_pools, check_refilled,
     debian_311: Id::Debian311,
     pyenv_312: Id::Pyenv(12),
     sid_314: Id::Sid(14),

@@ -80,7 +80,18 @@ macro_rules! on_interpreters {
     };
 }
 
+/// The same for what shares of seconds are measured in: `cargo xtask test` runs nothing beside these, as two programs and two recorders on
+/// two processors see half of what each does, and each program pays for the other's windows if both run the same file.
+macro_rules! on_interpreters_alone {
+    ($name:ident, $check:expr, $($tests:tt)*) => {
+        mod $name {
+            use super::*;
+            crate::matrix::on_interpreters! { alone, $check, $($tests)* }
+        }
+    };
+}
+
 pub(crate) use {
     on_built_interpreters, on_every_interpreter, on_free_threaded_interpreters, on_gil_built_interpreters,
-    on_interpreters, on_plain_interpreters,
+    on_interpreters, on_interpreters_alone, on_plain_interpreters,
 };

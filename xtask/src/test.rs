@@ -9,6 +9,9 @@ use anyhow::{Context as _, Result};
 
 use crate::{process, workspace};
 
+/// In the names of tests beside which nothing is to run.
+const ALONE: &str = "::alone::";
+
 /// Which tests run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Tier {
@@ -37,23 +40,33 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let log = workspace::target_dir().join("skipped-tests.txt");
     fs::create_dir_all(workspace::target_dir()).context("cannot make the target directory")?;
     fs::write(&log, "").with_context(|| format!("cannot write {}", log.display()))?;
-    let mut command = Command::new(workspace::cargo());
-    command
-        .current_dir(workspace::root())
-        .args(["test", "--workspace", "--no-fail-fast"])
-        .env("PYROBE_SKIP_LOG", &log);
-    match args.tier {
-        Tier::Fast => command.args(["--lib", "--bins"]),
-        Tier::E2e => command.args(["--test", "cli", "--test", "e2e"]),
-        Tier::Slow => command.args(["--test", "e2e"]),
-        Tier::All => &mut command,
+    let test = |targets: &[&str], arguments: &[&str]| {
+        let mut command = Command::new(workspace::cargo());
+        command
+            .current_dir(workspace::root())
+            .args(["test", "--workspace", "--no-fail-fast"])
+            .env("PYROBE_SKIP_LOG", &log)
+            .args(targets)
+            .arg("--")
+            .args(arguments)
+            .args(&args.arguments);
+        process::run(&mut command)
     };
-    command.arg("--");
-    if args.tier == Tier::Slow {
-        command.arg("--ignored");
-    }
-    command.args(&args.arguments);
-    let result = process::run(&mut command);
+    let targets: &[&str] = match args.tier {
+        Tier::Fast => &["--lib", "--bins"],
+        Tier::E2e => &["--test", "cli", "--test", "e2e"],
+        Tier::Slow => &["--test", "e2e"],
+        Tier::All => &[],
+    };
+    let result = match args.tier {
+        Tier::Slow => test(targets, &["--ignored"]),
+        // Who asks for one test gets that.
+        Tier::E2e | Tier::All if args.arguments.is_empty() => {
+            let others = test(targets, &["--skip", ALONE]);
+            others.and(test(&["--test", "e2e"], &["--test-threads", "1", ALONE]))
+        }
+        _ => test(targets, &[]),
+    };
     let skipped = fs::read_to_string(&log).with_context(|| format!("cannot read {}", log.display()))?;
     for line in skipped.lines() {
         println!("skipped: {line}");
