@@ -55,14 +55,9 @@ impl Account {
         }
     }
 
-    /// Of so many processes. `is_bounded`: whether somebody wants a bound to what the recording costs.
-    pub(super) fn share_of_readings(&mut self, processes: usize, is_bounded: bool) {
-        // Without one it is left as it was: what more readings do to the shares of caches is not known yet.
-        self.share = if is_bounded && processes <= FEW {
-            SHARE_OF_FEW
-        } else {
-            SHARE
-        };
+    /// Of so many processes.
+    pub(super) fn share_of_readings(&mut self, processes: usize) {
+        self.share = if processes <= FEW { SHARE_OF_FEW } else { SHARE };
     }
 
     /// It is now this time.
@@ -98,11 +93,9 @@ mod tests {
 
     #[test]
     fn readings_take_their_share_and_no_more() {
-        for (processes, is_bounded, share) in
-            [(50, true, SHARE), (FEW, true, SHARE_OF_FEW), (FEW, false, SHARE)]
-        {
+        for (processes, share) in [(FEW + 1, SHARE), (FEW, SHARE_OF_FEW)] {
             let mut account = Account::of_readings();
-            account.share_of_readings(processes, is_bounded);
+            account.share_of_readings(processes);
             account.grow(at(0));
             let (reading, mut read) = (Duration::from_millis(5), Duration::ZERO);
             for step in 1..=40_000 {

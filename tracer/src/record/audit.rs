@@ -67,7 +67,6 @@ pub(super) struct Auditor {
     grown: Grown,
     sampled: u64,
     account: Account,
-    is_bounded: bool,
     /// What is not traced.
     gaps: Gaps,
     /// How many more large blocks are remembered, of all processes.
@@ -77,8 +76,7 @@ pub(super) struct Auditor {
 }
 
 impl Auditor {
-    /// `is_bounded`: whether there is a bound to what the recording may cost.
-    pub(super) fn new(mode: Mode, interval: Duration, is_bounded: bool) -> Self {
+    pub(super) fn new(mode: Mode, interval: Duration) -> Self {
         Self {
             mode,
             interval,
@@ -88,7 +86,6 @@ impl Auditor {
             grown: Grown::default(),
             sampled: 0,
             account: Account::of_readings(),
-            is_bounded,
             gaps: Gaps::default(),
             room: large::MOST_IN_ALL,
             left_out: LeftOut::default(),
@@ -270,8 +267,7 @@ impl Auditor {
 
     /// What readings may take until now.
     fn earn(&mut self, now: MonotonicNs) {
-        self.account
-            .share_of_readings(self.processes.len(), self.is_bounded);
+        self.account.share_of_readings(self.processes.len());
         self.account.grow(now);
     }
 

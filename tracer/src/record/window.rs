@@ -1,7 +1,7 @@
 //! When to look at every allocation for a moment: where pools were filled again or heaps grew, and not more often than it may cost.
 //!
 //! Pure: it says when a window is due and how long it is to be; `owner` opens and closes it. Invariant: two windows are at
-//! least [`LEAST_REST`] apart, however much is filled again.
+//! least [`LEAST_REST`] apart, however much is filled again, or [`LEAST_REST_UNBOUNDED`].
 
 use std::time::Duration;
 
@@ -13,8 +13,10 @@ use crate::{
     units::{BootNs, MonotonicNs, Pid},
 };
 
-/// Between the end of one window and the start of the next: putting hundreds of probes in place costs more than the window.
+/// Between the end of one window and the start of the next: putting hundreds of probes in place costs more than the window,
 const LEAST_REST: Duration = Duration::from_secs(5);
+/// ... which is fine where nobody wants a bound to the cost. What is cached for a second is known from the windows of few seconds only.
+const LEAST_REST_UNBOUNDED: Duration = Duration::from_secs(2);
 /// Blocks that were filled again and are worth a window, and others: of those acquisitions tell, but not whether who acquires a
 /// pool keeps anything in it.
 pub(super) const WORTH: u64 = 1000;
@@ -34,6 +36,7 @@ const MANY: u64 = 15_000;
 /// The windows of a recording.
 #[derive(Debug)]
 pub(super) struct Windows {
+    rest: Duration,
     length: Duration,
     open: Option<Open>,
     closed: Option<MonotonicNs>,
@@ -70,21 +73,25 @@ pub(super) struct Closed {
     pub(super) spent: Vec<((Pid, BootNs), [Spent; 2])>,
 }
 
-impl Default for Windows {
-    fn default() -> Self {
+impl Windows {
+    /// `is_bounded`: whether there is a bound to what the recording may cost.
+    pub(super) fn new(is_bounded: bool) -> Self {
         Self {
+            rest: if is_bounded {
+                LEAST_REST
+            } else {
+                LEAST_REST_UNBOUNDED
+            },
             length: FIRST,
             open: None,
             closed: None,
             before: None,
         }
     }
-}
 
-impl Windows {
     /// Whether one is due. `grown`: since the last one.
     pub(super) fn is_due(&self, now: MonotonicNs, grown: Grown) -> bool {
-        let rest = u64::try_from(LEAST_REST.as_nanos()).unwrap_or(u64::MAX);
+        let rest = u64::try_from(self.rest.as_nanos()).unwrap_or(u64::MAX);
         let rested = self
             .closed
             .is_none_or(|closed| now.0.saturating_sub(closed.0) >= rest);
@@ -192,7 +199,7 @@ mod tests {
         let process = (Pid(1), BootNs(1));
         let hits = |count| Some(vec![(process, spent(count))]);
         let grown = |refilled, first| Grown { refilled, first };
-        let mut windows = Windows::default();
+        let mut windows = Windows::new(true);
         assert!(!windows.is_due(second(1), grown(WORTH - 1, WORTH_OF_FIRST - 1)));
         assert!(windows.is_due(second(1), grown(WORTH, 0)));
         assert!(windows.is_due(second(1), grown(0, WORTH_OF_FIRST)));
@@ -242,7 +249,7 @@ mod tests {
             vec![of(1, counts[0]), of(2, counts[1])]
         };
         let ms = Duration::from_millis;
-        let mut windows = Windows::default();
+        let mut windows = Windows::new(true);
         let more = |windows: &Windows, now: u64, counts| {
             windows.more(at(now), &spent(counts), |hits| ms(hits.count))
         };
@@ -264,8 +271,24 @@ mod tests {
     }
 
     #[test]
+    fn without_a_bound_they_come_sooner() {
+        let grown = Grown {
+            refilled: WORTH,
+            first: 0,
+        };
+        let second = |second: u64| MonotonicNs(second * 1_000_000_000);
+        for (is_bounded, least) in [(true, 5), (false, 2)] {
+            let mut windows = Windows::new(is_bounded);
+            windows.opened(second(1), FIRST, Duration::MAX, None);
+            windows.closed(second(10), None);
+            assert!(!windows.is_due(second(10 + least - 1), grown));
+            assert!(windows.is_due(second(10 + least), grown));
+        }
+    }
+
+    #[test]
     fn a_window_is_as_long_as_it_takes_to_see_enough() {
-        let mut windows = Windows::default();
+        let mut windows = Windows::new(true);
         assert_eq!(
             (windows.least_room(), windows.first_room()),
             (SHORTEST, FIRST_ROOM)

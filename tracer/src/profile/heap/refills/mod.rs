@@ -3,12 +3,14 @@
 //! Refilled blocks pass no acquisition, and what is left in the pools of who drops all is not his. Now and then a *window* is
 //! opened in which every allocation is seen, at the addresses of a sample, and what was seen is looked at until it is gone. A block
 //! that is still there when the next window is over stands for those of its stack that were allocated between the two; it takes
-//! them along when it goes. Of what came since, the newest window tells the rate, and how long blocks stay (`young`). Invariant: for
-//! each class, what is known and what is not add up to what the pools say was filled again.
+//! them along when it goes. Of what came since, the newest window tells the rate, and how long blocks stay (`young`); of what a
+//! program did until it began to do something else, the window before (`told`). Invariant: for each class, what is known and what is not
+//! add up to what the pools say was filled again.
 
 mod droppers;
 mod lives;
 mod sample;
+mod told;
 mod young;
 
 use std::collections::VecDeque;
@@ -18,6 +20,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use self::{
     droppers::{Counts, Droppers, Weights},
     sample::{Key, Kind, Sample, State, counts},
+    told::Told,
     young::{StandsFor, Window, Young},
 };
 use super::pools::Filled;
@@ -57,6 +60,7 @@ struct Class {
     young: Option<Young>,
     /// What those stood for that are not looked at any more, and whose stack has no others.
     given: FxHashMap<TallyIndex, f64>,
+    told: Told,
 }
 
 /// A share of the refilled blocks of one class.
@@ -287,6 +291,9 @@ impl Refills {
                 to.blocks += known.blocks * fits;
                 to.samples += known.samples;
             }
+            if let Some(class) = self.classes.get_mut(class) {
+                class.told.complete(&mut settled, all);
+            }
             let unknown = all - blocks(&settled);
             let known = settled.into_iter().map(|(tally, known)| (Some(tally), known));
             let rest = Known {
@@ -474,7 +481,11 @@ impl Refills {
             .zip(news)
             .filter(|(_, is_new)| **is_new)
         {
-            let before = class.young.take().map(|young| young.into_lives(&living));
+            let young = class.young.take();
+            class
+                .told
+                .open(young.as_ref().is_some_and(|young| young.speaks_at(&window)));
+            let before = young.map(|young| young.into_lives(&living));
             class.young = Some(Young::new(window, before.unwrap_or_default()));
         }
     }

@@ -160,6 +160,11 @@ impl Young {
         }
     }
 
+    /// Whether it still stands for what came before a later window.
+    pub(super) fn speaks_at(&self, later: &Window) -> bool {
+        later.begin - self.window.end() <= TAIL as f64
+    }
+
     /// What those stand for that ended, by stack.
     pub(super) fn of_ended(&self) -> impl Iterator<Item = (TallyIndex, StandsFor)> {
         self.ended.iter().map(|(&tally, ended)| {
