@@ -240,8 +240,8 @@ impl Pools {
 
     /// Gives the pools that the last audit was the first to show, and nobody was seen to acquire, to who touched memory first in them or
     /// nearest to them, or else to those who were seen to acquire others of their class, in their shares. `touches`: all that were seen
-    /// since the audit before, in any order. The pool around a touch may have become one of another class since: who was never seen
-    /// to acquire such a pool did not touch it for that.
+    /// since the audit before, in any order. The pool around a touch may have become one of another class since: who was seen to
+    /// acquire pools, but never such a one, did not touch it for that.
     pub(super) fn claim(&mut self, audit: &HeapAudit, touches: impl FnOnce() -> Vec<Touched>) {
         let unclaimed = std::mem::take(&mut self.unclaimed).into_iter();
         let mut unclaimed: Vec<(u8, u64)> = unclaimed
@@ -257,7 +257,9 @@ impl Pools {
         let mask = pool_bytes.wrapping_sub(1);
         let of_class = touches().into_iter().filter_map(|touch| {
             let class = self.all.get(&(touch.addr & !mask))?.class;
-            self.acquirers.has(class, touch.tally).then_some((class, touch))
+            self.acquirers
+                .may_be(class, touch.tally)
+                .then_some((class, touch))
         });
         for (addr, touch) in ByPage::new(of_class).of_pools(&unclaimed, pool_bytes) {
             self.give(addr, touch.tally, touch.time, touch.addr & !mask == addr);

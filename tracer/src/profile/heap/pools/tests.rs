@@ -74,7 +74,7 @@ fn reading(time: u64, changed: &[(u64, u8, u16, u16)]) -> HeapAudit {
 #[test]
 fn a_pool_of_a_gap_is_of_who_touched_it_first_or_beside_it() {
     let mut pools = Pools::default();
-    // Who acquires pools of which class is known from before; D does not of class 3.
+    // Who acquires pools of which class is known from before; D does not of class 3, and of E nothing is known.
     for (class, tally) in [(3, 7), (4, 8), (3, 9), (5, 6)] {
         pools.acquired(99 * POOL, class, tally, MonotonicNs(1));
     }
@@ -109,7 +109,7 @@ fn a_pool_of_a_gap_is_of_who_touched_it_first_or_beside_it() {
     );
     // Without a gap it is known who acquires pools: here nobody did.
     assert_eq!(audit(10, &[(1, 3, 9)], &[(1, 7, 4)]), [(1, before, 0)]);
-    let in_gap = [(2, 3, 9), (3, 4, 9), (4, 3, 9), (9, 3, 9), (20, 5, 9)];
+    let in_gap = [(2, 3, 9), (3, 4, 9), (4, 3, 9), (9, 3, 9), (20, 5, 9), (40, 3, 9)];
     let expected = [
         (1, before, 0),
         (2, Holder::Tally(7), 1),
@@ -117,8 +117,9 @@ fn a_pool_of_a_gap_is_of_who_touched_it_first_or_beside_it() {
         (4, Holder::Tally(7), 0),
         (9, Holder::Tally(9), 1),
         (20, refilled, 0),
+        (40, Holder::Tally(5), 1),
     ];
-    let touches = [(2, 7, 4), (3, 8, 4), (4, 6, 4), (9, 9, 4)];
+    let touches = [(2, 7, 4), (3, 8, 4), (4, 6, 4), (9, 9, 4), (40, 5, 4)];
     assert_eq!(audit(20, &in_gap, &touches), expected);
     // It is theirs from then on; what is set up anew where a pool was is not new memory.
     let again = [(2, 3, 12), (4, 4, 9), (9, 3, 0)];
@@ -129,6 +130,7 @@ fn a_pool_of_a_gap_is_of_who_touched_it_first_or_beside_it() {
         (3, Holder::Tally(8), 1),
         (4, refilled, 0),
         (20, refilled, 0),
+        (40, Holder::Tally(5), 1),
     ];
     assert_eq!(audit(30, &again, &[(4, 8, 4)]), expected);
 }
