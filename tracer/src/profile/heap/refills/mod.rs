@@ -4,8 +4,8 @@
 //! opened in which every allocation is seen, at the addresses of a sample, and what was seen is looked at until it is gone. A block
 //! that is still there when the next window is over stands for those of its stack that were allocated between the two; it takes
 //! them along when it goes. Of what came since, the newest window tells the rate, and how long blocks stay (`young`); of what a
-//! program did until it began to do something else, the window before (`told`). Invariant: for each class, what is known and what is not
-//! add up to what the pools say was filled again.
+//! program did until it began to do something else, the windows before, for a while (`told`). Invariant: for each class, what is known and
+//! what is not add up to what the pools say was filled again.
 
 mod droppers;
 mod lives;
@@ -21,7 +21,7 @@ use self::{
     droppers::{Counts, Droppers, Weights},
     sample::{Key, Kind, Sample, State, counts},
     told::Told,
-    young::{StandsFor, Window, Young},
+    young::{StandsFor, TAIL, Window, Young},
 };
 use super::pools::Filled;
 use crate::{
@@ -270,47 +270,49 @@ impl Refills {
         let mut scales = vec![1.0; self.classes.len()];
         let of_classes = settled.into_iter().zip(young).zip(refilled).enumerate();
         for (class, ((mut settled, (young, at_end)), &all)) in of_classes {
-            let all = all as f64;
             // If they stood for more than there is, they did so before.
-            let scale = ratio(all, blocks(&settled)).min(1.0);
+            let scale = ratio(all as f64, blocks(&settled)).min(1.0);
             for known in settled.values_mut() {
                 known.blocks *= scale;
             }
             if let Some(to) = scales.get_mut(class) {
                 *to = scale;
             }
-            let room = all - blocks(&settled);
+            let room = all as f64 - blocks(&settled);
             let is_partial = self.young(class).is_some_and(|young| young.is_partial);
             let fits = ratio(room, blocks(&young)).min(if is_partial { 1.0 } else { MOST_SHORT });
             if let Some(young) = self.young_mut(class) {
                 // What came after the window's end need not have come at its rate, but what it is short of settles, too.
                 young.fits = fits.max(ratio(room, at_end).min(1.0));
             }
+            let seen: FxHashSet<TallyIndex> = young.keys().copied().collect();
             for (tally, known) in young {
                 let to = settled.entry(tally).or_default();
                 to.blocks += known.blocks * fits;
                 to.samples += known.samples;
             }
             if let Some(class) = self.classes.get_mut(class) {
-                class.told.complete(&mut settled, all);
+                let since = self.work - TAIL as f64;
+                let seen = |tally| seen.contains(&tally);
+                class.told.complete(&mut settled, all as f64, since, seen);
             }
-            let unknown = all - blocks(&settled);
-            let known = settled.into_iter().map(|(tally, known)| (Some(tally), known));
-            let rest = Known {
-                blocks: unknown,
-                samples: 0,
-            };
-            for (tally, known) in known.chain([(None, rest)]) {
-                let blocks = whole(known.blocks);
+            let mut left = all;
+            let mut push = |tally, blocks: u64, samples| {
                 if blocks > 0 {
                     shares.push(Refill {
                         class,
                         tally,
                         blocks,
-                        samples: known.samples,
+                        samples,
                     });
                 }
+            };
+            for (tally, known) in settled {
+                let blocks = whole(known.blocks).min(left);
+                left -= blocks;
+                push(Some(tally), blocks, known.samples);
             }
+            push(None, left, 0);
         }
         self.scale(&scales);
         shares
@@ -481,11 +483,10 @@ impl Refills {
             .zip(news)
             .filter(|(_, is_new)| **is_new)
         {
-            let young = class.young.take();
-            class
-                .told
-                .open(young.as_ref().is_some_and(|young| young.speaks_at(&window)));
-            let before = young.map(|young| young.into_lives(&living));
+            let before = class.young.take().map(|young| {
+                class.told.open(young.window.end());
+                young.into_lives(&living)
+            });
             class.young = Some(Young::new(window, before.unwrap_or_default()));
         }
     }

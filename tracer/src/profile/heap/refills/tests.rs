@@ -368,8 +368,7 @@ proptest::proptest! {
                         _ => Filled::ByAnybody,
                     });
                     let sum: u64 = shares.iter().map(|share| share.blocks).sum();
-                    // Each is rounded.
-                    proptest::prop_assert!(sum.abs_diff(all) <= 4, "{shares:?} of {all}");
+                    proptest::prop_assert_eq!(sum, all, "{:?}", shares);
                 }
             }
         }

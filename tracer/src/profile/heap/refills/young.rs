@@ -12,7 +12,7 @@ use crate::profile::live::TallyIndex;
 
 /// A window stands for what comes after it, too, until the next one: for no more time than this, which is how long it takes until
 /// that one has been looked at, nanoseconds.
-const TAIL: u64 = 10_000_000_000;
+pub(super) const TAIL: u64 = 10_000_000_000;
 /// Places in which blocks ended that are kept apart.
 const MOST_UNDECIDED: usize = 1 << 16;
 /// Lengths that are remembered.
@@ -51,7 +51,7 @@ impl Window {
         self.begin + self.work * part.min(1.0)
     }
 
-    fn end(&self) -> f64 {
+    pub(super) fn end(&self) -> f64 {
         self.begin + self.work
     }
 
@@ -158,11 +158,6 @@ impl Young {
                 self.ended.entry(tally).or_default().add(of_it.ended);
             }
         }
-    }
-
-    /// Whether it still stands for what came before a later window.
-    pub(super) fn speaks_at(&self, later: &Window) -> bool {
-        later.begin - self.window.end() <= TAIL as f64
     }
 
     /// What those stand for that ended, by stack.
