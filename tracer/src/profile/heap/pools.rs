@@ -156,7 +156,6 @@ impl Pools {
             self.keep(&newest, audit);
         } else {
             (self.began, self.last) = (audit.began.0, audit.read_from().0);
-            self.gaps.retain(|&(_, to)| to >= self.began);
         }
         for (address, acquired) in newest {
             if let Some(pool) = self.all.get_mut(&address)
@@ -241,8 +240,13 @@ impl Pools {
     /// Gives the pools that the last audit was the first to show, and nobody was seen to acquire, to who touched memory first in them or
     /// nearest to them, or else to those who were seen to acquire others of their class, in their shares. `touches`: all that were seen
     /// since the audit before, in any order. The pool around a touch may have become one of another class since: who was seen to
-    /// acquire pools, but never such a one, did not touch it for that.
+    /// acquire pools, but never such a one, did not touch it for that, nor who acquired none while that was traced.
     pub(super) fn claim(&mut self, audit: &HeapAudit, touches: impl FnOnce() -> Vec<Touched>) {
+        self.claim_of_gaps(audit, touches);
+        self.gaps.retain(|&(_, to)| to >= self.began);
+    }
+
+    fn claim_of_gaps(&mut self, audit: &HeapAudit, touches: impl FnOnce() -> Vec<Touched>) {
         let unclaimed = std::mem::take(&mut self.unclaimed).into_iter();
         let mut unclaimed: Vec<(u8, u64)> = unclaimed
             .filter_map(|addr| {
@@ -257,9 +261,13 @@ impl Pools {
         let mask = pool_bytes.wrapping_sub(1);
         let of_class = touches().into_iter().filter_map(|touch| {
             let class = self.all.get(&(touch.addr & !mask))?.class;
-            self.acquirers
-                .may_be(class, touch.tally)
-                .then_some((class, touch))
+            let in_gap = || {
+                self.gaps
+                    .iter()
+                    .any(|&(from, to)| (from..=to).contains(&touch.time))
+            };
+            let may_be = self.acquirers.has(class, touch.tally).unwrap_or_else(in_gap);
+            may_be.then_some((class, touch))
         });
         for (addr, touch) in ByPage::new(of_class).of_pools(&unclaimed, pool_bytes) {
             self.give(addr, touch.tally, touch.time, touch.addr & !mask == addr);

@@ -30,10 +30,11 @@ impl Acquirers {
         *class.weights.entry(tally).or_default() += 1.0;
     }
 
-    /// Whether a stack may have acquired such a pool: it was seen to, or never to acquire any, as it began when nobody looked.
-    pub(super) fn may_be(&self, class: u8, tally: TallyIndex) -> bool {
+    /// Whether a stack was ever seen to acquire such a pool; `None` if it was never seen to acquire any.
+    pub(super) fn has(&self, class: u8, tally: TallyIndex) -> Option<bool> {
         let has = |class: &Class| class.weights.contains_key(&tally);
-        self.0.get(&class).is_some_and(has) || !self.0.values().any(has)
+        let is_known = self.0.values().any(has);
+        is_known.then(|| self.0.get(&class).is_some_and(has))
     }
 
     /// Gives pools, with their classes, to those who acquire such, in their shares.
@@ -115,11 +116,10 @@ mod tests {
         acquirers.seen(3, 1);
         acquirers.seen(3, 1);
         check(&acquirers, [100, 0], [37, 63]);
-        let may_be = |tally| [3, 4, 6].map(|class| acquirers.may_be(class, tally));
-        assert_eq!(may_be(0), [true, false, false]);
-        assert_eq!(may_be(1), [true, true, false]);
-        // Nothing is known of this one.
-        assert_eq!(may_be(2), [true; 3]);
+        let has = |tally| [3, 4, 6].map(|class| acquirers.has(class, tally));
+        assert_eq!(has(0), [Some(true), Some(false), Some(false)]);
+        assert_eq!(has(1), [Some(true), Some(true), Some(false)]);
+        assert_eq!(has(2), [None; 3]);
     }
 
     #[test]
@@ -131,6 +131,9 @@ mod tests {
         check(&acquirers, [100, 5], [100, 0]);
         acquirers.age();
         check(&acquirers, [100, 5], [0, 0]);
-        assert!(acquirers.may_be(3, 0) && !acquirers.may_be(4, 0));
+        assert_eq!(
+            (acquirers.has(3, 0), acquirers.has(4, 0)),
+            (Some(true), Some(false))
+        );
     }
 }

@@ -70,15 +70,16 @@ fn reading(time: u64, changed: &[(u64, u8, u16, u16)]) -> HeapAudit {
     }
 }
 
-/// Pools in a gap, of which three pages were touched; who has how much of each.
+/// Pools in a gap, of which some pages were touched at these times; who has how much of each.
 #[test]
 fn a_pool_of_a_gap_is_of_who_touched_it_first_or_beside_it() {
     let mut pools = Pools::default();
-    // Who acquires pools of which class is known from before; D does not of class 3, and of E nothing is known.
+    // Who acquires pools of which class is known from before; D does not of class 3, and of E and F nothing is known, of
+    // whom F touched memory when acquisitions were traced.
     for (class, tally) in [(3, 7), (4, 8), (3, 9), (5, 6)] {
         pools.acquired(99 * POOL, class, tally, MonotonicNs(1));
     }
-    let mut audit = |time: u64, changed: &[(u64, u8, u16)], touches: &[(u64, TallyIndex, u32)]| {
+    let mut audit = |time: u64, changed: &[(u64, u8, u16)], touches: &[(u64, TallyIndex, u64)]| {
         let changed: Vec<_> = changed
             .iter()
             .map(|&(pool, class, used)| (pool, class, used, 200))
@@ -86,11 +87,11 @@ fn a_pool_of_a_gap_is_of_who_touched_it_first_or_beside_it() {
         let of_audit = reading(time, &changed);
         pools.audit(&of_audit);
         pools.claim(&of_audit, || {
-            let all = touches.iter().map(|&(pool, tally, pages)| Touched {
+            let all = touches.iter().map(|&(pool, tally, time)| Touched {
                 addr: pool * POOL + 4096,
                 tally,
-                pages,
-                time: time - 5,
+                pages: 4,
+                time,
             });
             all.collect()
         });
@@ -108,8 +109,16 @@ fn a_pool_of_a_gap_is_of_who_touched_it_first_or_beside_it() {
         Holder::Special(Special::Refilled),
     );
     // Without a gap it is known who acquires pools: here nobody did.
-    assert_eq!(audit(10, &[(1, 3, 9)], &[(1, 7, 4)]), [(1, before, 0)]);
-    let in_gap = [(2, 3, 9), (3, 4, 9), (4, 3, 9), (9, 3, 9), (20, 5, 9), (40, 3, 9)];
+    assert_eq!(audit(10, &[(1, 3, 9)], &[(1, 7, 5)]), [(1, before, 0)]);
+    let in_gap = [
+        (2, 3, 9),
+        (3, 4, 9),
+        (4, 3, 9),
+        (9, 3, 9),
+        (20, 5, 9),
+        (40, 3, 9),
+        (60, 3, 9),
+    ];
     let expected = [
         (1, before, 0),
         (2, Holder::Tally(7), 1),
@@ -118,8 +127,16 @@ fn a_pool_of_a_gap_is_of_who_touched_it_first_or_beside_it() {
         (9, Holder::Tally(9), 1),
         (20, refilled, 0),
         (40, Holder::Tally(5), 1),
+        (60, Holder::Tally(5), 0),
     ];
-    let touches = [(2, 7, 4), (3, 8, 4), (4, 6, 4), (9, 9, 4), (40, 5, 4)];
+    let touches = [
+        (2, 7, 15),
+        (3, 8, 15),
+        (4, 6, 15),
+        (9, 9, 15),
+        (40, 5, 15),
+        (60, 4, 10),
+    ];
     assert_eq!(audit(20, &in_gap, &touches), expected);
     // It is theirs from then on; what is set up anew where a pool was is not new memory.
     let again = [(2, 3, 12), (4, 4, 9), (9, 3, 0)];
@@ -131,8 +148,9 @@ fn a_pool_of_a_gap_is_of_who_touched_it_first_or_beside_it() {
         (4, refilled, 0),
         (20, refilled, 0),
         (40, Holder::Tally(5), 1),
+        (60, Holder::Tally(5), 0),
     ];
-    assert_eq!(audit(30, &again, &[(4, 8, 4)]), expected);
+    assert_eq!(audit(30, &again, &[(4, 8, 25)]), expected);
 }
 
 #[test]
