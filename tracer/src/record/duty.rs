@@ -79,12 +79,7 @@ impl Owner<'_> {
     fn open_window(&mut self, to: &Sender<Input>) {
         let most = self.governor.most_room();
         let enough = self.windows.least_room().min(most / 4 * 3);
-        let first = if self.governor.has_new() {
-            self.windows.first_room().min(most / 2)
-        } else {
-            Duration::ZERO
-        };
-        let room = first.max(self.governor.room());
+        let room = self.governor.room();
         if !self.wants_window() || room < enough.max(SHORTEST) {
             return;
         }

@@ -90,9 +90,8 @@ pub(super) struct Governor {
     is_calm: bool,
     /// How long the first purse lasts whose groups cost more than it earns, as far as its share can be foreseen.
     lasts: Duration,
-    /// When the recording began, and whether a process was seen that began later.
+    /// When the recording began.
     began: BootNs,
-    has_new: bool,
 }
 
 impl Governor {
@@ -116,7 +115,6 @@ impl Governor {
             is_calm: false,
             lasts: Duration::MAX,
             began,
-            has_new: false,
         }
     }
 
@@ -135,11 +133,6 @@ impl Governor {
         self.room_of(Share::Windows).unwrap_or_default()
     }
 
-    /// Whether a process began after the recording did.
-    pub(super) fn has_new(&self) -> bool {
-        self.has_new
-    }
-
     /// `None` while a process recovers.
     fn room_of(&self, share: Share) -> Option<Duration> {
         let mut rooms = Share::ALL.into_iter().zip(self.rooms);
@@ -149,7 +142,7 @@ impl Governor {
     /// The most room there can be.
     pub(super) fn most_room(&self) -> Duration {
         let most = self.budget.map(|budget| {
-            let full = Purse::new(Share::Windows, budget, true).full;
+            let full = Purse::full(Share::Windows, budget);
             Duration::try_from_secs_f64(full - self.change(Share::Windows, full)).unwrap_or_default()
         });
         most.unwrap_or(Duration::MAX)
@@ -226,14 +219,13 @@ impl Governor {
             own.grow(time);
         }
         let (mut rooms, mut hottest, mut most) = ([Some(f64::MAX); Share::COUNT], None, 0.0);
-        let changes = Share::ALL.map(|share| self.change(share, Purse::new(share, budget, true).full));
+        let changes = Share::ALL.map(|share| self.change(share, Purse::full(share, budget)));
         (self.is_calm, self.lasts) = (true, Duration::MAX);
         let mut lasts = Duration::MAX;
         let mut at_work = 0.0;
         for process in counters {
             // Of one that is not recorded it is not known.
             let is_new = process.start >= self.began || process.start == BootNs(0);
-            self.has_new |= process.start >= self.began;
             let hits = std::array::from_fn(|group| process.counters.hits_of(group));
             let account = self
                 .accounts
@@ -244,7 +236,10 @@ impl Governor {
                     busy: 1.0,
                     // Those that sleep all the time are not to count for a minute.
                     lately: 0.0,
-                    purses: Share::ALL.map(|share| Purse::new(share, budget, is_new)),
+                    purses: Share::ALL.map(|share| {
+                        let first = if is_new { share.first() } else { 0.0 };
+                        Purse::new(share, budget, first)
+                    }),
                     seen: time,
                 });
             // Of one that is new it is not known for how long.

@@ -106,7 +106,7 @@ impl<'a> Owner<'a> {
                 _ => Selection::default(),
             }),
             governor: Governor::new(settings.mode, settings.max_overhead, boot_ns()),
-            windows: Windows::new(settings.max_overhead.is_some()),
+            windows: Windows::new(settings.max_overhead),
             look_at: None,
             next_reading: Instant::now(),
             next_second: Instant::now() + SECOND,

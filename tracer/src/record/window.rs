@@ -15,7 +15,7 @@ use crate::{
 
 /// Between the end of one window and the start of the next: putting hundreds of probes in place costs more than the window,
 const LEAST_REST: Duration = Duration::from_secs(5);
-/// ... which is fine where nobody wants a bound to the cost. What is cached for a second is known from the windows of few seconds only.
+/// ... which is fine where nobody wants a bound to the cost: what stays in a cache for a second is known for a few seconds only.
 const LEAST_REST_UNBOUNDED: Duration = Duration::from_secs(2);
 /// Blocks that were filled again and are worth a window, and others: of those acquisitions tell, but not whether who acquires a
 /// pool keeps anything in it.
@@ -25,8 +25,6 @@ const WORTH_OF_FIRST: u64 = 10_000;
 pub(super) const SHORTEST: Duration = Duration::from_millis(5);
 const FIRST: Duration = Duration::from_millis(320);
 const LONGEST: Duration = Duration::from_millis(640);
-/// What the first window may cost a process.
-const FIRST_ROOM: Duration = Duration::from_millis(15);
 /// A window does not go on for less.
 const LEAST_MORE: Duration = Duration::from_millis(2);
 /// Allocations of the sample that make a window long enough, and those that make it too long.
@@ -74,14 +72,10 @@ pub(super) struct Closed {
 }
 
 impl Windows {
-    /// `is_bounded`: whether there is a bound to what the recording may cost.
-    pub(super) fn new(is_bounded: bool) -> Self {
+    /// `max_overhead`: the bound to what the recording may cost, if there is one.
+    pub(super) fn new(max_overhead: Option<f64>) -> Self {
         Self {
-            rest: if is_bounded {
-                LEAST_REST
-            } else {
-                LEAST_REST_UNBOUNDED
-            },
+            rest: max_overhead.map_or(LEAST_REST_UNBOUNDED, |_| LEAST_REST),
             length: FIRST,
             open: None,
             closed: None,
@@ -102,11 +96,6 @@ impl Windows {
     /// What the next one is to have room for at least: a long one now and then tells more than many in which nothing has time to go.
     pub(super) fn least_room(&self) -> Duration {
         self.closed.map_or(SHORTEST, |_| self.length)
-    }
-
-    /// What the first one may cost before it is earned: who fills a heap when a process begins is not seen again.
-    pub(super) fn first_room(&self) -> Duration {
-        self.closed.map_or(FIRST_ROOM, |_| Duration::ZERO)
     }
 
     /// How long the next one is to be: longer if in the last one few allocations were seen, shorter if many were.
@@ -199,7 +188,7 @@ mod tests {
         let process = (Pid(1), BootNs(1));
         let hits = |count| Some(vec![(process, spent(count))]);
         let grown = |refilled, first| Grown { refilled, first };
-        let mut windows = Windows::new(true);
+        let mut windows = Windows::new(Some(2.0));
         assert!(!windows.is_due(second(1), grown(WORTH - 1, WORTH_OF_FIRST - 1)));
         assert!(windows.is_due(second(1), grown(WORTH, 0)));
         assert!(windows.is_due(second(1), grown(0, WORTH_OF_FIRST)));
@@ -249,7 +238,7 @@ mod tests {
             vec![of(1, counts[0]), of(2, counts[1])]
         };
         let ms = Duration::from_millis;
-        let mut windows = Windows::new(true);
+        let mut windows = Windows::new(Some(2.0));
         let more = |windows: &Windows, now: u64, counts| {
             windows.more(at(now), &spent(counts), |hits| ms(hits.count))
         };
@@ -277,8 +266,8 @@ mod tests {
             first: 0,
         };
         let second = |second: u64| MonotonicNs(second * 1_000_000_000);
-        for (is_bounded, least) in [(true, 5), (false, 2)] {
-            let mut windows = Windows::new(is_bounded);
+        for (max_overhead, least) in [(Some(2.0), 5), (None, 2)] {
+            let mut windows = Windows::new(max_overhead);
             windows.opened(second(1), FIRST, Duration::MAX, None);
             windows.closed(second(10), None);
             assert!(!windows.is_due(second(10 + least - 1), grown));
@@ -288,17 +277,11 @@ mod tests {
 
     #[test]
     fn a_window_is_as_long_as_it_takes_to_see_enough() {
-        let mut windows = Windows::new(true);
-        assert_eq!(
-            (windows.least_room(), windows.first_room()),
-            (SHORTEST, FIRST_ROOM)
-        );
+        let mut windows = Windows::new(Some(2.0));
+        assert_eq!(windows.least_room(), SHORTEST);
         windows.opened(MonotonicNs(1), FIRST, Duration::MAX, None);
         windows.closed(MonotonicNs(2), None);
-        assert_eq!(
-            (windows.least_room(), windows.first_room()),
-            (FIRST, Duration::ZERO)
-        );
+        assert_eq!(windows.least_room(), FIRST);
         assert_eq!(windows.next_length(FEW - 1), FIRST * 2);
         assert_eq!(windows.next_length(FEW), FIRST * 2);
         assert_eq!(windows.next_length(MANY + 1), FIRST);

@@ -27,17 +27,22 @@ pub(super) struct Purse {
 }
 
 impl Purse {
-    /// `is_new`: of a process that began while it was recorded, which fills its heap then. One that ran before has done so.
-    pub(super) fn new(share: Share, budget: f64, is_new: bool) -> Self {
-        let (first, reserve) = share.reserve();
+    /// `first`: what is in it at first, seconds of a process's time.
+    pub(super) fn new(share: Share, budget: f64, first: f64) -> Self {
+        let full = Self::full(share, budget);
         let budget = budget * share.part();
         Self {
-            balance: if is_new { budget * first } else { 0.0 },
-            full: budget * reserve,
+            balance: budget * first,
+            full,
             debt: budget * FORGIVEN,
             cost_rate: None,
             recovers_until: MonotonicNs(0),
         }
+    }
+
+    /// The most that can be saved up.
+    pub(super) fn full(share: Share, budget: f64) -> f64 {
+        budget * share.part() * share.reserve()
     }
 
     /// Its groups stood for so many seconds, which cost so much.

@@ -216,7 +216,7 @@ fn what_takes_the_recorder_long_to_put_in_place_rests_longer() {
 
 #[test]
 fn what_the_start_of_a_program_costs_is_forgiven_once() {
-    let mut purse = Purse::new(Share::Windows, 0.02, true);
+    let mut purse = Purse::new(Share::Windows, 0.02, 1.0);
     let mut owes = |earned, spent| {
         purse.settle(earned, spent, MonotonicNs(1));
         -purse.balance
@@ -235,13 +235,11 @@ fn first_rooms(start: BootNs) -> [Duration; 2] {
         start,
         counters: Counters::default(),
     }];
-    let rooms = [0, 2].map(|second| {
+    [0, 2].map(|second| {
         let used = Duration::from_secs(second);
         governor.judge(MonotonicNs(second * 1_000_000_000), &counters, |_| Some(used));
         governor.room()
-    });
-    assert_eq!(governor.has_new(), start >= BootNs(100));
-    rooms
+    })
 }
 
 #[test]
@@ -251,7 +249,7 @@ fn who_ran_before_the_recording_begins_with_nothing() {
     for start in [BootNs(100), BootNs(0)] {
         let [first, later] = first_rooms(start);
         assert!(
-            (ms(4)..ms(5)).contains(&first) && later > first + ms(8),
+            (ms(14)..ms(16)).contains(&first) && later > first + ms(8),
             "{start}: {first:?} {later:?}"
         );
     }
