@@ -234,7 +234,7 @@ pub(crate) fn check_shares(interpreter: &Interpreter) {
     );
 }
 
-on_interpreters! { shares_within_the_budget, check_shares_within_the_budget,
+on_interpreters_alone! { shares_within_the_budget, check_shares_within_the_budget,
     debian_311: Id::Debian311,
     pyenv_312: Id::Pyenv(12),
     sid_314: Id::Sid(14),

@@ -80,8 +80,9 @@ macro_rules! on_interpreters {
     };
 }
 
-/// The same for what shares of seconds are measured in: `cargo xtask test` runs nothing beside these, as two programs and two recorders on
-/// two processors see half of what each does, and each program pays for the other's windows if both run the same file.
+/// The same for programs that fill a heap in a few seconds, of which much is to be seen: `cargo xtask test` runs nothing beside these. On
+/// two processors two programs and two recorders each get half of that time, and a program pays for the other's windows if both run
+/// the same file.
 macro_rules! on_interpreters_alone {
     ($name:ident, $check:expr, $($tests:tt)*) => {
         mod $name {

@@ -1,7 +1,8 @@
 //! `cargo xtask test [--tier fast|e2e|slow|all]`: the tests, with a count of what was skipped.
 //!
 //! `fast` needs no rights and no interpreters; `e2e` traces real interpreters, as root; `slow` does so with those that
-//! `cargo xtask pythons` builds.
+//! `cargo xtask pythons` builds, one at a time. Tests beside which nothing is to run come after the others, unless arguments are given:
+//! then all that these choose run together.
 
 use std::{fs, process::Command};
 
@@ -59,7 +60,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Tier::All => &[],
     };
     let result = match args.tier {
-        Tier::Slow => test(targets, &["--ignored"]),
+        Tier::Slow => test(targets, &["--ignored", "--test-threads", "1"]),
         // Who asks for one test gets that.
         Tier::E2e | Tier::All if args.arguments.is_empty() => {
             let others = test(targets, &["--skip", ALONE]);
