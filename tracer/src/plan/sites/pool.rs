@@ -6,12 +6,12 @@
 //! was loaded from `pool->nextpool` and `pool->freeblock` was not written since; on the way that goes on, the block
 //! is taken from `pool->freeblock`. What cannot be shown is an error, never a guess.
 
-use iced_x86::{Code as Opcode, ConditionCode, FlowControl, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code as Opcode, Instruction, Mnemonic, OpKind, Register};
 use rustc_hash::FxHashSet;
 
 use super::{
     code::Code,
-    registers::{is_call, load, register_move, store, word, writes_flags},
+    registers::{is_call, load, on_equality, register_move, store, word, writes_flags},
 };
 
 /// `offsetof(struct pool_header, freeblock)` and `nextpool`, the same since 3.4:
@@ -39,15 +39,9 @@ pub(super) struct PoolJump {
 
 /// The ways of a conditional jump on equality: if equal, if not.
 pub(super) fn equality_edges(jump: &Instruction) -> Option<(u64, u64)> {
-    if jump.flow_control() != FlowControl::ConditionalBranch {
-        return None;
-    }
     let (target, next) = (jump.near_branch_target(), jump.next_ip());
-    match jump.condition_code() {
-        ConditionCode::e => Some((target, next)),
-        ConditionCode::ne => Some((next, target)),
-        _ => None,
-    }
+    let edges = |if_equal| if if_equal { (target, next) } else { (next, target) };
+    on_equality(jump).map(edges)
 }
 
 /// Proves a jump.

@@ -1,6 +1,6 @@
 //! What an instruction does to the general purpose registers and to memory, as far as data flow needs it.
 
-use iced_x86::{Code as Opcode, FlowControl, Instruction, OpKind, Register};
+use iced_x86::{Code as Opcode, FlowControl, Instruction, Mnemonic, OpKind, Register};
 use tracer_ebpf::site::Operand;
 
 use super::code::Code;
@@ -90,6 +90,16 @@ pub(super) fn load(instruction: &Instruction) -> Option<(Register, Word)> {
 pub(super) fn store(instruction: &Instruction) -> Option<(Register, Word)> {
     let is_store = instruction.code() == Opcode::Mov_rm64_r64 && instruction.op0_kind() == OpKind::Memory;
     is_store.then(|| Some((instruction.op1_register(), word(instruction)?)))?
+}
+
+/// Whether a jump is taken if the zero flag is set, or if it is not; `None` for one that asks for anything else. (`loope` and `loopne`
+/// ask for the count in RCX, too.)
+pub(super) fn on_equality(jump: &Instruction) -> Option<bool> {
+    match jump.mnemonic() {
+        Mnemonic::Je => Some(true),
+        Mnemonic::Jne => Some(false),
+        _ => None,
+    }
 }
 
 /// Whether it is a call, direct or not.

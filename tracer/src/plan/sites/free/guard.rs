@@ -3,12 +3,12 @@
 //! Compilers that know from training what a slot usually holds put `slot == function ? inlined copy : call slot`
 //! into the code. The address is an immediate operand, or where code may be loaded anywhere, it is in a register.
 
-use iced_x86::{ConditionCode, FlowControl, Instruction, InstructionInfoFactory, Mnemonic};
+use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic};
 
 use tracer_ebpf::site::flag;
 
 use super::{
-    super::{code::Code, hoisted},
+    super::{code::Code, hoisted, registers::on_equality},
     state::{State, Value},
     walk::{Next, walk},
 };
@@ -45,10 +45,10 @@ impl Guard {
         if !is_emulated(jump) || taken == following {
             return None;
         }
-        let (if_taken, if_not) = match jump.condition_code() {
-            ConditionCode::e => (flag::IF_ZERO, flag::IF_NOT_ZERO),
-            ConditionCode::ne => (flag::IF_NOT_ZERO, flag::IF_ZERO),
-            _ => return None,
+        let (if_taken, if_not) = if on_equality(jump)? {
+            (flag::IF_ZERO, flag::IF_NOT_ZERO)
+        } else {
+            (flag::IF_NOT_ZERO, flag::IF_ZERO)
         };
         let (different, if_equal) = if equal == taken {
             (following, if_taken)
@@ -227,8 +227,8 @@ fn behind(code: &Code<'_>, compare: &Instruction, compared: u32) -> Result<Guard
                 state.execute(&instruction, &mut info);
             }
             FlowControl::ConditionalBranch => {
-                let equal = match instruction.condition_code() {
-                    ConditionCode::e => instruction.near_branch_target(),
+                let equal = match on_equality(&instruction) {
+                    Some(true) => instruction.near_branch_target(),
                     _ => instruction.next_ip(),
                 };
                 let mut guard = Guard::by_flag(&instruction, VirtAddr(equal)).ok_or(NoGuard::Unclear(

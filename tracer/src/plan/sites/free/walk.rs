@@ -3,10 +3,10 @@
 //! Ways are not merged where they meet again: what holds on all of them is what every one of them shows. That is
 //! only for short ways, so there are limits, and to pass one is an answer of its own ([`Lost`]).
 
-use iced_x86::{ConditionCode, FlowControl, Instruction, InstructionInfoFactory};
+use iced_x86::{FlowControl, Instruction, InstructionInfoFactory};
 
 use super::{
-    super::code::Code,
+    super::{code::Code, registers::on_equality},
     state::{State, Value},
 };
 use crate::units::VirtAddr;
@@ -110,9 +110,5 @@ fn is_taken(instruction: &Instruction, state: &State, not_null: &[Value]) -> Opt
         value if not_null.contains(&value) => false,
         _ => return None,
     };
-    match instruction.condition_code() {
-        ConditionCode::e => Some(is_zero),
-        ConditionCode::ne => Some(!is_zero),
-        _ => None,
-    }
+    on_equality(instruction).map(|if_zero| if_zero == is_zero)
 }

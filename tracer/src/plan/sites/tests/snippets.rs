@@ -11,7 +11,7 @@ use crate::plan::sites::{
     code::Code,
     guards, init,
     pool::{equality_edges, leads_to, prove},
-    registers::is_call,
+    registers::{is_call, on_equality},
     result,
 };
 
@@ -69,6 +69,22 @@ fn check(made: Made, expected: Result<Register, &str>) {
 }
 
 const UNKNOWN: &str = "its operands are not known to be a pool and the pool's nextpool";
+
+#[test]
+fn only_jumps_that_ask_for_the_zero_flag_alone_are_on_equality() {
+    let mut a = CodeAssembler::new(64).unwrap();
+    let mut to = a.create_label();
+    a.set_label(&mut to).unwrap();
+    a.je(to).unwrap();
+    a.jne(to).unwrap();
+    a.loope(to).unwrap();
+    a.loopne(to).unwrap();
+    a.jrcxz(to).unwrap();
+    a.jb(to).unwrap();
+    a.jmp(to).unwrap();
+    let found: Vec<_> = a.instructions().iter().map(on_equality).collect();
+    assert_eq!(found, [Some(true), Some(false), None, None, None, None, None]);
+}
 
 #[test]
 fn either_order_of_the_operands_is_understood() {
