@@ -124,6 +124,7 @@ impl Refills {
             seen: 0.0,
             state: State::Waiting,
             weight: 1.0,
+            of_window: 1.0,
             refills: None,
         };
         // What waited in the ring can come after the first look.
@@ -222,11 +223,12 @@ impl Refills {
         self.droppers = droppers;
     }
 
-    /// What those stand for that are left of a window.
+    /// How many of the sample those stand for that are left of a window. (What they stand for of all changes when a window that is newer
+    /// takes its place, which tells nothing of who drops.)
     fn weights(&self, window: &Window) -> Weights {
         let mut weights = Weights::default();
         for sample in self.samples.values().filter(|sample| window.has(sample.born)) {
-            *weights.entry((sample.class, sample.tally)).or_default() += sample.weight;
+            *weights.entry((sample.class, sample.tally)).or_default() += sample.of_window;
         }
         weights
     }
@@ -243,6 +245,7 @@ impl Refills {
                 return true;
             }
             sample.weight *= PARTS as f64;
+            sample.of_window *= PARTS as f64;
             sample.born <= window.from + window.to.saturating_sub(window.from) / PARTS
         });
     }
@@ -505,10 +508,12 @@ impl Refills {
         if left.is_empty() {
             return;
         }
-        let mut lost: FxHashMap<Kind, f64> = FxHashMap::default();
+        let mut lost: FxHashMap<Kind, (f64, f64)> = FxHashMap::default();
         for addr in left {
             if let Some(sample) = self.samples.remove(addr) {
-                *lost.entry(sample.kind()).or_default() += sample.weight;
+                let (weight, of_window) = lost.entry(sample.kind()).or_default();
+                *weight += sample.weight;
+                *of_window += sample.of_window;
             }
         }
         let mut rest: FxHashMap<Kind, f64> = FxHashMap::default();
@@ -521,11 +526,12 @@ impl Refills {
         }
         for sample in self.samples.values_mut() {
             let kind = sample.kind();
-            if let (Some(lost), Some(rest)) = (lost.get(&kind), rest.get(&kind)) {
-                sample.weight += lost / rest;
+            if let (Some((weight, of_window)), Some(rest)) = (lost.get(&kind), rest.get(&kind)) {
+                sample.weight += weight / rest;
+                sample.of_window += of_window / rest;
             }
         }
-        for (kind, weight) in lost {
+        for (kind, (weight, _)) in lost {
             let ((class, tally), state, refills) = kind;
             if (state, refills) == (State::Settled, Some(true))
                 && !rest.contains_key(&kind)

@@ -20,6 +20,8 @@ pub(super) struct Sample {
     pub(super) state: State,
     /// How many it stands for: of the sample, or, once it is settled, of all.
     pub(super) weight: f64,
+    /// How many of the sample it stands for, settled or not.
+    pub(super) of_window: f64,
     /// Whether it was put where blocks are filled again, once a reading has told.
     pub(super) refills: Option<bool>,
 }

@@ -308,6 +308,33 @@ fn windows_that_are_first_looked_at_together_speak_each_of_its_time() {
 }
 
 #[test]
+fn who_keeps_all_does_not_drop_it_when_a_newer_window_takes_its_place() {
+    let kept: Vec<u64> = (1..100).collect();
+    // Those that are gone at the second look, and those that are not looked at any more.
+    for (gone, left, expected) in [(0, 0, false), (10, 90, false), (90, 90, true)] {
+        let mut refills = at_newer_window(&kept);
+        look(&mut refills, 13.3, &kept[..gone], &kept[gone..left.max(gone)]);
+        assert_eq!(refills.drops(3, 0, at(5.0)), expected, "{gone} {left}");
+    }
+}
+
+/// A window in which A allocates these, a reading, and a newer window.
+fn at_newer_window(kept: &[u64]) -> Refills {
+    let mut refills = Refills::default();
+    sampled(&mut refills, kept, 0, 9.95);
+    window(&mut refills, 9.9);
+    look(&mut refills, 10.3, &[], &[]);
+    // Hardly any was put where blocks are filled again, so that each stands for next to nothing once it is settled.
+    assert_eq!(
+        refills.share(at(10.4), &[3; SIZE_CLASSES], filled).len(),
+        SIZE_CLASSES
+    );
+    sampled(&mut refills, &[100, 101], 1, 12.95);
+    window(&mut refills, 12.9);
+    refills
+}
+
+#[test]
 fn of_who_keeps_less_than_half_the_first_part_of_a_window_counts() {
     let mut refills = Refills::default();
     for (block, second) in (1..=10).zip([9.91, 9.92, 9.94, 9.95, 9.96, 9.97, 9.98, 9.985, 9.99, 9.995]) {
