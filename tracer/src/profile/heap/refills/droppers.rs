@@ -1,36 +1,64 @@
-//! Who frees soon what he allocates: next to nothing of much is left when a window's blocks are looked at.
+//! Who frees soon what he allocates: next to nothing of much is left when a window is over, or when its blocks are looked at.
 //!
-//! Apart from the windows, of which only the counts matter here. Such a stack acquires pools, as many as it allocates blocks, and
-//! holds nothing in them. What is in use at the first look need not be what was seen: in a window that is shorter than a program's
-//! loop most blocks are handed out again between its end and that look, which is not told. At the second look what is in them by
-//! then is another object.
+//! Such a stack acquires pools, as many as it allocates blocks, and holds nothing in them. What is in use at the first look need not
+//! be what was seen: in a loop most blocks are handed out again between the window's end and that look, which is not told.
+//! So the window itself tells, as far as blocks are handed out again in it: how many would be left if nothing but its end cut their
+//! lives short. Who keeps each block for a time, as a cache does, is none. Pure.
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{Key, young::Window};
+use super::sample::{Counts, Key};
 use crate::units::MonotonicNs;
 
 /// Allocations in a window from which on it tells who drops all, and of how many one may be left then: some rounds of many. Who makes a
 /// temporary of the size of what he keeps has half of them left.
 const TELLING: u64 = 32;
 const DROPPED: f64 = 4.0;
-/// The second look is no later than this behind a window's end, nanoseconds: what is kept for seconds is not dropped soon.
-const SOON: u64 = 5_000_000_000;
+/// So many must have been there for a time, or it is not known how many are left after it.
+const FEW: usize = 8;
 
-/// Blocks of each class and stack.
-pub(super) type Counts = FxHashMap<Key, u64>;
-/// How many samples stand for.
-pub(super) type Weights = FxHashMap<Key, f64>;
+/// What one stack allocated of one class in a window, nanoseconds.
+#[derive(Clone, Debug, Default)]
+pub(super) struct InWindow {
+    /// After which time those were handed out again that were,
+    ended: Vec<u64>,
+    /// ... and how long the others had been there when it was over.
+    stayed: Vec<u64>,
+}
 
-/// Of one stack and class.
-#[derive(Clone, Copy, Debug)]
-struct Seen {
-    /// Allocated in the window.
-    all: u64,
-    /// In use at the last look that counts,
-    left: f64,
-    /// ... and what those that are looked at on stood for then.
-    weight: f64,
+impl InWindow {
+    /// One that was allocated at `born`, and handed out again at `until`, in a window up to `to`. By the clock.
+    pub(super) fn add(&mut self, born: u64, until: Option<u64>, to: u64) {
+        match until {
+            Some(until) => self.ended.push(until.saturating_sub(born)),
+            None => self.stayed.push(to.saturating_sub(born)),
+        }
+    }
+
+    pub(super) fn all(&self) -> u64 {
+        (self.ended.len() + self.stayed.len()) as u64
+    }
+
+    /// Which part of them is left after the longest time of which that is known. The product-limit estimate, see E. L. Kaplan and
+    /// P. Meier, <https://doi.org/10.1080/01621459.1958.10501452>.
+    fn left(&self) -> f64 {
+        let sorted = |lengths: &[u64]| {
+            let mut lengths = lengths.to_vec();
+            lengths.sort_unstable();
+            lengths
+        };
+        let (ended, stayed) = (sorted(&self.ended), sorted(&self.stayed));
+        let mut left = 1.0;
+        for (index, length) in ended.iter().enumerate() {
+            let gone = stayed.partition_point(|stayed| stayed < length);
+            let there = ended.len() - index + stayed.len() - gone;
+            if there < FEW {
+                break;
+            }
+            left *= 1.0 - 1.0 / there as f64;
+        }
+        left
+    }
 }
 
 /// Those of one window.
@@ -38,65 +66,21 @@ struct Seen {
 pub(super) struct Droppers {
     /// Since when it says so.
     from: u64,
-    window: Window,
-    /// Looks at its blocks so far.
-    looks: u32,
-    seen: FxHashMap<Key, Seen>,
     of: FxHashSet<Key>,
 }
 
 impl Droppers {
     /// A window, which stands for the time since `from`. `seen`: allocated in it; `left`: of those, in use at the first look.
-    pub(super) fn new(
-        from: u64,
-        window: Window,
-        seen: impl Iterator<Item = (Key, u64)>,
-        left: &Counts,
-    ) -> Self {
-        let seen = seen.filter(|&(_, all)| all >= TELLING).map(|(key, all)| {
-            let left = left.get(&key).copied().unwrap_or(0) as f64;
-            let weight = 0.0;
-            (key, Seen { all, left, weight })
-        });
-        let mut droppers = Self {
-            from,
-            window,
-            looks: 0,
-            seen: seen.collect(),
-            of: FxHashSet::default(),
+    pub(super) fn new(from: u64, seen: &FxHashMap<Key, InWindow>, left: &Counts) -> Self {
+        let drops = |key: &Key, seen: &InWindow| {
+            let left = left.get(key).copied().unwrap_or(0) as f64 / seen.all() as f64;
+            seen.all() >= TELLING && left.min(seen.left()) * DROPPED < 1.0
         };
-        droppers.judge();
-        droppers
-    }
-
-    /// The window, if a look at blocks that were allocated between two times counts for it.
-    pub(super) fn wants(&self, first: u64, last: u64) -> Option<Window> {
-        (self.looks < 2 && first <= self.window.from && self.window.to <= last).then_some(self.window)
-    }
-
-    /// Its blocks were looked at: what those stand for that are left.
-    pub(super) fn looked_at(&mut self, time: MonotonicNs, weights: &Weights) {
-        self.looks += 1;
-        let is_second = self.looks == 2;
-        if is_second && time.0.saturating_sub(self.window.to) > SOON {
-            return;
+        let of = seen.iter().filter(|(key, seen)| drops(key, seen));
+        Self {
+            from,
+            of: of.map(|(key, _)| *key).collect(),
         }
-        for (key, seen) in &mut self.seen {
-            let weight = weights.get(key).copied().unwrap_or_default();
-            if is_second && seen.weight > 0.0 {
-                seen.left *= (weight / seen.weight).min(1.0);
-            }
-            seen.weight = weight;
-        }
-        self.judge();
-    }
-
-    fn judge(&mut self) {
-        let of = self
-            .seen
-            .iter()
-            .filter(|(_, seen)| seen.left * DROPPED < seen.all as f64);
-        self.of = of.map(|(key, _)| *key).collect();
     }
 
     /// Whether the window tells of this time, unless a later one does.
@@ -116,22 +100,23 @@ mod tests {
 
     const KEY: Key = (3, 0);
 
-    fn droppers(seen: u64, left: u64) -> Droppers {
-        let seen = [(KEY, seen)].into_iter();
-        let window = Window {
-            from: 12,
-            to: 14,
-            since: 10,
-            one_in: 1,
-            begin: 0.0,
-            work: 2.0,
-            period: 2.0,
-        };
-        Droppers::new(10, window, seen, &Counts::from_iter([(KEY, left)]))
+    /// In a window of a thousand.
+    fn in_window(lives: impl Iterator<Item = (u64, u64)>) -> InWindow {
+        let mut in_window = InWindow::default();
+        for (born, length) in lives {
+            let until = Some(born + length).filter(|&until| until < 1000);
+            in_window.add(born, until, 1000);
+        }
+        in_window
     }
 
     #[track_caller]
-    fn check(droppers: &Droppers, expected: bool) {
+    fn check(seen: InWindow, left: u64, expected: bool) {
+        let droppers = Droppers::new(
+            10,
+            &FxHashMap::from_iter([(KEY, seen)]),
+            &Counts::from_iter([(KEY, left)]),
+        );
         assert_eq!(droppers.has(KEY), expected);
         assert!(!droppers.has((4, 0)) && !droppers.has((3, 1)));
         assert!(droppers.speak_of(MonotonicNs(10)) && !droppers.speak_of(MonotonicNs(9)));
@@ -139,32 +124,29 @@ mod tests {
 
     #[test]
     fn who_has_nothing_left_of_much_drops_all() {
-        check(&droppers(60, 14), true);
-        check(&droppers(60, 15), false);
-        check(&droppers(32, 0), true);
-        check(&droppers(31, 0), false);
+        let all = |count: u64| in_window((0..count).map(|born| (born, 2000)));
+        check(all(60), 14, true);
+        check(all(60), 15, false);
+        check(all(32), 0, true);
+        check(all(31), 0, false);
     }
 
     #[test]
-    fn the_second_look_tells_what_was_handed_out_again_before_the_first() {
-        let weights = |weight| Weights::from_iter([(KEY, weight)]);
-        let check_looks = |time: u64, looks: &[f64], expected: bool| {
-            let mut droppers = droppers(60, 40);
-            assert!(droppers.wants(13, 99).is_none() && droppers.wants(12, 13).is_none());
-            for &weight in looks {
-                assert!(droppers.wants(12, 14).is_some());
-                droppers.looked_at(MonotonicNs(time), &weights(weight));
-            }
-            assert_eq!(droppers.wants(0, 99).is_none(), looks.len() >= 2);
-            check(&droppers, expected);
-        };
-        check_looks(20, &[40.0], false);
-        check_looks(20, &[40.0, 16.0], false);
-        check_looks(20, &[40.0, 14.0], true);
-        check_looks(20, &[10.0, 0.0], true);
-        check_looks(20, &[10.0, 90.0], false);
-        // None of them is looked at on.
-        check_looks(20, &[0.0, 0.0], false);
-        check_looks(SOON + 15, &[40.0, 0.0], false);
+    fn the_window_tells_how_soon_they_go_however_many_it_cut_short() {
+        let of_length = |length: u64| in_window((0..100).map(|born| (born * 10, length)));
+        check(of_length(50), 100, true);
+        check(of_length(700), 100, true);
+        // A few were there for as long, or none.
+        check(of_length(960), 100, false);
+        check(of_length(2000), 100, false);
+    }
+
+    #[test]
+    fn who_keeps_every_other_one_does_not_drop_all() {
+        let one_in =
+            |kept: u64| in_window((0..100).map(|born| (born * 10, 3 + born % kept / (kept - 1) * 2000)));
+        check(one_in(2), 100, false);
+        check(one_in(3), 100, false);
+        check(one_in(5), 100, true);
     }
 }

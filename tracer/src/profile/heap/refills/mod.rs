@@ -18,8 +18,8 @@ use std::collections::VecDeque;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::{
-    droppers::{Counts, Droppers, Weights},
-    sample::{Key, Kind, Sample, State, counts},
+    droppers::{Droppers, InWindow},
+    sample::{Counts, Key, Kind, Sample, State, counts},
     told::Told,
     young::{StandsFor, TAIL, Window, Young},
 };
@@ -124,7 +124,6 @@ impl Refills {
             seen: 0.0,
             state: State::Waiting,
             weight: 1.0,
-            of_window: 1.0,
             refills: None,
         };
         // What waited in the ring can come after the first look.
@@ -195,14 +194,13 @@ impl Refills {
                 sample.seen = self.work;
             }
         }
-        for (window, seen) in looked_at {
+        for (window, mut seen) in looked_at {
             let young = self.samples.values().filter(|sample| window.has(sample.born));
             let left = counts(young);
             let from = window.since.max(window.to.saturating_sub(LONGEST_PERIOD));
             // Of whom some cannot be looked at, it is not known.
-            let known = seen.iter().filter(|(key, _)| !refused.contains(key));
-            let known = known.map(|(key, seen)| (*key, *seen));
-            self.droppers.push_back(Droppers::new(from, window, known, &left));
+            seen.retain(|key, _| !refused.contains(key));
+            self.droppers.push_back(Droppers::new(from, &seen, &left));
             if self.droppers.len() > MAX_WAITING {
                 self.droppers.pop_front();
             }
@@ -214,38 +212,20 @@ impl Refills {
             }
         }
         self.leave(&survey.left);
-        let mut droppers = std::mem::take(&mut self.droppers);
-        for of_window in &mut droppers {
-            if let Some(window) = of_window.wants(survey.first.0, survey.last.0) {
-                of_window.looked_at(survey.time, &self.weights(&window));
-            }
-        }
-        self.droppers = droppers;
-    }
-
-    /// How many of the sample those stand for that are left of a window. (What they stand for of all changes when a window that is newer
-    /// takes its place, which tells nothing of who drops.)
-    fn weights(&self, window: &Window) -> Weights {
-        let mut weights = Weights::default();
-        for sample in self.samples.values().filter(|sample| window.has(sample.born)) {
-            *weights.entry((sample.class, sample.tally)).or_default() += sample.of_window;
-        }
-        weights
     }
 
     /// Of a stack that keeps less than half, a block that is in use at the first look need not be its own: one that is dropped and handed
     /// out again between the window's end and that look is not told of. What was not handed out again in most of the window is, so
     /// only the first part of it counts.
-    fn doubt(&mut self, window: &Window, seen: &Counts, left: &Counts) {
-        let count = |counts: &Counts, key: &Key| counts.get(key).copied().unwrap_or(0);
+    fn doubt(&mut self, window: &Window, seen: &FxHashMap<Key, InWindow>, left: &Counts) {
         self.samples.retain(|_, sample| {
             let key = (sample.class, sample.tally);
-            let keeps = count(left, &key) * 2 >= count(seen, &key);
+            let all = seen.get(&key).map_or(0, InWindow::all);
+            let keeps = left.get(&key).copied().unwrap_or(0) * 2 >= all;
             if sample.state != State::Young || keeps || !window.has(sample.born) {
                 return true;
             }
             sample.weight *= PARTS as f64;
-            sample.of_window *= PARTS as f64;
             sample.born <= window.from + window.to.saturating_sub(window.from) / PARTS
         });
     }
@@ -408,18 +388,28 @@ impl Refills {
     }
 
     /// A window is looked at for the first time: it is the newest one of the classes of which it has blocks, and what is left of the
-    /// one before settles. How many were allocated in it.
-    fn begin(&mut self, window: Window) -> Counts {
+    /// one before settles. What was allocated in it.
+    fn begin(&mut self, window: Window) -> FxHashMap<Key, InWindow> {
         let ended = self.take_ended(&window);
         let waiting = |sample: &&Sample| sample.state == State::Waiting && window.has(sample.born);
-        let here = self.samples.values().filter(waiting);
+        let mut seen: FxHashMap<Key, InWindow> = FxHashMap::default();
+        let mut add = |sample: &Sample, until: Option<u64>| {
+            let key = (sample.class, sample.tally);
+            seen.entry(key).or_default().add(sample.born, until, window.to);
+        };
+        self.samples
+            .values()
+            .filter(waiting)
+            .for_each(|sample| add(sample, None));
         // Those that ended in a later window, if that has not been looked at either.
         let later = self.ended.iter_mut().map(|(_, sample, _)| sample);
         let later: Vec<&mut Sample> = later.filter(|sample| waiting(&&**sample)).collect();
-        let ended_here = ended.iter().map(|(_, sample, _)| sample);
-        let seen = counts(here.chain(ended_here).chain(later.iter().map(|sample| &**sample)));
         for sample in later {
+            add(sample, None);
             sample.state = State::Young;
+        }
+        for (_, sample, until) in &ended {
+            add(sample, Some(*until));
         }
         let mut news = vec![false; self.classes.len()];
         for &(class, _) in seen.keys() {
@@ -508,12 +498,10 @@ impl Refills {
         if left.is_empty() {
             return;
         }
-        let mut lost: FxHashMap<Kind, (f64, f64)> = FxHashMap::default();
+        let mut lost: FxHashMap<Kind, f64> = FxHashMap::default();
         for addr in left {
             if let Some(sample) = self.samples.remove(addr) {
-                let (weight, of_window) = lost.entry(sample.kind()).or_default();
-                *weight += sample.weight;
-                *of_window += sample.of_window;
+                *lost.entry(sample.kind()).or_default() += sample.weight;
             }
         }
         let mut rest: FxHashMap<Kind, f64> = FxHashMap::default();
@@ -526,12 +514,11 @@ impl Refills {
         }
         for sample in self.samples.values_mut() {
             let kind = sample.kind();
-            if let (Some((weight, of_window)), Some(rest)) = (lost.get(&kind), rest.get(&kind)) {
+            if let (Some(weight), Some(rest)) = (lost.get(&kind), rest.get(&kind)) {
                 sample.weight += weight / rest;
-                sample.of_window += of_window / rest;
             }
         }
-        for (kind, (weight, _)) in lost {
+        for (kind, weight) in lost {
             let ((class, tally), state, refills) = kind;
             if (state, refills) == (State::Settled, Some(true))
                 && !rest.contains_key(&kind)

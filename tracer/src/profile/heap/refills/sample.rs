@@ -1,10 +1,15 @@
 //! A block that was seen in a sampling window, and what is known of it. The rules are in the module above.
 
-use super::{droppers::Counts, young::Life};
+use rustc_hash::FxHashMap;
+
+use super::young::Life;
 use crate::profile::live::TallyIndex;
 
 /// A size class, and a stack.
 pub(super) type Key = (usize, TallyIndex);
+
+/// Blocks of each class and stack.
+pub(super) type Counts = FxHashMap<Key, u64>;
 
 /// Samples that can stand for each other.
 pub(super) type Kind = (Key, State, Option<bool>);
@@ -20,8 +25,6 @@ pub(super) struct Sample {
     pub(super) state: State,
     /// How many it stands for: of the sample, or, once it is settled, of all.
     pub(super) weight: f64,
-    /// How many of the sample it stands for, settled or not.
-    pub(super) of_window: f64,
     /// Whether it was put where blocks are filled again, once a reading has told.
     pub(super) refills: Option<bool>,
 }

@@ -308,30 +308,30 @@ fn windows_that_are_first_looked_at_together_speak_each_of_its_time() {
 }
 
 #[test]
-fn who_keeps_all_does_not_drop_it_when_a_newer_window_takes_its_place() {
-    let kept: Vec<u64> = (1..100).collect();
-    // Those that are gone at the second look, and those that are not looked at any more.
-    for (gone, left, expected) in [(0, 0, false), (10, 90, false), (90, 90, true)] {
-        let mut refills = at_newer_window(&kept);
-        look(&mut refills, 13.3, &kept[..gone], &kept[gone..left.max(gone)]);
-        assert_eq!(refills.drops(3, 0, at(5.0)), expected, "{gone} {left}");
-    }
+fn who_drops_all_in_every_round_is_told_by_the_window_though_the_last_round_is_there() {
+    let blocks: Vec<u64> = (1..100).collect();
+    let drops = |rounds: &[f64]| {
+        let mut refills = Refills::default();
+        for &round in rounds {
+            sampled(&mut refills, &blocks, 0, round);
+        }
+        window(&mut refills, 9.9);
+        look(&mut refills, 10.3, &[], &[]);
+        refills.drops(3, 0, at(5.0))
+    };
+    assert!(drops(&[9.91, 9.93, 9.95, 9.97, 9.99]));
+    assert!(!drops(&[9.95]));
 }
 
-/// A window in which A allocates these, a reading, and a newer window.
-fn at_newer_window(kept: &[u64]) -> Refills {
+#[test]
+fn a_cache_that_has_turned_over_since_the_first_look_was_not_dropped_soon() {
+    let cached: Vec<u64> = (1..100).collect();
     let mut refills = Refills::default();
-    sampled(&mut refills, kept, 0, 9.95);
+    sampled(&mut refills, &cached, 0, 9.95);
     window(&mut refills, 9.9);
     look(&mut refills, 10.3, &[], &[]);
-    // Hardly any was put where blocks are filled again, so that each stands for next to nothing once it is settled.
-    assert_eq!(
-        refills.share(at(10.4), &[3; SIZE_CLASSES], filled).len(),
-        SIZE_CLASSES
-    );
-    sampled(&mut refills, &[100, 101], 1, 12.95);
-    window(&mut refills, 12.9);
-    refills
+    look(&mut refills, 13.3, &cached, &[]);
+    assert!(!refills.drops(3, 0, at(5.0)) && !refills.drops(3, 0, at(13.0)));
 }
 
 #[test]
