@@ -6,7 +6,7 @@
 //! Most blocks do not stay; what is known of one that is freed in a gap is what its memory says at the next audit, and
 //! one that is freed and allocated again at the same place looks as if nothing had been. So a block stands for others only
 //! once it has outlived a later phase, in which such a thing is seen. Invariant: never more than [`MAX_PHASES`] phases; when
-//! there would be more, the first two become one.
+//! there would be more, the second and the third become one: the first has no gap before it, and stands for itself.
 
 use std::collections::VecDeque;
 
@@ -85,12 +85,12 @@ impl Phases {
             gaps: before,
         });
         if self.ended.len() > MAX_PHASES
-            && let Some(first) = self.ended.pop_front()
-            && let Some(second) = self.ended.front_mut()
+            && let Some(second) = self.ended.remove(1)
+            && let Some(third) = self.ended.get_mut(1)
         {
-            second.from = first.from;
-            second.on = second.on.saturating_add(first.on);
-            second.gaps = second.gaps.saturating_add(first.gaps);
+            third.from = second.from;
+            third.on = third.on.saturating_add(second.on);
+            third.gaps = third.gaps.saturating_add(second.gaps);
         }
     }
 
@@ -174,21 +174,23 @@ mod tests {
 
     #[test]
     fn many_phases_become_few_and_stand_for_the_same() {
+        const START: u64 = 1_000_000;
         let mut phases = Phases::default();
-        phases.end(at(0));
+        phases.end(at(START));
         for second in 1..2000 {
-            phases.begin(at(second * 1000 - 100));
-            phases.end(at(second * 1000));
+            phases.begin(at(START + second * 1000 - 100));
+            phases.end(at(START + second * 1000));
         }
         assert!(phases.ended.len() <= MAX_PHASES);
         check(
             &phases,
-            2_000_000,
+            START + 2_000_000,
             // Half of a gap is behind those that have become one.
             &[
-                (999_950, 9.0 + 450.0 / 174_400.0),
-                (1_998_000 - 50, 9.0),
-                (1_999_000 - 50, 0.0),
+                (START - 50, 0.0),
+                (START + 999_950, 9.0 + 450.0 / 174_500.0),
+                (START + 1_998_000 - 50, 9.0),
+                (START + 1_999_000 - 50, 0.0),
             ],
         );
     }

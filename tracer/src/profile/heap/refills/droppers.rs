@@ -7,15 +7,24 @@
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::sample::{Counts, Key};
+use super::{
+    sample::{Counts, Key},
+    young::Window,
+};
 use crate::units::MonotonicNs;
 
 /// Allocations in a window from which on it tells who drops all, and of how many one may be left then: some rounds of many. Who makes a
 /// temporary of the size of what he keeps has half of them left.
 const TELLING: u64 = 32;
 const DROPPED: f64 = 4.0;
-/// So many must have been there for a time, or it is not known how many are left after it.
+/// So many must have been there for a time, and so many of a hundred must not have been cut short before it, or it is not known
+/// how many are left after it.
 const FEW: usize = 8;
+const UNCUT: usize = 25;
+/// The first look tells of who drops soon if it comes so soon, nanoseconds: later a cache may have turned over.
+const SOON: u64 = 1_000_000_000;
+/// So many of a part of a window stand for the rest.
+const FEW_EARLY: u64 = 4;
 
 /// What one stack allocated of one class in a window, nanoseconds.
 #[derive(Clone, Debug, Default)]
@@ -24,19 +33,27 @@ pub(super) struct InWindow {
     ended: Vec<u64>,
     /// ... and how long the others had been there when it was over.
     stayed: Vec<u64>,
+    /// Allocated in its first part.
+    early: u64,
 }
 
 impl InWindow {
-    /// One that was allocated at `born`, and handed out again at `until`, in a window up to `to`. By the clock.
-    pub(super) fn add(&mut self, born: u64, until: Option<u64>, to: u64) {
+    /// One that was allocated in a window at `born`, and handed out again at `until`. By the clock.
+    pub(super) fn add(&mut self, window: &Window, born: u64, until: Option<u64>) {
         match until {
             Some(until) => self.ended.push(until.saturating_sub(born)),
-            None => self.stayed.push(to.saturating_sub(born)),
+            None => self.stayed.push(window.to.saturating_sub(born)),
         }
+        self.early += u64::from(window.is_early(born));
     }
 
     pub(super) fn all(&self) -> u64 {
         (self.ended.len() + self.stayed.len()) as u64
+    }
+
+    /// How many one stands for that was allocated in the first part, if that tells.
+    pub(super) fn weight_of_early(&self) -> Option<f64> {
+        (self.early >= FEW_EARLY).then(|| self.all() as f64 / self.early as f64)
     }
 
     /// Which part of them is left after the longest time of which that is known. The product-limit estimate, see E. L. Kaplan and
@@ -48,11 +65,11 @@ impl InWindow {
             lengths
         };
         let (ended, stayed) = (sorted(&self.ended), sorted(&self.stayed));
-        let mut left = 1.0;
+        let (mut left, all) = (1.0, ended.len() + stayed.len());
         for (index, length) in ended.iter().enumerate() {
             let gone = stayed.partition_point(|stayed| stayed < length);
             let there = ended.len() - index + stayed.len() - gone;
-            if there < FEW {
+            if there < FEW || (all - gone) * 100 < all * UNCUT {
                 break;
             }
             left *= 1.0 - 1.0 / there as f64;
@@ -70,11 +87,17 @@ pub(super) struct Droppers {
 }
 
 impl Droppers {
-    /// A window, which stands for the time since `from`. `seen`: allocated in it; `left`: of those, in use at the first look.
-    pub(super) fn new(from: u64, seen: &FxHashMap<Key, InWindow>, left: &Counts) -> Self {
+    /// A window, which stands for the time since `from`. `seen`: allocated in it; `left`: of those, in use at the first look, which came
+    /// so long after it.
+    pub(super) fn new(from: u64, seen: &FxHashMap<Key, InWindow>, left: &Counts, after: u64) -> Self {
         let drops = |key: &Key, seen: &InWindow| {
-            let left = left.get(key).copied().unwrap_or(0) as f64 / seen.all() as f64;
-            seen.all() >= TELLING && left.min(seen.left()) * DROPPED < 1.0
+            let all = seen.all();
+            let at_look = if after <= SOON {
+                left.get(key).copied().unwrap_or(0) as f64 / all as f64
+            } else {
+                1.0
+            };
+            all >= TELLING && at_look.min(seen.left()) * DROPPED < 1.0
         };
         let of = seen.iter().filter(|(key, seen)| drops(key, seen));
         Self {
@@ -99,24 +122,31 @@ mod tests {
     use super::*;
 
     const KEY: Key = (3, 0);
+    const WINDOW: Window = Window {
+        from: 0,
+        to: 1000,
+        since: 0,
+        one_in: 1,
+        begin: 0.0,
+        work: 1000.0,
+        period: 1000.0,
+    };
 
-    /// In a window of a thousand.
+    /// When each was allocated, and for how long it was there.
     fn in_window(lives: impl Iterator<Item = (u64, u64)>) -> InWindow {
         let mut in_window = InWindow::default();
         for (born, length) in lives {
-            let until = Some(born + length).filter(|&until| until < 1000);
-            in_window.add(born, until, 1000);
+            let until = Some(born + length).filter(|&until| until < WINDOW.to);
+            in_window.add(&WINDOW, born, until);
         }
         in_window
     }
 
+    /// `left`: at the first look, so long after the window.
     #[track_caller]
-    fn check(seen: InWindow, left: u64, expected: bool) {
-        let droppers = Droppers::new(
-            10,
-            &FxHashMap::from_iter([(KEY, seen)]),
-            &Counts::from_iter([(KEY, left)]),
-        );
+    fn check(seen: InWindow, (left, after): (u64, u64), expected: bool) {
+        let seen = FxHashMap::from_iter([(KEY, seen)]);
+        let droppers = Droppers::new(10, &seen, &Counts::from_iter([(KEY, left)]), after);
         assert_eq!(droppers.has(KEY), expected);
         assert!(!droppers.has((4, 0)) && !droppers.has((3, 1)));
         assert!(droppers.speak_of(MonotonicNs(10)) && !droppers.speak_of(MonotonicNs(9)));
@@ -125,28 +155,43 @@ mod tests {
     #[test]
     fn who_has_nothing_left_of_much_drops_all() {
         let all = |count: u64| in_window((0..count).map(|born| (born, 2000)));
-        check(all(60), 14, true);
-        check(all(60), 15, false);
-        check(all(32), 0, true);
-        check(all(31), 0, false);
+        check(all(60), (14, SOON), true);
+        check(all(60), (15, SOON), false);
+        check(all(32), (0, SOON), true);
+        check(all(31), (0, SOON), false);
+        check(all(60), (0, SOON + 1), false);
     }
 
     #[test]
     fn the_window_tells_how_soon_they_go_however_many_it_cut_short() {
         let of_length = |length: u64| in_window((0..100).map(|born| (born * 10, length)));
-        check(of_length(50), 100, true);
-        check(of_length(700), 100, true);
-        // A few were there for as long, or none.
-        check(of_length(960), 100, false);
-        check(of_length(2000), 100, false);
+        check(of_length(50), (100, SOON), true);
+        check(of_length(700), (100, SOON + 1), true);
+        // Hardly any was there for as long, or none.
+        check(of_length(800), (100, SOON), false);
+        check(of_length(2000), (100, SOON), false);
+    }
+
+    #[test]
+    fn what_few_did_at_first_is_not_what_many_do_at_the_end() {
+        let soon_gone = (0..40).map(|born| (born, 100));
+        let kept = (0..1000).map(|block| (910 + block % 90, 2000));
+        check(in_window(soon_gone.chain(kept)), (1007, SOON), false);
     }
 
     #[test]
     fn who_keeps_every_other_one_does_not_drop_all() {
         let one_in =
             |kept: u64| in_window((0..100).map(|born| (born * 10, 3 + born % kept / (kept - 1) * 2000)));
-        check(one_in(2), 100, false);
-        check(one_in(3), 100, false);
-        check(one_in(5), 100, true);
+        check(one_in(2), (100, SOON), false);
+        check(one_in(3), (100, SOON), false);
+        check(one_in(5), (100, SOON), true);
+    }
+
+    #[test]
+    fn the_first_part_stands_for_all_if_there_is_enough_of_it() {
+        let weight = |blocks: &[u64]| in_window(blocks.iter().map(|&born| (born, 2000))).weight_of_early();
+        assert_eq!(weight(&[1, 2, 3, 333, 334, 900]), Some(1.5));
+        assert_eq!(weight(&[1, 2, 3, 334, 334, 900]), None);
     }
 }

@@ -33,14 +33,14 @@ use crate::{
 
 /// Blocks remembered of one process; more are not. Twice what the recorder looks at.
 const MAX_SAMPLES: usize = 1 << 15;
+/// Blocks remembered that were handed out again in windows that wait for a look. A loop does so with a million a second.
+const MAX_ENDED: usize = 1 << 18;
 /// Windows that wait for a look; those of a process that cannot be read would be ever more.
 const MAX_WAITING: usize = 8;
 /// Hits take no more tenths than this of what a process does in a window, or it is not known how much they take.
 const MOST_LOST: u64 = 9;
 /// A window stands for no more than this before it, nanoseconds of work or by the clock.
 const LONGEST_PERIOD: u64 = 60_000_000_000;
-/// The first of so many parts of a window tells of those whose blocks soon go.
-const PARTS: u64 = 3;
 /// What the newest window tells is all there is but for an error of so many times; the rest is not known.
 const MOST_SHORT: f64 = 2.0;
 
@@ -80,6 +80,8 @@ pub(super) struct Refills {
     samples: FxHashMap<u64, Sample>,
     /// Those that were handed out again before their window was looked at: address, block, and when, by the clock.
     ended: Vec<(u64, Sample, u64)>,
+    /// Of whom not all of those are remembered, and when the last of them was allocated.
+    lost: FxHashMap<Key, u64>,
     waiting: VecDeque<Window>,
     /// When the last window was over: by the clock, and in work.
     last: Option<(u64, f64)>,
@@ -97,6 +99,7 @@ impl Default for Refills {
         Self {
             samples: FxHashMap::default(),
             ended: Vec::new(),
+            lost: FxHashMap::default(),
             waiting: VecDeque::new(),
             last: None,
             hits: 0,
@@ -141,9 +144,13 @@ impl Refills {
         if let Some(young) = young.filter(|young| young.window.has(time)) {
             let until = young.window.work_at(time);
             self.end(addr, before, until);
-        } else if before.state != State::Settled && self.ended.len() < MAX_SAMPLES {
-            // How long the process will have worked by then is known when that window is.
-            self.ended.push((addr, before, time));
+        } else if before.state != State::Settled {
+            if self.ended.len() < MAX_ENDED {
+                // How long the process will have worked by then is known when that window is.
+                self.ended.push((addr, before, time));
+            } else {
+                self.lost.insert((before.class, before.tally), before.born);
+            }
         }
     }
 
@@ -182,13 +189,11 @@ impl Refills {
         let removed = survey.refused.iter().filter_map(|addr| self.samples.remove(addr));
         let refused: FxHashSet<Key> = removed.map(|sample| (sample.class, sample.tally)).collect();
         while let Some(window) = self.waiting.pop_front_if(|window| window.to <= survey.last.0) {
+            // Those of the window before are gone, and not settled.
+            self.end_gone(&survey.gone, Some(State::Young));
             looked_at.push((window, self.begin(window)));
         }
-        for addr in &survey.gone {
-            if let Some(sample) = self.samples.remove(addr) {
-                self.end(*addr, sample, self.work);
-            }
-        }
+        self.end_gone(&survey.gone, None);
         for sample in self.samples.values_mut() {
             if (survey.first.0..=survey.last.0).contains(&sample.born) {
                 sample.seen = self.work;
@@ -198,16 +203,19 @@ impl Refills {
             let young = self.samples.values().filter(|sample| window.has(sample.born));
             let left = counts(young);
             let from = window.since.max(window.to.saturating_sub(LONGEST_PERIOD));
-            // Of whom some cannot be looked at, it is not known.
-            seen.retain(|key, _| !refused.contains(key));
-            self.droppers.push_back(Droppers::new(from, &seen, &left));
+            self.doubt(&window, &seen, &left);
+            // Of whom some cannot be looked at, or are not remembered, it is not known.
+            let is_lost = |key: &Key| self.lost.get(key).is_some_and(|&born| born >= window.from);
+            seen.retain(|key, _| !refused.contains(key) && !is_lost(key));
+            let age = survey.time.0.saturating_sub(window.to);
+            self.droppers.push_back(Droppers::new(from, &seen, &left, age));
             if self.droppers.len() > MAX_WAITING {
                 self.droppers.pop_front();
             }
-            self.doubt(&window, &seen, &left);
         }
-        for (class, _) in refused {
-            if let Some(young) = self.young_mut(class) {
+        let lost = self.lost.extract_if(|_, born| *born <= survey.last.0);
+        for (class, _) in refused.into_iter().chain(lost.map(|(key, _)| key)) {
+            if let Some(young) = self.classes.get_mut(class).and_then(|class| class.young.as_mut()) {
                 young.is_partial = true;
             }
         }
@@ -216,17 +224,22 @@ impl Refills {
 
     /// Of a stack that keeps less than half, a block that is in use at the first look need not be its own: one that is dropped and handed
     /// out again between the window's end and that look is not told of. What was not handed out again in most of the window is, so
-    /// only the first part of it counts.
+    /// only those of its first part count, for as many as were allocated later, too.
     fn doubt(&mut self, window: &Window, seen: &FxHashMap<Key, InWindow>, left: &Counts) {
         self.samples.retain(|_, sample| {
             let key = (sample.class, sample.tally);
-            let all = seen.get(&key).map_or(0, InWindow::all);
-            let keeps = left.get(&key).copied().unwrap_or(0) * 2 >= all;
-            if sample.state != State::Young || keeps || !window.has(sample.born) {
+            let Some(of_it) = seen.get(&key).filter(|_| sample.state == State::Young) else {
+                return true;
+            };
+            let keeps = left.get(&key).copied().unwrap_or(0) * 2 >= of_it.all();
+            let Some(weight) = of_it.weight_of_early().filter(|_| !keeps) else {
+                return true;
+            };
+            if !window.has(sample.born) {
                 return true;
             }
-            sample.weight *= PARTS as f64;
-            sample.born <= window.from + window.to.saturating_sub(window.from) / PARTS
+            sample.weight *= weight;
+            window.is_early(sample.born)
         });
     }
 
@@ -395,7 +408,7 @@ impl Refills {
         let mut seen: FxHashMap<Key, InWindow> = FxHashMap::default();
         let mut add = |sample: &Sample, until: Option<u64>| {
             let key = (sample.class, sample.tally);
-            seen.entry(key).or_default().add(sample.born, until, window.to);
+            seen.entry(key).or_default().add(&window, sample.born, until);
         };
         self.samples
             .values()
@@ -484,10 +497,22 @@ impl Refills {
         }
     }
 
+    /// A look found blocks gone: ends those of a state, or all of them.
+    fn end_gone(&mut self, gone: &[u64], state: Option<State>) {
+        for addr in gone {
+            let is_of_it = |sample: &&Sample| state.is_none_or(|state| sample.state == state);
+            if let Some(&sample) = self.samples.get(addr).filter(is_of_it) {
+                self.samples.remove(addr);
+                self.end(*addr, sample, self.work);
+            }
+        }
+    }
+
     /// A block is no longer in use, after so much work.
     fn end(&mut self, addr: u64, sample: Sample, until: f64) {
         if sample.state == State::Young
             && let Some(young) = self.young_mut(sample.class)
+            && young.window.has(sample.born)
         {
             young.ended(addr, sample.tally, sample.until(until));
         }

@@ -243,6 +243,35 @@ fn what_was_refused_counts_for_nobody() {
 }
 
 #[test]
+fn one_refusal_gives_nobody_what_others_put_where_he_dropped() {
+    let check_refused = |refused: &[u64]| {
+        let mut refills = Refills::default();
+        // Of ten in each tenth of the window one is left, where somebody's block is.
+        for tenth in 0..10 {
+            let blocks: Vec<u64> = (tenth * 10..tenth * 10 + 10).collect();
+            sampled(&mut refills, &blocks, 0, 9.901 + 0.01 * tenth as f64);
+        }
+        window(&mut refills, 9.9);
+        let gone: Vec<u64> = (0..100)
+            .filter(|block| block % 10 > 0)
+            .map(|block| block * POOL)
+            .collect();
+        refills.surveyed(&Survey {
+            last: at(10.3),
+            time: at(10.3),
+            used: at(10.3).0,
+            gone,
+            refused: refused.iter().map(|block| block * POOL).collect(),
+            ..Survey::default()
+        });
+        let mut first_part = refills.samples.values().map(|sample| sample.born);
+        first_part.all(|born| born <= at(9.934).0)
+    };
+    assert!(check_refused(&[]));
+    assert!(check_refused(&[5]));
+}
+
+#[test]
 fn a_block_of_the_window_before_that_is_replaced_in_the_next_one_ended_there() {
     let mut refills = Refills::default();
     sampled(&mut refills, &[1, 2, 3, 4, 5], 0, 9.95);
@@ -254,6 +283,20 @@ fn a_block_of_the_window_before_that_is_replaced_in_the_next_one_ended_there() {
     sampled(&mut refills, &[20], 0, 11.95);
     window(&mut refills, 11.9);
     check(&mut refills, 12.3, 130, [15, 115, 0]);
+}
+
+#[test]
+fn a_block_of_the_window_before_that_is_gone_when_the_next_one_is_looked_at_ended() {
+    let blocks = [1, 2, 3, 4, 5];
+    let mut refills = Refills::default();
+    sampled(&mut refills, &blocks, 0, 9.95);
+    window(&mut refills, 9.9);
+    look(&mut refills, 11.0, &[], &[]);
+    sampled(&mut refills, &[20], 0, 11.95);
+    window(&mut refills, 11.9);
+    // They ended after 1.05 to 2.35 seconds, so after 1.6 as far as one knows: ten a second are sixteen, of which there may be twice as many.
+    look(&mut refills, 12.3, &blocks, &[]);
+    check(&mut refills, 12.3, 130, [32, 0, 98]);
 }
 
 #[test]
@@ -295,7 +338,9 @@ fn windows_that_are_first_looked_at_together_speak_each_of_its_time() {
     let mut refills = Refills::default();
     let churned: Vec<u64> = (1..100).collect();
     for second in [9.0, 19.0] {
-        sampled(&mut refills, &churned, 0, second + 0.95);
+        for round in [0.91, 0.93, 0.95, 0.97, 0.99] {
+            sampled(&mut refills, &churned, 0, second + round);
+        }
         window(&mut refills, second + 0.9);
     }
     sampled(&mut refills, &churned, 1, 29.95);
@@ -337,33 +382,34 @@ fn a_cache_that_has_turned_over_since_the_first_look_was_not_dropped_soon() {
 #[test]
 fn of_who_keeps_less_than_half_the_first_part_of_a_window_counts() {
     let mut refills = Refills::default();
-    for (block, second) in (1..=10).zip([9.91, 9.92, 9.94, 9.95, 9.96, 9.97, 9.98, 9.985, 9.99, 9.995]) {
+    for (block, second) in (1..=10).zip([9.91, 9.92, 9.925, 9.93, 9.96, 9.97, 9.98, 9.985, 9.99, 9.995]) {
         sampled(&mut refills, &[block], 0, second);
     }
     sampled(&mut refills, &[20, 21], 1, 9.99);
     window(&mut refills, 9.9);
     look(&mut refills, 10.3, &[1, 3, 4, 5, 6, 7, 8], &[]);
-    // Of A's there are 2, 9 and 10, of which only the first counts, for three.
+    // Of A's there are 2, 9 and 10, of which only the first counts, for all as four of ten were allocated so early.
     let weights = |refills: &Refills, tally| -> Vec<f64> {
         let of_it = refills.samples.values().filter(|sample| sample.tally == tally);
         of_it.map(|sample| sample.weight).collect()
     };
-    assert_eq!(weights(&refills, 0), [3.0]);
+    assert_eq!(weights(&refills, 0), [2.5]);
     assert_eq!(weights(&refills, 1), [1.0, 1.0]);
 }
 
 #[test]
 fn what_is_remembered_is_bounded() {
     let mut refills = Refills::default();
-    for addr in 0..2 * MAX_SAMPLES as u64 {
+    for addr in 0..2 * MAX_ENDED as u64 {
         refills.sampled(addr, 3, 0, at(1.0));
         refills.sampled(addr % 7, 3, 0, at(1.0));
         refills.sampled(addr, usize::MAX, 0, at(1.0));
     }
     assert_eq!(
         (refills.samples.len(), refills.ended.len()),
-        (MAX_SAMPLES, MAX_SAMPLES)
+        (MAX_SAMPLES, MAX_ENDED)
     );
+    assert_eq!(refills.lost.len(), 1);
     for second in 0..20 {
         window(&mut refills, f64::from(second));
     }
@@ -371,6 +417,25 @@ fn what_is_remembered_is_bounded() {
     // Of these windows none has any of them.
     look(&mut refills, 100.0, &[], &[]);
     assert!(refills.samples.is_empty() && refills.ended.is_empty() && refills.waiting.is_empty());
+    assert!(refills.lost.is_empty());
+}
+
+#[test]
+fn of_whom_not_all_is_remembered_it_is_not_known_whether_he_drops() {
+    let drops = |rounds: u64| {
+        let mut refills = Refills::default();
+        for round in 0..rounds {
+            for addr in 0..1024 {
+                refills.sampled(addr, 3, 0, MonotonicNs(at(9.9).0 + round));
+            }
+        }
+        window(&mut refills, 9.9);
+        look(&mut refills, 10.3, &[], &[]);
+        let is_partial = refills.young(3).is_some_and(|young| young.is_partial);
+        (refills.drops(3, 0, at(5.0)), is_partial)
+    };
+    assert_eq!(drops(200), (true, false));
+    assert_eq!(drops(300), (false, true));
 }
 
 proptest::proptest! {

@@ -15,6 +15,8 @@ use crate::profile::live::TallyIndex;
 pub(super) const TAIL: u64 = 10_000_000_000;
 /// Places in which blocks ended that are kept apart.
 const MOST_UNDECIDED: usize = 1 << 16;
+/// The first of so many parts of a window tells of those whose blocks soon go.
+const PARTS: u64 = 3;
 /// Lengths that are remembered.
 const MOST_LIVES: usize = 1 << 15;
 /// A place: what fits into the smallest pool.
@@ -44,6 +46,11 @@ impl Window {
         (self.from.saturating_sub(MOST_TICK_NS)..=self.to).contains(&born)
     }
 
+    /// Whether that was in its first part.
+    pub(super) fn is_early(&self, born: u64) -> bool {
+        born <= self.from + self.to.saturating_sub(self.from) / PARTS
+    }
+
     /// Work up to a time in it.
     pub(super) fn work_at(&self, time: u64) -> f64 {
         let length = self.to.saturating_sub(self.from).max(1) as f64;
@@ -64,6 +71,7 @@ impl Window {
 /// Blocks that ended, of one stack.
 #[derive(Clone, Copy, Debug, Default)]
 struct Ended {
+    /// As far as a window stands for what comes after it.
     lengths: f64,
     /// The same lengths, as far as they are within the window's period.
     within: f64,
@@ -132,7 +140,7 @@ impl Young {
         let born = self.window.work_at(life.born);
         let length = between((life.seen - born).max(0.0), life.until - born);
         let of_it = Ended {
-            lengths: life.weight * length,
+            lengths: life.weight * length.min(self.window.period + TAIL as f64),
             within: life.weight * length.min(self.window.period),
         };
         let place = (addr >> PLACE_BITS << PLACE_BITS, tally);
@@ -282,6 +290,11 @@ mod tests {
         young.ended(0x1010, 0, elsewhere);
         young.decide(|_, _| true);
         check(sum(&young, 0), 32.0 + 160.0, 32.0 + 80.0);
+        // A block that is still there after so long does not stand for more.
+        known.until = 90e9;
+        known.seen = 90e9;
+        young.ended(0x9010, 2, known);
+        check(sum(&young, 2), 160.0, 80.0);
     }
 
     #[test]
