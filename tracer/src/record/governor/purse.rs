@@ -18,6 +18,8 @@ pub(super) struct Purse {
     /// Seconds of its time that probes may still take, and the most that can be saved up.
     pub(super) balance: f64,
     pub(super) full: f64,
+    /// What of it was there at first, and is still to be earned.
+    advance: f64,
     /// What can be owed at most.
     debt: f64,
     /// What its groups cost while they stand, as far as that was seen: seconds in a second of the clock.
@@ -27,13 +29,14 @@ pub(super) struct Purse {
 }
 
 impl Purse {
-    /// `first`: what is in it at first, seconds of a process's time.
+    /// `first`: for how long it is paid in advance, seconds of a process's time, in which it earns nothing.
     pub(super) fn new(share: Share, budget: f64, first: f64) -> Self {
         let full = Self::full(share, budget);
         let budget = budget * share.part();
         Self {
             balance: budget * first,
             full,
+            advance: budget * first,
             debt: budget * FORGIVEN,
             cost_rate: None,
             recovers_until: MonotonicNs(0),
@@ -56,7 +59,9 @@ impl Purse {
 
     /// Takes in and spends; what it has no room for.
     pub(super) fn settle(&mut self, earned: f64, spent: f64, saved_up: MonotonicNs) -> f64 {
-        let balance = self.balance + earned - spent;
+        let repaid = self.advance.min(earned);
+        self.advance -= repaid;
+        let balance = self.balance + earned - repaid - spent;
         // What was overdrawn does not keep a group off for hours.
         self.balance = balance.clamp(-self.debt, self.full);
         if self.balance < 0.0 {

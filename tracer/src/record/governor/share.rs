@@ -46,8 +46,9 @@ impl Share {
     }
 
     /// What a process begins with that began while it was recorded: it fills its heap then, and who does is not seen again. One that
-    /// ran before has done so. (A fork without an exec has its parent's heap, and fills what it does not share.) Seconds of its
-    /// processor time; of windows, a first one of 15 ms at the default budget.
+    /// ran before has done so. (A fork without an exec has its parent's heap, and fills what it does not share.) It is paid in advance,
+    /// for so many seconds of its processor time, since a program that ends soon is not to cost more than its budget either; of windows, a
+    /// first one of 15 ms at the default budget.
     pub(super) const fn first(self) -> f64 {
         match self {
             Self::Base => 1.4,
