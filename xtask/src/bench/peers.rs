@@ -67,7 +67,7 @@ const PROGRAMS: [Program; 4] = [
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Rounds: a pair of runs of each program under each tool, three of the service under pyrobe
-    #[arg(long, default_value_t = 11)]
+    #[arg(long, default_value_t = 12)]
     rounds: usize,
     /// Only this program or tool; can be given several times
     #[arg(long, value_name = "NAME")]
@@ -169,7 +169,7 @@ fn print(args: &Args, places: &Places, programs: &[&str], tools: &[Tool], cells:
         }
     }
     println!(
-        "medians of the ratios of {} pairs of runs, with against without (middle half of the pairs)\n",
+        "medians of the ratios of {} pairs of runs, with against without, each two that follow each other as one (middle half of these)\n",
         args.rounds
     );
     let empty = Cell::default();

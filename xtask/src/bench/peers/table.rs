@@ -56,14 +56,20 @@ pub(super) struct Cell {
 }
 
 impl Cell {
-    /// The ratio of one of a run's times.
+    /// The ratio of one of a run's times: each two pairs that follow each other count as one, by their geometric mean. In them two copies of
+    /// an interpreter change places, of which one can be faster by a percent, and a median would be of one or the other. One
+    /// that is left over does not count, unless it is the only one.
     pub(super) fn ratio(&self, time: fn(&Took) -> f64) -> Option<Ratio> {
-        Ratio::of(
-            self.pairs
-                .iter()
-                .map(|(without, with)| time(with) / time(without))
-                .collect(),
-        )
+        let ratios = self
+            .pairs
+            .iter()
+            .map(|(without, with)| time(with) / time(without));
+        let ratios: Vec<f64> = ratios.collect();
+        if let [only] = *ratios {
+            return Ratio::of(vec![only]);
+        }
+        let (twos, _) = ratios.as_chunks::<2>();
+        Ratio::of(twos.iter().map(|[one, other]| (one * other).sqrt()).collect())
     }
 }
 
@@ -148,21 +154,31 @@ mod tests {
         let cell = Cell {
             pairs: vec![
                 (took(1.0), took(1.5)),
-                (took(2.0), took(2.0)),
+                (took(2.0), took(3.0)),
                 (took(4.0), took(5.0)),
+                (took(1.0), took(5.0)),
+                (took(2.0), took(1.0)),
+                (took(1.0), took(2.0)),
+                (took(1.0), took(9.0)),
             ],
             estimates: vec![0.25, 0.5, 4.0],
             failure: None,
         };
         let estimated = cell.estimated().map(|ratio| ratio.median);
         assert_eq!(estimated, Some(1.25));
+        // Of two that follow each other: 1.5, 2.5 and 1.
         let ratio = cell.ratio(|took| took.wall);
         let expected = Ratio {
-            median: 1.25,
-            low: 1.125,
-            high: 1.375,
+            median: 1.5,
+            low: 1.25,
+            high: 2.0,
         };
         assert_eq!(ratio, Some(expected));
+        let one = Cell {
+            pairs: vec![(took(1.0), took(3.0))],
+            ..Cell::default()
+        };
+        assert_eq!(one.ratio(|took| took.wall).map(|ratio| ratio.median), Some(3.0));
         assert_eq!(Cell::default().ratio(|took| took.wall), None);
     }
 
