@@ -10,7 +10,9 @@
 mod droppers;
 mod lives;
 mod sample;
+mod share;
 mod told;
+mod waiting;
 mod young;
 
 use std::collections::VecDeque;
@@ -21,9 +23,9 @@ use self::{
     droppers::{Droppers, InWindow},
     sample::{Counts, Key, Kind, Sample, State, counts},
     told::Told,
-    young::{StandsFor, TAIL, Window, Young},
+    waiting::Waiting,
+    young::{Window, Young},
 };
-use super::pools::Filled;
 use crate::{
     ingest::Survey,
     profile::{apply::SamplingWindow, live::TallyIndex},
@@ -33,26 +35,12 @@ use crate::{
 
 /// Blocks remembered of one process; more are not. Twice what the recorder looks at.
 const MAX_SAMPLES: usize = 1 << 15;
-/// Blocks remembered that were handed out again in windows that wait for a look. A loop does so with a million a second.
-const MAX_ENDED: usize = 1 << 18;
-/// Windows that wait for a look; those of a process that cannot be read would be ever more.
-const MAX_WAITING: usize = 8;
+/// Windows remembered of those that tell who drops.
+const MAX_DROPPERS: usize = 8;
 /// Hits take no more tenths than this of what a process does in a window, or it is not known how much they take.
 const MOST_LOST: u64 = 9;
 /// A window stands for no more than this before it, nanoseconds of work or by the clock.
 const LONGEST_PERIOD: u64 = 60_000_000_000;
-/// What the newest window tells is all there is but for an error of so many times; the rest is not known.
-const MOST_SHORT: f64 = 2.0;
-
-/// Blocks, and the samples that they rest on.
-#[derive(Clone, Copy, Debug, Default)]
-struct Known {
-    blocks: f64,
-    samples: u64,
-}
-
-/// Blocks of one class, by stack.
-type Shares = FxHashMap<TallyIndex, Known>;
 
 /// One size class.
 #[derive(Debug, Default)]
@@ -63,26 +51,12 @@ struct Class {
     told: Told,
 }
 
-/// A share of the refilled blocks of one class.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Refill {
-    pub(super) class: usize,
-    /// `None`: not known.
-    pub(super) tally: Option<TallyIndex>,
-    pub(super) blocks: u64,
-    pub(super) samples: u64,
-}
-
 /// What is known of one process's refilled pools.
 #[derive(Debug)]
 pub(super) struct Refills {
     /// By address.
     samples: FxHashMap<u64, Sample>,
-    /// Those that were handed out again before their window was looked at: address, block, and when, by the clock.
-    ended: Vec<(u64, Sample, u64)>,
-    /// Of whom not all of those are remembered, and when the last of them was allocated.
-    lost: FxHashMap<Key, u64>,
-    waiting: VecDeque<Window>,
+    waiting: Waiting,
     /// When the last window was over: by the clock, and in work.
     last: Option<(u64, f64)>,
     /// What hits in windows have taken so far, nanoseconds of processor time, and how long the process had worked without them when
@@ -98,9 +72,7 @@ impl Default for Refills {
     fn default() -> Self {
         Self {
             samples: FxHashMap::default(),
-            ended: Vec::new(),
-            lost: FxHashMap::default(),
-            waiting: VecDeque::new(),
+            waiting: Waiting::default(),
             last: None,
             hits: 0,
             work: 0.0,
@@ -145,12 +117,7 @@ impl Refills {
             let until = young.window.work_at(time);
             self.end(addr, before, until);
         } else if before.state != State::Settled {
-            if self.ended.len() < MAX_ENDED {
-                // How long the process will have worked by then is known when that window is.
-                self.ended.push((addr, before, time));
-            } else {
-                self.lost.insert((before.class, before.tally), before.born);
-            }
+            self.waiting.ended(addr, before, time);
         }
     }
 
@@ -168,7 +135,7 @@ impl Refills {
             .last
             .replace((to, end))
             .unwrap_or((window.since.0, first.max(0.0)));
-        self.waiting.push_back(Window {
+        self.waiting.push(Window {
             from,
             to,
             since,
@@ -177,9 +144,6 @@ impl Refills {
             work: inside,
             period: (end - before).clamp(0.0, LONGEST_PERIOD as f64),
         });
-        if self.waiting.len() > MAX_WAITING {
-            self.waiting.pop_front();
-        }
     }
 
     /// Blocks were looked at.
@@ -188,7 +152,7 @@ impl Refills {
         let mut looked_at = Vec::new();
         let removed = survey.refused.iter().filter_map(|addr| self.samples.remove(addr));
         let refused: FxHashSet<Key> = removed.map(|sample| (sample.class, sample.tally)).collect();
-        while let Some(window) = self.waiting.pop_front_if(|window| window.to <= survey.last.0) {
+        while let Some(window) = self.waiting.pop(survey.last.0) {
             // Those of the window before are gone, and not settled.
             self.end_gone(&survey.gone, Some(State::Young));
             looked_at.push((window, self.begin(window)));
@@ -205,19 +169,16 @@ impl Refills {
             let from = window.since.max(window.to.saturating_sub(LONGEST_PERIOD));
             self.doubt(&window, &seen, &left);
             // Of whom some cannot be looked at, or are not remembered, it is not known.
-            let is_lost = |key: &Key| self.lost.get(key).is_some_and(|&born| born >= window.from);
-            seen.retain(|key, _| !refused.contains(key) && !is_lost(key));
+            seen.retain(|key, _| !refused.contains(key) && !self.waiting.has_lost(*key, &window));
             let age = survey.time.0.saturating_sub(window.to);
             self.droppers.push_back(Droppers::new(from, &seen, &left, age));
-            if self.droppers.len() > MAX_WAITING {
+            if self.droppers.len() > MAX_DROPPERS {
                 self.droppers.pop_front();
             }
         }
-        let lost = self.lost.extract_if(|_, born| *born <= survey.last.0);
-        for (class, _) in refused.into_iter().chain(lost.map(|(key, _)| key)) {
-            if let Some(young) = self.classes.get_mut(class).and_then(|class| class.young.as_mut()) {
-                young.is_partial = true;
-            }
+        let lost = self.waiting.take_lost(survey.last.0);
+        for (class, _) in refused.into_iter().chain(lost) {
+            self.set_partial(class);
         }
         self.leave(&survey.left);
     }
@@ -252,159 +213,13 @@ impl Refills {
             .is_some_and(|droppers| droppers.has((class, tally)))
     }
 
-    /// Whose the refilled blocks are, by a reading that began at `now`. `refilled`: how many there are of each class; `filled`: by whom
-    /// the pool around a block of a class was filled.
-    pub(super) fn share(
-        &mut self,
-        now: MonotonicNs,
-        refilled: &[u64],
-        filled: impl Fn(u64, usize) -> Filled,
-    ) -> Vec<Refill> {
-        self.decide(now, filled);
-        let (settled, young) = self.stand_for();
-        let mut shares = Vec::new();
-        let mut scales = vec![1.0; self.classes.len()];
-        let of_classes = settled.into_iter().zip(young).zip(refilled).enumerate();
-        for (class, ((mut settled, (young, at_end)), &all)) in of_classes {
-            // If they stood for more than there is, they did so before.
-            let scale = ratio(all as f64, blocks(&settled)).min(1.0);
-            for known in settled.values_mut() {
-                known.blocks *= scale;
-            }
-            if let Some(to) = scales.get_mut(class) {
-                *to = scale;
-            }
-            let room = all as f64 - blocks(&settled);
-            let is_partial = self.young(class).is_some_and(|young| young.is_partial);
-            let fits = ratio(room, blocks(&young)).min(if is_partial { 1.0 } else { MOST_SHORT });
-            if let Some(young) = self.young_mut(class) {
-                // What came after the window's end need not have come at its rate, but what it is short of settles, too.
-                young.fits = fits.max(ratio(room, at_end).min(1.0));
-            }
-            let seen: FxHashSet<TallyIndex> = young.keys().copied().collect();
-            for (tally, known) in young {
-                let to = settled.entry(tally).or_default();
-                to.blocks += known.blocks * fits;
-                to.samples += known.samples;
-            }
-            if let Some(class) = self.classes.get_mut(class) {
-                let since = self.work - TAIL as f64;
-                let seen = |tally| seen.contains(&tally);
-                class.told.complete(&mut settled, all as f64, since, seen);
-            }
-            let mut left = all;
-            let mut push = |tally, blocks: u64, samples| {
-                if blocks > 0 {
-                    shares.push(Refill {
-                        class,
-                        tally,
-                        blocks,
-                        samples,
-                    });
-                }
-            };
-            for (tally, known) in settled {
-                let blocks = whole(known.blocks).min(left);
-                left -= blocks;
-                push(Some(tally), blocks, known.samples);
-            }
-            push(None, left, 0);
-        }
-        self.scale(&scales);
-        shares
-    }
-
-    /// Finds out of each sample whether it was put where blocks are filled again, as far as the reading is late enough for it. It stays
-    /// with what was found first, unless the pool is anybody's now.
-    fn decide(&mut self, now: MonotonicNs, filled: impl Fn(u64, usize) -> Filled) {
-        for (&addr, sample) in &mut self.samples {
-            if sample.state == State::Waiting || sample.born >= now.0 || sample.refills == Some(true) {
-                continue;
-            }
-            let is_new = sample.refills.is_none();
-            sample.refills = Some(match filled(addr, sample.class) {
-                Filled::ByAnybody => true,
-                Filled::Again(since) => is_new && sample.born >= since.0,
-                Filled::ByOwner => false,
-            });
-        }
-        for (class, of_class) in self.classes.iter_mut().enumerate() {
-            if let Some(young) = of_class.young.as_mut().filter(|young| young.window.to < now.0) {
-                young.decide(|place, born| match filled(place, class) {
-                    Filled::ByAnybody => true,
-                    Filled::Again(since) => born >= since.0,
-                    Filled::ByOwner => false,
-                });
-            }
-        }
-    }
-
-    /// What samples stand for in refilled pools, by class: the settled ones, and the young ones, of whom also what they come to up to
-    /// their window's end.
-    fn stand_for(&self) -> (Vec<Shares>, Vec<(Shares, f64)>) {
-        let mut settled = vec![Shares::default(); self.classes.len()];
-        let mut young = vec![(Shares::default(), 0.0); self.classes.len()];
-        let mut add = |class: usize, tally: TallyIndex, stands_for: StandsFor, samples: u64| {
-            if let Some((shares, at_end)) = young.get_mut(class) {
-                let known = shares.entry(tally).or_default();
-                known.blocks += stands_for.now;
-                known.samples += samples;
-                *at_end += stands_for.at_end;
-            }
-        };
-        for sample in self
-            .samples
-            .values()
-            .filter(|sample| sample.refills == Some(true))
-        {
-            if sample.state == State::Young
-                && let Some(young) = self.young(sample.class)
-            {
-                let stands_for = young.of_living(sample.tally, sample.until(sample.seen), self.work);
-                add(sample.class, sample.tally, stands_for, 1);
-            } else if let Some(settled) = settled.get_mut(sample.class) {
-                let known = settled.entry(sample.tally).or_default();
-                known.blocks += sample.weight;
-                known.samples += 1;
-            }
-        }
-        for (class, of_class) in self.classes.iter().enumerate() {
-            for (tally, stands_for) in of_class.young.iter().flat_map(Young::of_ended) {
-                add(class, tally, stands_for, 0);
-            }
-            if let Some(settled) = settled.get_mut(class) {
-                for (&tally, &blocks) in &of_class.given {
-                    settled.entry(tally).or_default().blocks += blocks;
-                }
-            }
-        }
-        (settled, young)
-    }
-
-    /// Settled ones stand for less.
-    fn scale(&mut self, scales: &[f64]) {
-        let of = |class: usize| scales.get(class).copied().unwrap_or(1.0);
-        if scales.iter().all(|&scale| scale >= 1.0) {
-            return;
-        }
-        for sample in self.samples.values_mut() {
-            if sample.state == State::Settled {
-                sample.weight *= of(sample.class);
-            }
-        }
-        for (index, class) in self.classes.iter_mut().enumerate() {
-            for blocks in class.given.values_mut() {
-                *blocks *= of(index);
-            }
-            class.given.retain(|_, blocks| *blocks >= 0.5);
-        }
-    }
-
     /// A window is looked at for the first time: it is the newest one of the classes of which it has blocks, and what is left of the
     /// one before settles. What was allocated in it.
     fn begin(&mut self, window: Window) -> FxHashMap<Key, InWindow> {
-        let ended = self.take_ended(&window);
-        let waiting = |sample: &&Sample| sample.state == State::Waiting && window.has(sample.born);
+        let (ended, young) = self.waiting.take_ended(&window);
+        for (addr, sample, until) in young {
+            self.end(addr, sample, window.work_at(until));
+        }
         let mut seen: FxHashMap<Key, InWindow> = FxHashMap::default();
         let mut add = |sample: &Sample, until: Option<u64>| {
             let key = (sample.class, sample.tally);
@@ -412,12 +227,9 @@ impl Refills {
         };
         self.samples
             .values()
-            .filter(waiting)
+            .filter(|sample| sample.waits_for(&window))
             .for_each(|sample| add(sample, None));
-        // Those that ended in a later window, if that has not been looked at either.
-        let later = self.ended.iter_mut().map(|(_, sample, _)| sample);
-        let later: Vec<&mut Sample> = later.filter(|sample| waiting(&&**sample)).collect();
-        for sample in later {
+        for sample in self.waiting.ended_later(&window) {
             add(sample, None);
             sample.state = State::Young;
         }
@@ -440,25 +252,6 @@ impl Refills {
         self.samples
             .retain(|_, sample| sample.state != State::Waiting || sample.born > window.to);
         seen
-    }
-
-    /// Ends those that were replaced up to a window's end: takes out those of the window itself, which is not known yet.
-    fn take_ended(&mut self, window: &Window) -> Vec<(u64, Sample, u64)> {
-        let (ended, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.ended)
-            .into_iter()
-            .partition(|(_, _, until)| *until <= window.to);
-        self.ended = later;
-        let (young, others): (Vec<_>, Vec<_>) = ended
-            .into_iter()
-            .partition(|(_, sample, _)| sample.state == State::Young);
-        for (addr, sample, until) in young {
-            self.end(addr, sample, window.work_at(until));
-        }
-        let is_of_it = |sample: &Sample| sample.state == State::Waiting && window.has(sample.born);
-        others
-            .into_iter()
-            .filter(|(_, sample, _)| is_of_it(sample))
-            .collect()
     }
 
     /// Makes a window the newest one of these classes: what is left of the one before settles.
@@ -545,11 +338,18 @@ impl Refills {
         }
         for (kind, weight) in lost {
             let ((class, tally), state, refills) = kind;
-            if (state, refills) == (State::Settled, Some(true))
-                && !rest.contains_key(&kind)
-                && let Some(class) = self.classes.get_mut(class)
-            {
-                *class.given.entry(tally).or_default() += weight;
+            if rest.contains_key(&kind) || refills == Some(false) {
+                continue;
+            }
+            match state {
+                // Those of others do not stand for them.
+                State::Young => self.set_partial(class),
+                State::Settled if refills == Some(true) => {
+                    if let Some(class) = self.classes.get_mut(class) {
+                        *class.given.entry(tally).or_default() += weight;
+                    }
+                }
+                _ => {}
             }
         }
     }
@@ -558,27 +358,16 @@ impl Refills {
         self.classes.get(class)?.young.as_ref()
     }
 
+    /// There are more blocks of the newest window than are looked at.
+    fn set_partial(&mut self, class: usize) {
+        if let Some(young) = self.young_mut(class) {
+            young.is_partial = true;
+        }
+    }
+
     fn young_mut(&mut self, class: usize) -> Option<&mut Young> {
         self.classes.get_mut(class)?.young.as_mut()
     }
-}
-
-/// How many times one is the other.
-fn ratio(one: f64, other: f64) -> f64 {
-    if other > 0.0 { one.max(0.0) / other } else { 1.0 }
-}
-
-fn blocks(shares: &Shares) -> f64 {
-    shares.values().map(|known| known.blocks).sum()
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "the conversion saturates, and no count is negative"
-)]
-fn whole(blocks: f64) -> u64 {
-    blocks.round() as u64
 }
 
 #[cfg(test)]

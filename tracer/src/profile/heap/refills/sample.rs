@@ -2,7 +2,7 @@
 
 use rustc_hash::FxHashMap;
 
-use super::young::Life;
+use super::young::{Life, Window};
 use crate::profile::live::TallyIndex;
 
 /// A size class, and a stack.
@@ -42,6 +42,11 @@ pub(super) enum State {
 impl Sample {
     pub(super) fn kind(&self) -> Kind {
         ((self.class, self.tally), self.state, self.refills)
+    }
+
+    /// Whether it is of a window, which has not been looked at.
+    pub(super) fn waits_for(&self, window: &Window) -> bool {
+        self.state == State::Waiting && window.has(self.born)
     }
 
     /// Its life, which lasted for no more work than this.

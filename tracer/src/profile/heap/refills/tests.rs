@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    profile::apply::Work,
+    profile::{apply::Work, heap::pools::Filled},
     units::{BootNs, Pid},
 };
 
@@ -192,6 +192,15 @@ fn what_was_there_before_a_pool_was_filled_again_is_no_refill() {
             .filter(|share| share.class == 3 && share.tally.is_some());
         assert_eq!(known.map(|share| share.blocks).sum::<u64>(), expected);
     }
+}
+
+#[test]
+fn who_is_not_looked_at_any_more_loses_nothing_to_others() {
+    let mut refills = looked_at();
+    check(&mut refills, 10.5, 300, [200, 100, 0]);
+    look(&mut refills, 10.6, &[], &[3]);
+    // A's by the rate, 0.6 seconds after the window.
+    check(&mut refills, 10.6, 300, [212, 0, 88]);
 }
 
 #[test]
@@ -400,24 +409,23 @@ fn of_who_keeps_less_than_half_the_first_part_of_a_window_counts() {
 #[test]
 fn what_is_remembered_is_bounded() {
     let mut refills = Refills::default();
-    for addr in 0..2 * MAX_ENDED as u64 {
+    for addr in 0..2 * waiting::MAX_ENDED as u64 {
         refills.sampled(addr, 3, 0, at(1.0));
         refills.sampled(addr % 7, 3, 0, at(1.0));
         refills.sampled(addr, usize::MAX, 0, at(1.0));
     }
     assert_eq!(
-        (refills.samples.len(), refills.ended.len()),
-        (MAX_SAMPLES, MAX_ENDED)
+        (refills.samples.len(), refills.waiting.sizes()),
+        (MAX_SAMPLES, [0, waiting::MAX_ENDED, 1])
     );
-    assert_eq!(refills.lost.len(), 1);
     for second in 0..20 {
         window(&mut refills, f64::from(second));
     }
-    assert_eq!(refills.waiting.len(), MAX_WAITING);
+    assert_eq!(refills.waiting.sizes()[0], waiting::MAX_WINDOWS);
     // Of these windows none has any of them.
     look(&mut refills, 100.0, &[], &[]);
-    assert!(refills.samples.is_empty() && refills.ended.is_empty() && refills.waiting.is_empty());
-    assert!(refills.lost.is_empty());
+    assert!(refills.samples.is_empty());
+    assert_eq!(refills.waiting.sizes(), [0; 3]);
 }
 
 #[test]

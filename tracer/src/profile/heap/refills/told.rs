@@ -7,7 +7,7 @@
 
 use rustc_hash::FxHashMap;
 
-use super::{Shares, blocks, ratio};
+use super::share::{Shares, blocks, ratio};
 use crate::profile::live::TallyIndex;
 
 /// Less is nothing.
@@ -71,7 +71,7 @@ impl Told {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::heap::refills::{Known, whole};
+    use crate::profile::heap::refills::share::{Known, whole};
 
     const CACHE: TallyIndex = 1;
     const OTHER: TallyIndex = 2;
