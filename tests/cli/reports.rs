@@ -106,7 +106,7 @@ fn the_cost_of_a_recording_is_told() {
     assert!(stats["recording"]["hit_cost_ns"].as_f64() > Some(0.0), "{stats}");
     let text = recorded.capture.text("stats");
     assert!(
-        text.contains("Overhead") && text.contains("of the processes' time"),
+        text.contains("Overhead") && text.contains("of the processes' time by the clock"),
         "{text}"
     );
 }

@@ -16,19 +16,19 @@ on_interpreters! { a_leak_beside_churn, check_leak,
 fn check_leak(interpreter: &Interpreter) {
     let holding = holding(interpreter, "heap_leak.py", &[], &BESIDE_CHURN);
     check_leak_of(&holding);
-    check_lines(&holding, &["leak"]);
+    check_lines(&holding, &["leak"], 6);
 }
 
-/// What lines hold, give or take six points of the whole.
+/// What lines hold, give or take so many percent of the whole.
 #[track_caller]
-fn check_lines(holding: &Holding, marks: &[&str]) {
+fn check_lines(holding: &Holding, marks: &[&str], percent: u64) {
     let table = holding.capture.report("table", &["--view", "in-use"]);
     let all = holding.whole("allocators", "total");
     for mark in marks {
         let line = holding.line(mark);
         let seen = holding.seen(&table, line.number);
         assert!(
-            within(seen, line.bytes, all, 6),
+            within(seen, line.bytes, all, percent),
             "{mark}: {} held, {seen} seen of {all}\n{table:#}",
             line.bytes
         );
@@ -40,7 +40,28 @@ pub(crate) fn check_large_beside_churn(interpreter: &Interpreter) {
     let arguments = ["--rate", "60", "--churn", "30", "--seconds", "60"];
     let holding = holding(interpreter, "heap_leak.py", &[], &arguments);
     check_leak_of(&holding);
-    check_lines(&holding, &["leak", "pages"]);
+    check_lines(&holding, &["leak", "pages"], 6);
+}
+
+/// A program that takes a minute to fill its caches, as one that serves does: by the default budget small blocks are known within three
+/// points. Large ones are traced a part of the time, and it is said: those of a line that has a hundred stand for the others.
+pub(crate) fn check_shares_of_a_minute(interpreter: &Interpreter) {
+    let arguments = [
+        "--size",
+        "100",
+        "--churn",
+        "500",
+        "--pause",
+        "1",
+        "--seconds",
+        "1",
+    ];
+    let holding = holding(interpreter, "heap_shares.py", &[], &arguments);
+    check_lines(&holding, &["slotted", "strings", "nested", "tables"], 3);
+    let table = holding.capture.report("table", &["--view", "in-use"]);
+    check_sum(&holding, &table, &holding.heap());
+    let stats = holding.capture.report("stats", &[]);
+    assert_eq!(stats["processes"][0]["partial"], true, "{stats:#}");
 }
 
 /// More large blocks than are looked at, in more of a heap than can be counted, and then so many more that they are not traced for a time:
@@ -66,7 +87,7 @@ fn what_is_too_much_is_said() {
         assert!(notes.contains(said), "no `{said}` in {notes}");
     }
     // Nothing is lost of what was seen, though.
-    check_lines(&holding, &["keep"]);
+    check_lines(&holding, &["keep"], 6);
     let table = holding.capture.report("table", &["--view", "in-use"]);
     check_sum(&holding, &table, &holding.heap());
 }

@@ -566,7 +566,7 @@ fn the_governor_bounds_the_cost_and_says_so() {
     assert!(overhead.is_some_and(|overhead| overhead < 2.0), "{stats:#}");
     for report in ["stats", "table", "leaks"] {
         let text = holding.capture.text(report);
-        for said in ["over --max-overhead", " of the processes' time"] {
+        for said in ["over --max-overhead", " of the processes' time by the clock"] {
             assert!(text.contains(said), "{text}");
         }
         assert!(

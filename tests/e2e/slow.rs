@@ -168,6 +168,12 @@ on_interpreters! { large_blocks_beside_churn, budget::check_large_beside_churn,
     #[ignore = "slow tier"] pyenv_312: Id::Pyenv(12),
 }
 
+on_interpreters! { shares_of_a_minute_within_the_budget, budget::check_shares_of_a_minute,
+    #[ignore = "slow tier"] debian_311: Id::Debian311,
+    #[ignore = "slow tier"] pyenv_312: Id::Pyenv(12),
+    #[ignore = "slow tier"] sid_314: Id::Sid(14),
+}
+
 /// What stays of large blocks that are traced a part of the time is known from those that are seen; who makes more that do not
 /// stay is not taken for who holds the memory that these touched first. The program does little: by the default budget there would be
 /// two looks in this minute.

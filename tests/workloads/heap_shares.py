@@ -1,7 +1,8 @@
 """Several lines that hold known shares of the heap, built side by side while others make and drop blocks of the same sizes.
 
-`heap_shares.py --size MB --churn BLOCKS --window BLOCKS --seconds S`: so many times three blocks of the churn are made in each of fifty
-rounds, so many are alive at any time, and it goes on for so long after all is built. `--wait`: says `ready` and begins at a line of input. It tells what its lines hold and stays until the input ends.
+`heap_shares.py --size MB --churn BLOCKS --window BLOCKS --seconds S --pause S`: so many times three blocks of the churn are made in
+each of fifty rounds, so many are alive at any time, and it goes on for so long after all is built; it rests after each round. `--wait`:
+says `ready` and begins at a line of input. It tells what its lines hold and stays until the input ends.
 """
 import itertools
 import sys
@@ -80,7 +81,7 @@ def unfolded(values):
 
 
 def main():
-    given = options(size=100, churn=2000, window=10_000, seconds=1.0, wait=False)
+    given = options(size=100, churn=2000, window=10_000, seconds=1.0, wait=False, pause=0.0)
     if given["wait"]:
         barrier("ready")
     builders = {"slotted": slotted, "entries": entries, "strings": strings, "nested": nested, "large": large}
@@ -92,6 +93,7 @@ def main():
             while made[part] < given["size"] * MEGABYTE * SHARES[part] // 100 * turn // ROUNDS:
                 made[part] += build(kept[part])
             churn(window, given["churn"])
+        time.sleep(given["pause"])
     end = time.monotonic() + given["seconds"]
     while time.monotonic() < end:
         churn(window, 2000)

@@ -172,7 +172,7 @@ fn hits_text(snapshot: &Snapshot, out: &mut String) -> std::fmt::Result {
         if let Some(share) = snapshot.overhead() {
             write!(out, " or {}", percent(share * 100.0))?;
         }
-        write!(out, " of the processes' time")?;
+        write!(out, " of the processes' time by the clock")?;
     }
     writeln!(out)
 }
