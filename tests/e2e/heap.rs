@@ -147,8 +147,17 @@ impl Holding {
 
     /// Bytes that a line holds according to pyrobe.
     pub(crate) fn seen(&self, table: &Value, line: u64) -> u64 {
+        self.of_line(table, line, "live_bytes")
+    }
+
+    /// Bytes of it that are not resident.
+    pub(crate) fn untouched(&self, table: &Value, line: u64) -> u64 {
+        self.of_line(table, line, "untouched_bytes")
+    }
+
+    fn of_line(&self, table: &Value, line: u64, key: &str) -> u64 {
         let of_line = |row: &&Value| row["file"] == self.expected.file.as_str() && row["line"] == line;
-        let bytes = |row: &Value| row["live_bytes"].as_u64().unwrap_or(0);
+        let bytes = |row: &Value| row[key].as_u64().unwrap_or(0);
         self.rows(table).filter(of_line).map(bytes).sum()
     }
 
@@ -306,11 +315,12 @@ pub(crate) fn check_lines(holding: &Holding, table: &Value) {
     }
 }
 
-/// The sum of what the allocators hold, and that of the process.
+/// The sum of what the allocators hold, of large blocks those included that others stand for, and that of the process.
 #[track_caller]
 fn check_sums(holding: &Holding, table: &Value) {
     let (all, heap) = (holding.whole("allocators", "total"), holding.heap());
-    let seen = number(&heap, "pools_in_use") + number(&heap, "large");
+    let large = number(&heap, "large") + number(&heap, "large_unseen");
+    let seen = number(&heap, "pools_in_use") + large;
     assert!(within(seen, all, all, 5), "the allocators hold {all}: {heap:#}");
     check_sum(holding, table, &heap);
 }

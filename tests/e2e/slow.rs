@@ -174,6 +174,17 @@ on_interpreters! { shares_of_a_minute_within_the_budget, budget::check_shares_of
     #[ignore = "slow tier"] sid_314: Id::Sid(14),
 }
 
+on_interpreters! { shares_of_half_a_gigabyte_within_the_budget, check_large_shares_within_the_budget,
+    #[ignore = "slow tier"] debian_311: Id::Debian311,
+    #[ignore = "slow tier"] pyenv_312: Id::Pyenv(12),
+    #[ignore = "slow tier"] sid_315: Id::Sid(15),
+}
+
+/// Ten megabytes a second, by the default budget.
+fn check_large_shares_within_the_budget(interpreter: &Interpreter) {
+    budget::check_shares_at_a_pace(interpreter, "500");
+}
+
 /// What stays of large blocks that are traced a part of the time is known from those that are seen; who makes more that do not
 /// stay is not taken for who holds the memory that these touched first. The program does little: by the default budget there would be
 /// two looks in this minute.

@@ -96,6 +96,10 @@ pub struct Config {
     pub muted: u32,
     /// Of small blocks, those whose address comes to 0 under this mask ([`sampled`]) are told of; 0: all.
     pub sample_mask: u32,
+    /// `vm_unmapped_area_info.length`.
+    pub unmapped_area_length: u32,
+    /// Always 0.
+    pub reserved: u32,
 }
 
 /// What says whether a block is in the sample, by its address: who has it next is in the sample, too.
@@ -106,5 +110,5 @@ pub const fn sampled(addr: u64, mask: u32) -> bool {
     (hash >> 32) as u32 & mask == 0
 }
 
-const _: () = assert!(size_of::<Config>() == 104);
+const _: () = assert!(size_of::<Config>() == 112);
 const _: () = assert!(size_of::<RuleKey>() == 16);

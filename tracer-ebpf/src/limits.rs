@@ -59,3 +59,8 @@ pub const FAULT_WINDOW_BITS: u32 = 30;
 /// Page faults of one process in a window that are all reported; of as many again every second one is, of twice as many
 /// every fourth, and so on.
 pub const FAULTS_REPORTED: u64 = 256;
+/// Mappings of fewer bytes are not told of: libc's malloc makes its own for requests from here on, unless a program has it do
+/// otherwise. <https://sourceware.org/glibc/manual/2.36/html_node/Malloc-Tunable-Parameters.html>
+pub const LEAST_MAPPING: u64 = 128 << 10;
+/// Mappings of one process in such a window of time that are told of.
+pub const MAPPINGS_REPORTED: u64 = 1024;

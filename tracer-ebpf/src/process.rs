@@ -41,6 +41,8 @@ pub struct ProcessState {
     /// Page faults in the current [`crate::limits::FAULT_WINDOW_BITS`] window of time: the number of that window above
     /// the low 32 bits, their count in them.
     pub fault_window: u64,
+    /// The same for its mappings.
+    pub mapping_window: u64,
     /// Probe hits by [`crate::site::group`], whatever came of them (both halves of a session count).
     pub hits: [u64; GROUPS],
     /// Nanoseconds that programs ran for these hits, by the same groups: the time of one in
@@ -51,4 +53,4 @@ pub struct ProcessState {
 }
 
 const _: () = assert!(size_of::<Mapped>() == 16);
-const _: () = assert!(size_of::<ProcessState>() == 8 + 32 + 8 * 8 + 2 * 8 * GROUPS + 8 * REASONS);
+const _: () = assert!(size_of::<ProcessState>() == 8 + 32 + 9 * 8 + 2 * 8 * GROUPS + 8 * REASONS);

@@ -55,6 +55,14 @@ pub mod block {
     pub const DOMAIN: u8 = 4;
 }
 
+/// Values of [`Head::flags`] of [`Fault`] records: how a process came to the memory.
+pub mod growth {
+    /// A page was touched.
+    pub const TOUCH: u8 = 0;
+    /// Room was found for a mapping, new or moved there. Where the kernel aligns it, more room than it takes, by a huge page.
+    pub const MAPPING: u8 = 1;
+}
+
 /// Values of [`StackHead::end`]: how the walk ended.
 pub mod end {
     /// At the outermost Python frame.
@@ -306,19 +314,20 @@ pub struct Realloc {
     pub stack: u64,
 }
 
-/// A page of the process was first touched (again).
+/// A page of the process was first touched (again), or a mapping was made that can be for a block of libc's malloc (told of
+/// only while the sites of such blocks are silent).
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Fault {
-    /// Kind [`kind::FAULT`], flags 0.
+    /// Kind [`kind::FAULT`], flags one of [`growth`]'s.
     pub head: Head,
     /// Thread.
     pub tid: u32,
-    /// Faults that this one stands for, itself included.
+    /// Faults that this one stands for, itself included; of a mapping the pages of its room.
     pub weight: u32,
     /// When.
     pub time_ns: u64,
-    /// The address that was touched.
+    /// The address that was touched, or where the room for the mapping begins.
     pub addr: u64,
     /// Stack id.
     pub stack: u64,

@@ -15,7 +15,7 @@ use tracer_ebpf::{
     limits::{FAULT_WINDOW_BITS, FAULTED_PAGES, FAULTS_REPORTED},
     process::ProcessState,
     reason::Reason,
-    record::{Fault, Head, kind},
+    record::{Fault, Head, growth, kind},
     site::group,
 };
 
@@ -30,8 +30,8 @@ use crate::{
 };
 
 /// Where the kernel's half of the address space begins.
-const KERNEL: u64 = 1 << 63;
-const PAGE_BITS: u32 = 12;
+pub(crate) const KERNEL: u64 = 1 << 63;
+pub(crate) const PAGE_BITS: u32 = 12;
 /// As many pages as a huge page has.
 const HUGE_PAGE_BITS: u32 = 21;
 /// An odd number: its products with the numbers of neighbouring pages lie far apart.
@@ -75,18 +75,20 @@ fn fault<L: Loops>(ctx: &RawTracePointContext) -> Option<()> {
     let weight = if is_first { 1 } else { weight(state, now)? };
     let weight = forget(weight, config.nothing) as u32;
     let start = Start::now(config.nothing);
-    touched::<L>(config, state, thread, now, address, weight);
+    tell::<L>(config, state, thread, now, address, growth::TOUCH, weight);
     start.over(|| Some(state), group::FAULTS);
     None
 }
 
+/// Tells of memory that the current thread has come to; `flags`: one of [`growth`]'s.
 #[inline(always)]
-fn touched<L: Loops>(
+pub(crate) fn tell<L: Loops>(
     config: &'static Config,
     state: *mut ProcessState,
     thread: u64,
     now: u64,
     address: u64,
+    flags: u8,
     weight: u32,
 ) {
     let pid = (thread >> 32) as u32;
@@ -110,7 +112,7 @@ fn touched<L: Loops>(
     entry.write(Fault {
         head: Head {
             kind: kind::FAULT,
-            flags: 0,
+            flags,
             len: size_of::<Fault>() as u16,
             pid,
         },

@@ -2,7 +2,8 @@
 //!
 //! One file per concern: `maps`, `probes` (the programs), `hit` (who and where), `functions` and `sites` (what a hit
 //! means), `blocks` (its records), `process` (per-process state), `memory` (to work in), `thread` (the thread state), `walk` (frames), `code`
-//! (code objects), `emit` (the ring), `clock`, `loops` (how they end), `lifecycle` (fork, exec, exit), `faults` (page faults).
+//! (code objects), `emit` (the ring), `clock`, `loops` (how they end), `lifecycle` (fork, exec, exit), `faults` (page faults), `mappings`
+//! (those that can be blocks).
 //! uprobe programs are preemptible: nothing here keeps anything in per-CPU memory across a helper call.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
@@ -26,6 +27,8 @@ mod hit;
 mod lifecycle;
 #[cfg(target_arch = "bpf")]
 mod loops;
+#[cfg(target_arch = "bpf")]
+mod mappings;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]

@@ -64,6 +64,12 @@ impl KernelFacts {
             cred_euid: member(&btf, "cred", "euid", "cred.euid")?,
             signal_live: member(&btf, "signal_struct", "live", "signal_struct.live")?,
             mm_arg_start: member(&btf, "mm_struct", "arg_start", "mm_struct.arg_start")?,
+            unmapped_area_length: member(
+                &btf,
+                "vm_unmapped_area_info",
+                "length",
+                "vm_unmapped_area_info.length",
+            )?,
             task_utask: task("utask", "task_struct.utask").unwrap_or(0),
             utask_vaddr: member(&btf, "uprobe_task", "vaddr", "uprobe_task.vaddr").unwrap_or(0),
             probe_offset: member(&btf, "trace_uprobe", "offset", PROBE_OFFSET).unwrap_or(0),

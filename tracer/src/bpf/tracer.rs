@@ -190,11 +190,12 @@ impl Tracer {
             tracer.follow(name, &[tracepoint])?;
         }
         if settings.mode == Mode::Heap && settings.work == Work::Record {
-            let name = match tracer.links() {
-                LinkKind::Session => "on_fault",
-                LinkKind::Multi | LinkKind::PerPoint => "on_fault_old",
+            let (faults, mappings) = match tracer.links() {
+                LinkKind::Session => ("on_fault", "on_mapping"),
+                LinkKind::Multi | LinkKind::PerPoint => ("on_fault_old", "on_mapping_old"),
             };
-            tracer.follow(name, &["page_fault_user", "page_fault_kernel"])?;
+            tracer.follow(faults, &["page_fault_user", "page_fault_kernel"])?;
+            tracer.follow(mappings, &["vm_unmapped_area"])?;
         }
         Ok(tracer)
     }

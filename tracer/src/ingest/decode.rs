@@ -7,14 +7,14 @@
 use tracer_ebpf::{
     limits::{MAX_FILE_NAME, MAX_QUALNAME},
     reason::REASONS,
-    record::{self, Head, block, end, kind, text},
+    record::{self, Head, block, end, growth, kind, text},
     site::{Role, group::GROUPS},
 };
 
 use super::{
     event::{
-        Alloc, AllocSite, BlockKind, Code, Counters, Event, Fault, Free, Gone, GoneReason, LineTable,
-        Process, Realloc, Stack, StackEnd, Text, TextKind,
+        Alloc, AllocSite, BlockKind, Code, Counters, Event, Fault, FaultKind, Free, Gone, GoneReason,
+        LineTable, Process, Realloc, Stack, StackEnd, Text, TextKind,
     },
     field::get,
 };
@@ -135,7 +135,7 @@ pub fn decode(record: &[u8]) -> Result<Event<'_>, RecordError> {
         kind::ALLOC => alloc(record, pid, flags).map(Event::Alloc),
         kind::FREE => free(record, pid, flags).map(Event::Free),
         kind::REALLOC => realloc(record, pid, flags).map(Event::Realloc),
-        kind::FAULT => fault(record, pid).map(Event::Fault),
+        kind::FAULT => fault(record, pid, flags).map(Event::Fault),
         kind::STACK => stack(record, pid).map(Event::Stack),
         kind::CODE => code(record, pid).map(Event::Code),
         kind::LINE_TABLE => line_table(record, pid).map(Event::LineTable),
@@ -246,13 +246,18 @@ fn realloc(record: &[u8], pid: Pid, flags: u8) -> Result<Realloc, RecordError> {
     })
 }
 
-fn fault(record: &[u8], pid: Pid) -> Result<Fault, RecordError> {
+fn fault(record: &[u8], pid: Pid, flags: u8) -> Result<Fault, RecordError> {
     type R = record::Fault;
     let bytes = fixed::<{ size_of::<R>() }>(record)?;
     Ok(Fault {
         pid,
         tid: Tid(get!(bytes, R, tid)),
         time: MonotonicNs(get!(bytes, R, time_ns)),
+        kind: match flags {
+            growth::TOUCH => FaultKind::Touch,
+            growth::MAPPING => FaultKind::Mapping,
+            _ => return Err(RecordError::Malformed),
+        },
         addr: ProcAddr(get!(bytes, R, addr)),
         weight: match get!(bytes, R, weight) {
             0 => return Err(RecordError::Malformed),

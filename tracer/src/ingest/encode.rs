@@ -7,14 +7,14 @@ use std::mem::offset_of;
 
 use tracer_ebpf::{
     limits::{LINE_TABLE_CHUNK, MAX_COMMAND_LINE, MAX_FILE_NAME, MAX_FRAMES, MAX_QUALNAME},
-    record::{self, Head, block, end, kind, text},
+    record::{self, Head, block, end, growth, kind, text},
     site::Role,
 };
 
 use super::{
     event::{
-        AllocSite, BlockKind, Code, Event, Gone, GoneReason, LineTable, Process, Stack, StackEnd, Text,
-        TextKind,
+        AllocSite, BlockKind, Code, Event, FaultKind, Gone, GoneReason, LineTable, Process, Stack, StackEnd,
+        Text, TextKind,
     },
     field::put,
 };
@@ -58,7 +58,11 @@ pub fn encode(event: &Event<'_>, out: &mut Vec<u8>) {
         }
         Event::Fault(e) => {
             type R = record::Fault;
-            let r = start(out, size_of::<R>(), kind::FAULT, 0, e.pid);
+            let flags = match e.kind {
+                FaultKind::Touch => growth::TOUCH,
+                FaultKind::Mapping => growth::MAPPING,
+            };
+            let r = start(out, size_of::<R>(), kind::FAULT, flags, e.pid);
             put!(r, R, tid, e.tid.get());
             put!(r, R, weight, e.weight);
             put!(r, R, time_ns, e.time.get());

@@ -29,7 +29,7 @@ pub enum Event<'a> {
     Free(Free),
     /// A block was reallocated.
     Realloc(Realloc),
-    /// A page was touched for the first time.
+    /// A page was touched for the first time, or a mapping made.
     Fault(Fault),
 }
 
@@ -300,7 +300,17 @@ pub struct Realloc {
     pub stack: StackId,
 }
 
-/// A page of a process was touched that was not in memory.
+/// How a process came to memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// A page was touched.
+    Touch,
+    /// Room was found for a mapping.
+    Mapping,
+}
+
+/// A page of a process was touched that was not in memory, or there is a mapping, new or moved, that can be for a block of
+/// libc's malloc.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// Process id.
@@ -309,9 +319,11 @@ pub struct Fault {
     pub tid: Tid,
     /// When.
     pub time: MonotonicNs,
-    /// What was touched.
+    /// Which of the two.
+    pub kind: FaultKind,
+    /// What was touched, or where the room for the mapping begins.
     pub addr: ProcAddr,
-    /// Faults that this one stands for, itself included; at least 1.
+    /// Faults that this one stands for, itself included, or pages of that room; at least 1.
     pub weight: u32,
     /// Its stack.
     pub stack: StackId,

@@ -7,7 +7,10 @@
 use bytes::{Buf as _, BufMut as _};
 use tracer_ebpf::limits::MOST_TICK_NS;
 
-use super::list::{ADDRESS, addresses, items, length};
+use super::{
+    libc_block::LibcBlock,
+    list::{ADDRESS, addresses, items, length},
+};
 use crate::{
     python::Pool,
     units::{BootNs, MonotonicNs, Pid, ProcAddr},
@@ -32,6 +35,11 @@ const HUGE: u32 = 16;
 /// What is in use of libc's heaps follows (since 1.5).
 const CHUNKS: u32 = 32;
 const CHUNK: usize = 17;
+/// The list of mappings that are blocks follows (since 1.6).
+const MAPPED: u32 = 64;
+const BLOCK: usize = 16;
+/// The list of large chunks in use follows (since 1.6).
+const BIG: u32 = 128;
 
 /// A reading of the pools and of the memory map of one process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,8 +67,13 @@ pub struct HeapAudit {
     pub regions: Vec<Region>,
     /// Blocks of libc's malloc that were freed while that was not traced.
     pub gone: Vec<u64>,
+    /// Blocks of libc's malloc that are mappings of their own, as they are now, where frees and allocations were not traced: new
+    /// ones, and those that have another size.
+    pub mapped: Vec<LibcBlock>,
     /// What is in use of libc's heaps, of those regions where that could be read.
     pub chunks: Vec<Chunks>,
+    /// The blocks in those of them that have [`BIG_CHUNK`] and more, by address; of very many a part.
+    pub big: Vec<LibcBlock>,
 }
 
 /// A pool, as its header has it.
@@ -102,15 +115,19 @@ pub struct Chunks {
     pub bytes: u64,
 }
 
-/// The class of a chunk's size in bytes: 0 of those that the interpreter's large blocks do not have, 1 up to 128 KiB, and then one for
-/// each power of two. A program that makes blocks of many sizes makes them in turn, so that a short look sees few of these.
+/// The class of a chunk's size in bytes: 0 of those that the interpreter's large blocks do not have, 1 below [`BIG_CHUNK`], 2 up to
+/// 128 KiB, and then one for each power of two. A program that makes blocks of many sizes makes them in turn, so that a short look sees
+/// few of these.
 pub fn chunk_class(bytes: u64) -> u8 {
     let power = u8::try_from(bytes.max(1).ilog2()).unwrap_or(u8::MAX);
-    power.saturating_sub(HUGE_CHUNK).saturating_add(1) * u8::from(bytes >= LARGE_CHUNK)
+    let of_large = power.saturating_sub(HUGE_CHUNK).saturating_add(1);
+    of_large * u8::from(bytes >= LARGE_CHUNK) + u8::from(bytes >= BIG_CHUNK)
 }
 
 /// Chunks of so many bytes can be of large blocks.
 const LARGE_CHUNK: u64 = 512;
+/// Chunks of so many bytes are told one by one: they have pages of their own, of which it is known who touched them first.
+pub const BIG_CHUNK: u64 = 16 << 10;
 /// The power of two from which on each is a class of its own, less one.
 const HUGE_CHUNK: u8 = 16;
 
@@ -140,7 +157,8 @@ impl HeapAudit {
         let flags = flag(self.since_start, SINCE_START) | flag(self.complete, COMPLETE) | GONE;
         let has_huge = self.regions.iter().any(|region| region.huge > 0);
         let flags = flags | flag(self.is_partial, PARTIAL) | flag(has_huge, HUGE);
-        let flags = flags | flag(!self.chunks.is_empty(), CHUNKS);
+        let flags = flags | flag(!self.chunks.is_empty(), CHUNKS) | flag(!self.mapped.is_empty(), MAPPED);
+        let flags = flags | flag(!self.big.is_empty(), BIG);
         let lists = POOL * self.changed.len() + REGION * self.regions.len() + ADDRESS * (1 + self.gone.len());
         let mut out = Vec::with_capacity(HEAD + lists);
         out.put_u32_le(self.pid.get());
@@ -180,6 +198,15 @@ impl HeapAudit {
             out.put_u8(chunks.class);
             out.put_u64_le(chunks.bytes);
         }
+        for blocks in [&self.mapped, &self.big] {
+            if !blocks.is_empty() {
+                out.put_u64_le(blocks.len() as u64);
+            }
+            for block in blocks {
+                out.put_u64_le(block.addr);
+                out.put_u64_le(block.bytes);
+            }
+        }
         out
     }
 
@@ -218,6 +245,14 @@ impl HeapAudit {
             let count = from.try_get_u64_le().ok()?;
             audit.chunks = items(from, count, CHUNK, chunks)?;
         }
+        if flags & MAPPED != 0 {
+            let count = from.try_get_u64_le().ok()?;
+            audit.mapped = items(from, count, BLOCK, block)?;
+        }
+        if flags & BIG != 0 {
+            let count = from.try_get_u64_le().ok()?;
+            audit.big = items(from, count, BLOCK, block)?;
+        }
         from.is_empty().then_some(audit)
     }
 }
@@ -251,6 +286,13 @@ fn chunks(from: &mut &[u8]) -> Option<Chunks> {
     })
 }
 
+fn block(from: &mut &[u8]) -> Option<LibcBlock> {
+    Some(LibcBlock {
+        addr: from.try_get_u64_le().ok()?,
+        bytes: from.try_get_u64_le().ok()?,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -266,8 +308,13 @@ mod tests {
             pools in prop::collection::vec((any::<(u64, u8, u16, u16)>(), 0_u32..1 << 24), 0..5),
             regions in prop::collection::vec(any::<[u64; 4]>(), 0..5),
             gone in prop::collection::vec(any::<u64>(), 0..5),
+            mapped in prop::collection::vec(any::<(u64, u64)>(), 0..5),
+            big in prop::collection::vec(any::<(u64, u64)>(), 0..5),
             chunks in prop::collection::vec(any::<(u64, u8, u64)>(), 0..5),
         ) {
+            let blocks = |numbers: Vec<(u64, u64)>| {
+                numbers.into_iter().map(|(addr, bytes)| LibcBlock { addr, bytes }).collect()
+            };
             let [start, began, ended] = numbers;
             let [since_start, complete, is_partial] = flags;
             let audit = HeapAudit {
@@ -288,6 +335,8 @@ mod tests {
                     .map(|[start, end, anonymous, huge]| Region { start, end, anonymous, huge })
                     .collect(),
                 gone,
+                mapped: blocks(mapped),
+                big: blocks(big),
                 chunks: chunks
                     .into_iter()
                     .map(|(region, class, bytes)| Chunks { region, class, bytes })

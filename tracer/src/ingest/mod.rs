@@ -8,6 +8,7 @@ pub mod encode;
 pub mod event;
 mod field;
 pub mod heap_audit;
+mod libc_block;
 mod list;
 pub mod survey;
 
@@ -15,5 +16,6 @@ pub mod survey;
 mod tests;
 
 pub use decode::{Decoder, Tally};
-pub use heap_audit::{Chunks, HeapAudit, PoolState, Region, chunk_class};
+pub use heap_audit::{BIG_CHUNK, Chunks, HeapAudit, PoolState, Region, chunk_class};
+pub use libc_block::LibcBlock;
 pub use survey::Survey;

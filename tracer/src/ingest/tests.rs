@@ -148,6 +148,7 @@ impl Material {
                 pid,
                 tid,
                 time,
+                kind: [FaultKind::Touch, FaultKind::Mapping][usize::from(self.small % 2)],
                 addr: ProcAddr(d),
                 weight: low(e).max(1),
                 stack: StackId(f),

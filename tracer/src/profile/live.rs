@@ -22,6 +22,8 @@ pub(super) enum Owner {
     Raw,
     Mimalloc,
     Domain,
+    /// libc's malloc has made a mapping for it, for whomever: the interpreter's allocator or an extension.
+    Mapped,
 }
 
 impl Owner {
@@ -31,6 +33,7 @@ impl Owner {
             Self::Raw => 1,
             Self::Mimalloc => 2,
             Self::Domain => 3,
+            Self::Mapped => 4,
         }
     }
 }
@@ -38,12 +41,14 @@ impl Owner {
 /// A live block. 16 bytes, as there are millions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Block {
-    /// Lowest two bits: [`Owner`]; the rest: bytes.
+    /// Lowest three bits: [`Owner`]; the rest: bytes.
     size_and_owner: u64,
     pub(super) tally: TallyIndex,
     /// When it was allocated, in units of [`AGE_UNIT_NS`], wrapping.
     born: u32,
 }
+
+const OWNER_BITS: u32 = 3;
 
 /// Unit of a block's time of birth, nanoseconds.
 pub(super) const AGE_UNIT_NS: u64 = 1 << 24;
@@ -79,10 +84,10 @@ pub(super) struct LiveSet {
 
 impl Block {
     pub(super) fn new(size: u64, owner: Owner, tally: TallyIndex) -> Self {
-        // 62 bits are enough for any address space; a hostile size is cut rather than misread.
-        let size = size.min(u64::MAX >> 2);
+        // 61 bits are enough for any address space; a hostile size is cut rather than misread.
+        let size = size.min(u64::MAX >> OWNER_BITS);
         Self {
-            size_and_owner: size << 2 | owner.number(),
+            size_and_owner: size << OWNER_BITS | owner.number(),
             tally,
             born: 0,
         }
@@ -102,16 +107,27 @@ impl Block {
         }
     }
 
+    /// The same, of another size.
+    #[must_use]
+    pub(super) fn resized(self, size: u64) -> Self {
+        let other = Self::new(size, self.owner(), self.tally);
+        Self {
+            born: self.born,
+            ..other
+        }
+    }
+
     pub(super) fn size(self) -> u64 {
-        self.size_and_owner >> 2
+        self.size_and_owner >> OWNER_BITS
     }
 
     pub(super) fn owner(self) -> Owner {
-        match self.size_and_owner & 3 {
+        match self.size_and_owner & ((1 << OWNER_BITS) - 1) {
             0 => Owner::Pool,
             1 => Owner::Raw,
             2 => Owner::Mimalloc,
-            _ => Owner::Domain,
+            3 => Owner::Domain,
+            _ => Owner::Mapped,
         }
     }
 }
@@ -131,12 +147,12 @@ impl LiveSet {
     pub(super) fn is_allocated(&self, addr: u64) -> bool {
         self.blocks
             .get(&addr)
-            .is_some_and(|block| block.owner() != Owner::Domain)
+            .is_some_and(|block| !matches!(block.owner(), Owner::Domain | Owner::Mapped))
     }
 
     /// Blocks of libc's malloc, and what extensions told of, as they are at a time.
     pub(super) fn large_blocks(&self, now: MonotonicNs) -> impl Iterator<Item = LargeBlock> + '_ {
-        let is_large = |block: &Block| matches!(block.owner(), Owner::Raw | Owner::Domain);
+        let is_large = |block: &Block| matches!(block.owner(), Owner::Raw | Owner::Domain | Owner::Mapped);
         let large = self.blocks.iter().filter(move |(_, block)| is_large(block));
         large.map(move |(&addr, block)| {
             let age = u64::from(units_of(now).wrapping_sub(block.born));
@@ -144,18 +160,30 @@ impl LiveSet {
                 addr,
                 bytes: block.size(),
                 tally: block.tally,
-                born: (block.owner() == Owner::Raw)
+                born: (block.owner() != Owner::Domain)
                     .then(|| (now.0 / AGE_UNIT_NS).saturating_sub(age) * AGE_UNIT_NS),
             }
         })
     }
 
-    /// Takes the block at an address out, if it is an owner's and was there at that time.
-    pub(super) fn take_older(&mut self, addr: u64, owner: Owner, time: MonotonicNs) -> Option<Block> {
-        let block = *self.blocks.get(&addr)?;
+    /// libc's block at an address.
+    pub(super) fn libc_block(&self, addr: u64) -> Option<Block> {
+        let block = self.blocks.get(&addr)?;
+        matches!(block.owner(), Owner::Raw | Owner::Mapped).then_some(*block)
+    }
+
+    /// Whether what stands at an address is not older than another block.
+    pub(super) fn is_newer(&self, addr: u64, than: Block) -> bool {
+        let found = self.blocks.get(&addr);
+        found.is_some_and(|block| block.born.wrapping_sub(than.born) < 1 << 31)
+    }
+
+    /// Takes it out, if it was there at that time.
+    pub(super) fn take_older(&mut self, addr: u64, time: MonotonicNs) -> Option<Block> {
+        let block = self.libc_block(addr)?;
         // Half of what the units can tell: one of the two is later.
         let is_older = units_of(time).wrapping_sub(block.born) < 1 << 31;
-        if block.owner() != owner || !is_older {
+        if !is_older {
             return None;
         }
         self.blocks.remove(&addr)
@@ -191,17 +219,18 @@ impl LiveSet {
         let freed = match (kind, block.owner()) {
             (BlockKind::Any, _)
             | (BlockKind::Pool, Owner::Pool)
+            | (BlockKind::Raw | BlockKind::Domain, Owner::Mapped)
             | (BlockKind::Raw, Owner::Raw)
             | (BlockKind::Mimalloc, Owner::Mimalloc)
             | (BlockKind::Domain, Owner::Domain) => Freed::Block(block),
             // mimalloc and malloc never free each other's blocks.
             (BlockKind::Raw, Owner::Pool | Owner::Mimalloc)
-            | (BlockKind::Mimalloc, Owner::Pool | Owner::Raw)
+            | (BlockKind::Mimalloc, Owner::Pool | Owner::Raw | Owner::Mapped)
             | (BlockKind::Pool, Owner::Mimalloc)
             // What an extension told of is the allocator's again: it has not told of the end.
             | (BlockKind::Raw | BlockKind::Pool | BlockKind::Mimalloc, Owner::Domain) => Freed::Stale(block),
             // An extension takes memory of the allocator's own: it gives it back to that.
-            (BlockKind::Pool, Owner::Raw) | (BlockKind::Domain, _) => {
+            (BlockKind::Pool, Owner::Raw | Owner::Mapped) | (BlockKind::Domain, _) => {
                 self.blocks.insert(addr, block);
                 return Freed::PassedOn;
             }
@@ -247,7 +276,8 @@ pub(super) fn reallocated(
         let size = mimalloc::reallocated(old.map(Block::size), moved, requested);
         return Block::new(size, Owner::Mimalloc, tally);
     }
-    let was_raw = kind == BlockKind::Raw || old.is_some_and(|block| block.owner() == Owner::Raw);
+    let was_raw = kind == BlockKind::Raw
+        || old.is_some_and(|block| matches!(block.owner(), Owner::Raw | Owner::Mapped));
     if was_raw || requested == 0 || requested > SMALL_REQUEST_THRESHOLD {
         return Block::new(raw_size, Owner::Raw, tally);
     }
@@ -288,6 +318,12 @@ mod tests {
         let own = Block::new(32, Owner::Mimalloc, 1);
         check(Owner::Mimalloc, BlockKind::Mimalloc, Freed::Block(own), 0);
         check(Owner::Mimalloc, BlockKind::Raw, Freed::Stale(own), 0);
+        let mapped = Block::new(32, Owner::Mapped, 1);
+        for kind in [BlockKind::Raw, BlockKind::Any, BlockKind::Domain] {
+            check(Owner::Mapped, kind, Freed::Block(mapped), 0);
+        }
+        check(Owner::Mapped, BlockKind::Pool, Freed::PassedOn, 1);
+        check(Owner::Mapped, BlockKind::Mimalloc, Freed::Stale(mapped), 0);
         check(Owner::Raw, BlockKind::Mimalloc, Freed::Stale(raw), 0);
     }
 
@@ -321,10 +357,16 @@ mod tests {
 
     #[test]
     fn a_hostile_size_does_not_change_the_owner() {
-        for owner in [Owner::Pool, Owner::Raw, Owner::Mimalloc] {
+        for owner in [
+            Owner::Pool,
+            Owner::Raw,
+            Owner::Mimalloc,
+            Owner::Domain,
+            Owner::Mapped,
+        ] {
             let block = Block::new(u64::MAX, owner, 1);
             assert_eq!(block.owner(), owner);
-            assert_eq!(block.size(), u64::MAX >> 2);
+            assert_eq!(block.size(), u64::MAX >> 3);
         }
     }
 }

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     ingest::{
-        HeapAudit, Survey,
+        BIG_CHUNK, HeapAudit, LibcBlock, Survey,
         event::{Alloc, AllocSite, BlockKind, Counters, Fault, Free, Realloc},
     },
     mode::Mode,
@@ -67,6 +67,10 @@ pub(super) struct StackTally {
     pub(super) allocated: Held,
     /// Of that, what is only seen while large blocks are traced (heap mode).
     pub(super) sampled: Held,
+    /// Large blocks that were allocated while they were not traced, and of which mappings told (heap mode).
+    pub(super) mapped: Held,
+    /// Bytes of both in chunks of [`BIG_CHUNK`] and more.
+    pub(super) big: u64,
     /// Bytes of these that were seen to be freed within [`YOUNG_NS`].
     pub(super) died_young: u64,
     pub(super) temporary: Held,
@@ -145,7 +149,7 @@ impl ProcessState {
         }
     }
 
-    /// A page was touched.
+    /// A page was touched, or a mapping made.
     pub(super) fn fault(&mut self, event: &Fault, stacks: &mut StackTable) {
         self.delivered.faults += 1;
         let tally = self.tally_of(event.stack.0, stacks);
@@ -221,11 +225,14 @@ impl ProcessState {
     fn take_audits(&mut self, time: MonotonicNs, stacks: &mut StackTable, all: &mut HighWater) {
         // Taken out for as long as it works on the tallies.
         if let Some(mut holders) = self.heap.take() {
-            while let Some((began, gone)) = holders.take_gone(time) {
-                for addr in gone {
-                    if let Some(block) = self.live.take_older(addr, Owner::Raw, began) {
+            while let Some(changes) = holders.take_changes(time) {
+                for addr in changes.gone {
+                    if let Some(block) = self.live.take_older(addr, changes.began) {
                         self.release(block, Temporary::No, all);
                     }
+                }
+                for (found, whose) in changes.mapped {
+                    self.mapped(found, whose, all);
                 }
                 holders.take(time, &self.live, &mut self.tallies, stacks, all);
             }
@@ -251,7 +258,7 @@ impl ProcessState {
                     None => self.untraced.begin(gap.from),
                 }
                 if let Some(holders) = &mut self.heap {
-                    holders.large_gap(gap.from, gap.to);
+                    holders.large_gap(gap.from, gap.to, gap.mappings);
                 }
             }
             group::DOMAINS if self.is_running() => {
@@ -349,7 +356,8 @@ impl ProcessState {
 
     fn add(&mut self, tid: u32, addr: u64, block: Block, all: &mut HighWater) {
         if let Some(stale) = self.live.insert(addr, block) {
-            self.stale_blocks += 1;
+            // Who frees what a mapping was made for need not hit a site.
+            self.stale_blocks += u64::from(stale.owner() != Owner::Mapped);
             self.release(stale, Temporary::No, all);
         }
         if let Some(tally) = self.tallies.get_mut(block.tally as usize) {
@@ -358,6 +366,7 @@ impl ProcessState {
             if self.heap.is_some() && block.owner() == Owner::Raw {
                 tally.sampled.bytes = tally.sampled.bytes.saturating_add(block.size());
                 tally.sampled.count += 1;
+                tally.count_big(block.size());
             }
             tally.held.add(block.size(), &mut self.high_water);
             all.grow(block.size());
@@ -368,8 +377,35 @@ impl ProcessState {
         self.threads.set(tid, addr);
     }
 
+    /// A block is there of which a mapping told: what was known of its address ended unseen. Or one that is known has another size.
+    fn mapped(&mut self, found: LibcBlock, whose: Option<Block>, all: &mut HighWater) {
+        let known = || self.live.libc_block(found.addr);
+        let Some(block) = whose.or_else(|| Some(known()?.resized(found.bytes))) else {
+            return;
+        };
+        // An event that is as new has told of what is there.
+        if whose.is_some() && self.live.is_newer(found.addr, block) {
+            return;
+        }
+        if let Some(before) = self.live.insert(found.addr, block) {
+            self.release(before, Temporary::No, all);
+        }
+        if let Some(tally) = self.tallies.get_mut(block.tally as usize) {
+            if whose.is_some() {
+                tally.mapped.bytes = tally.mapped.bytes.saturating_add(block.size());
+                tally.mapped.count += 1;
+                tally.count_big(block.size());
+            }
+            tally.held.add(block.size(), &mut self.high_water);
+            all.grow(block.size());
+        }
+    }
+
     /// Frees what is live at the address, if the kinds agree; gives the block that was freed.
     fn take(&mut self, tid: u32, addr: u64, kind: BlockKind, all: &mut HighWater) -> Option<Block> {
+        if let Some(holders) = &mut self.heap {
+            holders.large_freed(addr);
+        }
         match self.live.free(addr, kind) {
             Freed::Block(block) => {
                 let temporary = if self.threads.is_last(tid, addr) {
@@ -461,9 +497,16 @@ enum Temporary {
 const DROPPED: u64 = 30;
 
 impl StackTally {
+    fn count_big(&mut self, block: u64) {
+        if block >= BIG_CHUNK {
+            self.big = self.big.saturating_add(block);
+        }
+    }
+
     /// What it does with the large blocks that it allocates.
     pub(super) fn large_use(&self) -> LargeUse {
-        if self.sampled.bytes == 0 {
+        let seen = self.sampled.bytes.saturating_add(self.mapped.bytes);
+        if seen == 0 {
             LargeUse::None
         } else if self.held.now().bytes < self.sampled.bytes / DROPPED
             && self.died_young > self.sampled.bytes / 2
@@ -471,7 +514,10 @@ impl StackTally {
             // What outlives a look and goes later fills a cache.
             LargeUse::Drops
         } else {
-            LargeUse::Keeps
+            LargeUse::Keeps {
+                small: seen.saturating_sub(self.big),
+                big: self.big,
+            }
         }
     }
 
@@ -484,7 +530,7 @@ impl StackTally {
         }
     }
 
-    /// All that was allocated, seen or not.
+    /// All that was allocated, seen or not: of what was not, what was seen stands for, or mappings told of if that is more.
     pub(super) fn allocated_in_all(&self, scale: f64) -> Held {
         #[expect(
             clippy::cast_possible_truncation,
@@ -493,8 +539,8 @@ impl StackTally {
         )]
         let unseen = |seen: u64| (seen as f64 * (scale - 1.0)).round() as u64;
         Held {
-            bytes: self.allocated.bytes.saturating_add(unseen(self.sampled.bytes)),
-            count: self.allocated.count.saturating_add(unseen(self.sampled.count)),
+            bytes: (self.allocated.bytes).saturating_add(unseen(self.sampled.bytes).max(self.mapped.bytes)),
+            count: (self.allocated.count).saturating_add(unseen(self.sampled.count).max(self.mapped.count)),
         }
     }
 

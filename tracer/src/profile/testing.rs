@@ -13,8 +13,8 @@ use tracer_ebpf::{
 use super::{Context, Coverage, ImageInfo, Profile, ProfileSettings, Snapshot};
 use crate::{
     ingest::event::{
-        Alloc, AllocSite, BlockKind, Code, Counters, Event, Free, Gone, GoneReason, LineTable, Process,
-        Realloc, Stack, StackEnd, Text, TextKind,
+        Alloc, AllocSite, BlockKind, Code, Counters, Event, Fault, FaultKind, Free, Gone, GoneReason,
+        LineTable, Process, Realloc, Stack, StackEnd, Text, TextKind,
     },
     units::{BootNs, ByteCount, ImageId, MonotonicNs, Pid, ProcAddr, StackId, Tid},
 };
@@ -231,6 +231,21 @@ impl Story {
             addr: ProcAddr(addr),
             requested: ByteCount(requested),
             raw_size: ByteCount(requested + 8),
+            stack: StackId(stack),
+        }));
+        self
+    }
+
+    /// Room for a mapping is found by the main thread.
+    pub(crate) fn mapping(&mut self, pid: u32, addr: u64, pages: u32, frames: &str) -> &mut Self {
+        let (stack, time) = (self.stack(pid, frames), self.time());
+        self.events.push(Event::Fault(Fault {
+            pid: Pid(pid),
+            tid: Tid(pid),
+            time,
+            kind: FaultKind::Mapping,
+            addr: ProcAddr(addr),
+            weight: pages,
             stack: StackId(stack),
         }));
         self

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     capture::{Gap, ImageRecord},
     discover::{cpu_time, own_time},
-    ingest::event::{AllocSite, BlockKind, Event, Realloc, same_start},
+    ingest::event::{AllocSite, BlockKind, Event, FaultKind, Realloc, same_start},
     mode::Mode,
     units::{ImageId, MonotonicNs, Pid, ProcAddr},
 };
@@ -179,14 +179,18 @@ impl Auditor {
             Event::Alloc(alloc) if self.mode == Mode::Heap && alloc.kind == BlockKind::Raw => {
                 if let Some(known) = self.processes.get_mut(&alloc.pid) {
                     known.wake(later(alloc.time, self.interval));
-                    known
-                        .large
-                        .add(alloc.addr, alloc.size.get(), alloc.time, &mut self.room);
+                    known.large_block(alloc.addr, alloc.size.get(), alloc.time, &mut self.room);
                 }
             }
             Event::Free(free) if self.mode == Mode::Heap => {
                 if let Some(known) = self.processes.get_mut(&free.pid) {
-                    known.large.remove(free.addr, &mut self.room);
+                    known.large_gone(free.addr, &mut self.room);
+                }
+            }
+            Event::Fault(fault) if fault.kind == FaultKind::Mapping => {
+                if let Some(known) = self.processes.get_mut(&fault.pid) {
+                    known.wake(later(fault.time, self.interval));
+                    known.mapped.add(fault);
                 }
             }
             Event::Process(process) => {
@@ -222,12 +226,12 @@ impl Auditor {
             && let Some(known) = self.processes.get_mut(&realloc.pid)
         {
             if let Some(old) = realloc.old {
-                known.large.remove(old, &mut self.room);
+                known.large_gone(old, &mut self.room);
             }
             let may_be_raw = realloc.kind == BlockKind::Raw || realloc.kind == BlockKind::Any && !is_small;
             if may_be_raw {
                 let size = realloc.raw_size.get();
-                known.large.add(realloc.addr, size, realloc.time, &mut self.room);
+                known.large_block(realloc.addr, size, realloc.time, &mut self.room);
             }
         }
     }
@@ -339,7 +343,7 @@ impl Auditor {
             let before = own_time();
             pools -= known.pools.len();
             let room = POOLS_IN_ALL.saturating_sub(pools + known.pools.len());
-            let made = read(pid, known, image, self.mode, room);
+            let made = read(pid, known, image, self.mode, room, &mut self.room);
             pools += known.pools.len();
             known.last_read = Some(turn);
             known.gaps = self.gaps;

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, io};
 
 use super::large::{FLAGS, MAPPED, PREVIOUS_IN_USE};
 use crate::{
-    ingest::{Chunks, Region, chunk_class},
+    ingest::{BIG_CHUNK, Chunks, LibcBlock, Region, chunk_class},
     units::ProcAddr,
 };
 
@@ -24,6 +24,9 @@ const MOST_GROWTH: u64 = 64 << 20;
 const WORD: u64 = 8;
 const LEAST_CHUNK: u64 = 32;
 const ALIGNMENT: u64 = 16;
+
+/// Most chunks of a process that are told one by one.
+const MOST_BIG: usize = 1 << 14;
 
 /// A page of a process.
 pub(super) type Page = [u8; PAGE];
@@ -66,6 +69,8 @@ impl<Read: FnMut(&[ProcAddr]) -> io::Result<Vec<Option<Page>>>> Memory<Read> {
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Counted {
     pub(super) chunks: Vec<Chunks>,
+    /// The blocks in large ones, by address; of very many a part.
+    pub(super) big: Vec<LibcBlock>,
     /// There was more to be read than may be: of the region that was too large nothing is told, nor of those behind it.
     pub(super) was_too_much: bool,
 }
@@ -90,33 +95,44 @@ pub(super) fn in_use(
             continue;
         };
         // The heap that grows with brk begins with a chunk, others have something in front.
-        let mut sums = None;
+        let mut found = None;
         for start in [region.start, first.saturating_sub(2 * WORD)] {
-            sums = walk(&mut memory, start, region.end)?;
-            if let Some(sums) = &mut sums {
-                *sums.entry(0).or_default() += start - region.start;
+            found = walk(&mut memory, start, region.end)?;
+            if let Some(walked) = &mut found {
+                *walked.sums.entry(0).or_default() += start - region.start;
                 break;
             }
         }
-        counted.was_too_much |= sums.is_none() && memory.left == 0;
+        counted.was_too_much |= found.is_none() && memory.left == 0;
+        let Walked { sums, big } = found.unwrap_or_default();
         counted
             .chunks
-            .extend(sums.into_iter().flatten().map(|(class, bytes)| Chunks {
+            .extend(sums.into_iter().map(|(class, bytes)| Chunks {
                 region: region.start,
                 class,
                 bytes,
             }));
+        let room = MOST_BIG - counted.big.len();
+        counted.big.extend(big.into_iter().take(room));
     }
     Ok(counted)
 }
 
-/// Bytes in use by class, from a chunk on; `None` if they do not follow each other up to the end.
+/// What is in use of one heap.
+#[derive(Debug, Default)]
+struct Walked {
+    /// Bytes by class.
+    sums: BTreeMap<u8, u64>,
+    big: Vec<LibcBlock>,
+}
+
+/// What is in use from a chunk on; `None` if they do not follow each other up to the end.
 fn walk<Read: FnMut(&[ProcAddr]) -> io::Result<Vec<Option<Page>>>>(
     memory: &mut Memory<Read>,
     start: u64,
     end: u64,
-) -> io::Result<Option<BTreeMap<u8, u64>>> {
-    let mut sums = BTreeMap::new();
+) -> io::Result<Option<Walked>> {
+    let mut walked = Walked::default();
     let mut at = start;
     let mut head = memory.word(at.saturating_add(WORD), end)?;
     loop {
@@ -130,16 +146,23 @@ fn walk<Read: FnMut(&[ProcAddr]) -> io::Result<Vec<Option<Page>>>>(
             return Ok(None);
         }
         if next == end {
-            return Ok(Some(sums));
+            return Ok(Some(walked));
         }
         // It may have grown since the regions were read.
         let last = next.saturating_add(2 * WORD).max(end);
         head = memory.word(next.saturating_add(WORD), last)?;
         if head.is_some_and(|head| head & PREVIOUS_IN_USE != 0) {
-            *sums.entry(chunk_class(size)).or_default() += size.min(end - at);
+            let bytes = size.min(end - at);
+            *walked.sums.entry(chunk_class(size)).or_default() += bytes;
+            if bytes >= BIG_CHUNK && walked.big.len() < MOST_BIG {
+                walked.big.push(LibcBlock {
+                    addr: at + 2 * WORD,
+                    bytes: size - WORD,
+                });
+            }
         }
         if next > end {
-            return Ok(Some(sums));
+            return Ok(Some(walked));
         }
         at = next;
     }
@@ -174,6 +197,12 @@ mod tests {
     }
 
     fn look(words: &[u64], blocks: &[u64]) -> Vec<(u8, u64)> {
+        let counted = count(words, blocks);
+        let chunks = counted.chunks.into_iter();
+        chunks.map(|chunks| (chunks.class, chunks.bytes)).collect()
+    }
+
+    fn count(words: &[u64], blocks: &[u64]) -> Counted {
         let region = Region {
             start: START,
             end: START + BYTES,
@@ -196,10 +225,6 @@ mod tests {
         let counted = in_use(&[region], blocks, read).unwrap();
         assert!(!counted.was_too_much);
         counted
-            .chunks
-            .into_iter()
-            .map(|chunks| (chunks.class, chunks.bytes))
-            .collect()
     }
 
     #[test]
@@ -216,10 +241,19 @@ mod tests {
         let words = heap(START, &chunks);
         let expected = [
             (0, 0x100),
-            (chunk_class(0x290), 0x290 + 0x2000 + 0x8000),
+            (chunk_class(0x290), 0x290 + 0x2000),
+            (chunk_class(0x8000), 0x8000),
             (chunk_class(0x2_0000), 0x2_0000),
         ];
         assert_eq!(look(&words, &[START + 0x2a0]), expected);
+        // Large ones are told one by one.
+        let big = count(&words, &[START + 0x2a0]).big;
+        let (first, second) = (START + 0x3c0, START + 0x3c0 + 0xe000);
+        let block = |chunk: u64, bytes: u64| LibcBlock {
+            addr: chunk + 16,
+            bytes: bytes - 8,
+        };
+        assert_eq!(big, [block(first, 0x8000), block(second, 0x2_0000)]);
         // No block of libc's is known there.
         assert_eq!(look(&words, &[START, START + BYTES]), []);
     }
@@ -286,6 +320,8 @@ mod tests {
             let words = words.repeat(64);
             let found = look(&words, &[START + u64::from(block)]);
             prop_assert!(found.iter().map(|(_, bytes)| bytes).sum::<u64>() <= BYTES);
+            let big = count(&words, &[START + u64::from(block)]).big;
+            prop_assert!(big.iter().all(|block| block.addr < START + BYTES && block.bytes > BIG_CHUNK / 2));
         }
     }
 }

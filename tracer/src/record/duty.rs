@@ -201,6 +201,7 @@ impl Owner<'_> {
             from,
             to,
             group: Some(group.number),
+            mappings: true,
             reason: format!("{}: over --max-overhead", group.name),
             ..Gap::default()
         })

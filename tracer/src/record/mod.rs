@@ -16,6 +16,8 @@ mod governor;
 mod judge;
 mod large;
 mod left_out;
+mod libc_heap;
+mod mapped;
 mod meta;
 mod output;
 mod owner;

@@ -9,9 +9,10 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::{
     attach::now,
-    chunks::{self, Page},
-    large::Large,
+    large::{Large, Origin},
     left_out::{Count, LeftOut},
+    libc_heap::read_libc,
+    mapped::Mapped,
     places::Places,
     pool_changes::{Grown, pool_changes},
     pool_scan::Part,
@@ -81,12 +82,14 @@ pub(super) struct Known {
     pub(super) refilled: u64,
     /// Large blocks (heap mode).
     pub(super) large: Large,
+    /// Mappings that can be such blocks.
+    pub(super) mapped: Mapped,
     /// What was not traced for a time since the last reading.
     pub(super) gaps: Gaps,
     /// Large blocks were not traced for a time.
-    had_large_gap: bool,
+    pub(super) had_large_gap: bool,
     /// Its heaps were too large to be counted.
-    left_uncounted: Count,
+    pub(super) left_uncounted: Count,
 }
 
 /// Groups of sites that are not traced, or were not (heap mode).
@@ -118,6 +121,7 @@ impl Known {
             looks: Looks::default(),
             refilled: 0,
             large: Large::default(),
+            mapped: Mapped::default(),
             gaps,
             had_large_gap: false,
             left_uncounted: Count::default(),
@@ -127,6 +131,18 @@ impl Known {
     /// It has a block there.
     pub(super) fn block(&mut self, part: Part, time: MonotonicNs) {
         self.places.block(part, time);
+    }
+
+    /// It has a large block; there is room for so many more of all processes.
+    pub(super) fn large_block(&mut self, addr: ProcAddr, bytes: u64, time: MonotonicNs, room: &mut usize) {
+        self.mapped.forget(addr);
+        self.large.add(addr, bytes, time, Origin::Site, room);
+    }
+
+    /// It has freed one.
+    pub(super) fn large_gone(&mut self, addr: ProcAddr, room: &mut usize) {
+        self.mapped.forget(addr);
+        self.large.remove(addr, room);
     }
 
     /// It does something: no need to wait for longer than this.
@@ -179,13 +195,15 @@ pub(super) struct Made {
     pub(super) grown: Grown,
 }
 
-/// Reads one process. Nothing for a build without pools. `room`: so many more pools are remembered, of all processes.
+/// Reads one process. Nothing for a build without pools. `room` and `large_room`: so many more pools and large blocks are remembered,
+/// of all processes.
 pub(super) fn read(
     pid: Pid,
     known: &mut Known,
     image: &ImageRecord,
     mode: Mode,
     room: usize,
+    large_room: &mut usize,
 ) -> io::Result<Option<Made>> {
     if image.pool_bytes == 0 {
         return Ok(None);
@@ -250,20 +268,7 @@ pub(super) fn read(
                 0
             };
             found = survey(pid, known, Of::AllWindows, image.pool_bytes)?;
-            known.large.learn(settled, |places| words(pid, places))?;
-            let mut gone = Vec::new();
-            if known.gaps.large {
-                gone = known.large.take_gone(settled, |places| words(pid, places))?;
-            }
-            known.had_large_gap |= known.gaps.large;
-            let mut chunks = Vec::new();
-            if known.had_large_gap {
-                let counted = chunks::in_use(&regions, &known.large.places(), |places| pages(pid, places))?;
-                known
-                    .left_uncounted
-                    .at_least(u64::from(counted.was_too_much), began);
-                chunks = counted.chunks;
-            }
+            let libc = read_libc(pid, known, &regions, began, large_room)?;
             Reading::Heap(HeapAudit {
                 pid,
                 start: known.start,
@@ -275,8 +280,10 @@ pub(super) fn read(
                 pool_bytes: image.pool_bytes,
                 changed: changes.pools,
                 regions,
-                gone,
-                chunks,
+                gone: libc.gone,
+                mapped: libc.mapped,
+                chunks: libc.counted.chunks,
+                big: libc.counted.big,
             })
         }
     };
@@ -286,21 +293,6 @@ pub(super) fn read(
         headers,
         grown,
     }))
-}
-
-/// The word at each of the addresses, where there is one.
-fn words(pid: Pid, places: &[ProcAddr]) -> io::Result<Vec<Option<u64>>> {
-    let mut words = Vec::with_capacity(places.len());
-    read_each(pid, places, &mut words)?;
-    let word = |bytes: Option<[u8; 8]>| bytes.map(u64::from_le_bytes);
-    Ok(words.into_iter().map(word).collect())
-}
-
-/// The pages at the addresses, where there are some.
-fn pages(pid: Pid, places: &[ProcAddr]) -> io::Result<Vec<Option<Page>>> {
-    let mut pages = Vec::with_capacity(places.len());
-    read_each(pid, places, &mut pages)?;
-    Ok(pages)
 }
 
 /// What an event tells of that is older than this is known at `now`.

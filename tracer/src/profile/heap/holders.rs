@@ -3,11 +3,11 @@
 //! Apart from the heap itself, which knows no tallies. Invariant: between two audits the estimates do not change; what is
 //! exact (large blocks) does.
 
-use super::{Estimate, Growth, Heap, HeapSummary, Holder, Special};
+use super::{Changes, Estimate, Growth, Heap, HeapSummary, Holder, Special};
 use crate::{
     ingest::{
         HeapAudit, Survey,
-        event::{Alloc, Fault},
+        event::{Alloc, Fault, FaultKind},
     },
     profile::{
         apply::SamplingWindow,
@@ -51,12 +51,21 @@ impl Holders {
         self.heap.large_allocated(addr, bytes);
     }
 
+    pub(in crate::profile) fn large_freed(&mut self, addr: u64) {
+        self.heap.large_freed(addr);
+    }
+
     pub(in crate::profile) fn pool_gap(&mut self, from: MonotonicNs, to: Option<MonotonicNs>) {
         self.heap.pool_gap(from, to);
     }
 
-    pub(in crate::profile) fn large_gap(&mut self, from: MonotonicNs, to: Option<MonotonicNs>) {
-        self.heap.large_gap(from, to);
+    pub(in crate::profile) fn large_gap(
+        &mut self,
+        from: MonotonicNs,
+        to: Option<MonotonicNs>,
+        mappings: bool,
+    ) {
+        self.heap.large_gap(from, to, mappings);
     }
 
     pub(in crate::profile) fn window(&mut self, window: SamplingWindow) {
@@ -68,7 +77,10 @@ impl Holders {
     }
 
     pub(in crate::profile) fn touched(&mut self, event: &Fault, tally: TallyIndex) {
-        self.heap.touched(event, tally);
+        match event.kind {
+            FaultKind::Touch => self.heap.touched(event, tally),
+            FaultKind::Mapping => self.heap.mapping(event, tally),
+        }
     }
 
     pub(in crate::profile) fn add(&mut self, audit: HeapAudit) {
@@ -90,9 +102,9 @@ impl Holders {
         self.heap.end();
     }
 
-    /// Large blocks that the next audit which ended before `time` found gone, and when it began.
-    pub(in crate::profile) fn take_gone(&mut self, time: MonotonicNs) -> Option<(MonotonicNs, Vec<u64>)> {
-        self.heap.take_gone(time)
+    /// What the next audit which ended before `time` tells of large blocks.
+    pub(in crate::profile) fn take_changes(&mut self, time: MonotonicNs) -> Option<Changes> {
+        self.heap.take_changes(time)
     }
 
     /// Takes one audit in that ended before `time`; whether there was one.

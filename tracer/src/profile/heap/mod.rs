@@ -5,9 +5,12 @@
 //! each comes with the number of acquisitions, or of faults, that it rests on. Invariant: every byte that an audit finds
 //! stands under exactly one stack or one special row, so that the rows add up to the process's anonymous memory.
 
+mod big;
 mod census;
+mod faults;
 mod growth;
 mod holders;
+mod mapped;
 mod phases;
 mod pools;
 mod refills;
@@ -19,19 +22,21 @@ use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
 
-pub(super) use self::{growth::Growth, holders::Holders};
 use self::{
+    faults::Faults,
+    mapped::Mapped,
     phases::Phases,
     pools::{ALIGNMENT, Pools, Use},
     refills::Refills,
-    regions::{Faults, Shares},
+    regions::Shares,
 };
+pub(super) use self::{growth::Growth, holders::Holders};
 use super::{
     apply::SamplingWindow,
-    live::{AGE_UNIT_NS, LargeBlock, TallyIndex},
+    live::{AGE_UNIT_NS, Block, LargeBlock, TallyIndex},
 };
 use crate::{
-    ingest::{HeapAudit, Survey, event::Fault},
+    ingest::{HeapAudit, LibcBlock, Survey, event::Fault},
     python::SIZE_CLASSES,
     units::MonotonicNs,
 };
@@ -79,9 +84,25 @@ pub(super) enum LargeUse {
     #[default]
     None,
     /// It keeps some.
-    Keeps,
+    Keeps {
+        /// Bytes that it was seen to allocate in small chunks,
+        small: u64,
+        /// ... and in those of [`crate::ingest::BIG_CHUNK`] and more.
+        big: u64,
+    },
     /// It soon frees what it allocates.
     Drops,
+}
+
+/// What of large blocks an audit tells.
+#[derive(Debug)]
+pub(super) struct Changes {
+    /// When it began.
+    pub(super) began: MonotonicNs,
+    /// Where blocks are gone that were there before.
+    pub(super) gone: Vec<u64>,
+    /// Mappings that are blocks, and whose they are; of those of whom that is not told the size has changed.
+    pub(super) mapped: Vec<(LibcBlock, Option<Block>)>,
 }
 
 /// All estimates of one audit.
@@ -132,6 +153,9 @@ pub(super) struct Heap {
     refills: Refills,
     /// When large blocks were traced.
     phases: Phases,
+    /// Whether mappings were told of in between.
+    knows_mappings: bool,
+    mapped: Mapped,
     faults: Faults,
     waiting: VecDeque<HeapAudit>,
     /// The first event later than this comes behind an audit.
@@ -155,8 +179,9 @@ impl Heap {
         self.pools.gap(from, to);
     }
 
-    /// Large blocks are not traced from `from` on, or were not up to `to`.
-    pub(super) fn large_gap(&mut self, from: MonotonicNs, to: Option<MonotonicNs>) {
+    /// Large blocks are not traced from `from` on, or were not up to `to`. `mappings`: but those that are mappings of their own.
+    pub(super) fn large_gap(&mut self, from: MonotonicNs, to: Option<MonotonicNs>, mappings: bool) {
+        self.knows_mappings = mappings;
         match to {
             None => self.phases.end(from),
             Some(to) => self.phases.begin(to),
@@ -176,12 +201,23 @@ impl Heap {
 
     /// A block that is in no pool was allocated.
     pub(super) fn large_allocated(&mut self, addr: u64, bytes: u64) {
+        self.mapped.forget(addr);
         self.faults.allocated(addr, bytes);
+    }
+
+    /// A block that is in no pool was freed.
+    pub(super) fn large_freed(&mut self, addr: u64) {
+        self.mapped.forget(addr);
     }
 
     /// A page was touched.
     pub(super) fn touched(&mut self, fault: &Fault, tally: TallyIndex) {
         self.faults.touched(fault.addr.0, fault.weight, tally, fault.time);
+    }
+
+    /// A mapping was made.
+    pub(super) fn mapping(&mut self, event: &Fault, tally: TallyIndex) {
+        self.mapped.add(event, tally);
     }
 
     /// An audit; it is taken in when all events before its end are.
@@ -196,11 +232,16 @@ impl Heap {
         self.next.is_some_and(|next| time.0 > next)
     }
 
-    /// Takes from the first audit that ended before `time` which large blocks are gone, and when it began.
-    pub(super) fn take_gone(&mut self, time: MonotonicNs) -> Option<(MonotonicNs, Vec<u64>)> {
+    /// Takes from the first audit that ended before `time` which large blocks are gone, and which there are of which only mappings
+    /// told.
+    pub(super) fn take_changes(&mut self, time: MonotonicNs) -> Option<Changes> {
         let due = self.is_due(time);
         let audit = self.waiting.front_mut().filter(|_| due)?;
-        Some((audit.began, std::mem::take(&mut audit.gone)))
+        Some(Changes {
+            began: audit.began,
+            gone: std::mem::take(&mut audit.gone),
+            mapped: self.mapped.take(audit.began, &std::mem::take(&mut audit.mapped)),
+        })
     }
 
     /// Takes the first audit in that ended before `time`; what everybody holds according to it. `large` gives the blocks that
@@ -222,7 +263,7 @@ impl Heap {
         self.pools
             .disown(|class, tally, time| self.refills.drops(class, tally, time));
         let mut estimates = Estimates::default();
-        let mut shares = Shares::new(&audit.regions, &audit.chunks);
+        let mut shares = Shares::new(&audit.regions, &audit.chunks, audit.big.clone());
         let mut pool_blocks = 0;
         let mut refilled = [0; SIZE_CLASSES];
         for Use {
@@ -245,8 +286,13 @@ impl Heap {
         }
         self.share_refilled(&audit, &refilled, &mut estimates);
         for block in large(audit.began) {
+            let place = LibcBlock {
+                addr: block.addr,
+                bytes: block.bytes,
+            };
+            let is_known = self.knows_mappings && place.is_mapping();
             let unseen = |born| self.phases.unseen(born, AGE_UNIT_NS, audit.began);
-            shares.large(&block, block.born.map_or(0.0, unseen));
+            shares.large(&block, block.born.filter(|_| !is_known).map_or(0.0, unseen));
         }
         let before_in_pools = estimates
             .get(&Holder::Special(Special::Before))

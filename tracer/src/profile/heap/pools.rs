@@ -88,7 +88,9 @@ pub(super) struct Pools {
     acquirers: Acquirers,
     /// Pools that the last audit was the first to show, and that may have been acquired by anybody.
     unclaimed: Vec<u64>,
-    /// When acquisitions were not traced, as far as no audit has read all pools since: from then to then.
+    /// Since when there was a time in which acquisitions were not traced.
+    had_gap: Option<u64>,
+    /// When they were not, as far as no audit has read all pools since: from then to then.
     gaps: VecDeque<(u64, u64)>,
     /// When the last audit that read all pools began, and when it began to read.
     began: u64,
@@ -124,6 +126,7 @@ impl Pools {
 
     /// Acquisitions are not traced from `from` on, or were not up to `to`. Audits from before that may wait still.
     pub(super) fn gap(&mut self, from: MonotonicNs, to: Option<MonotonicNs>) {
+        self.had_gap.get_or_insert(from.0);
         match (to, self.gaps.back_mut()) {
             (None, _) => self.gaps.push_back((from.0, u64::MAX)),
             (Some(to), Some((_, open))) if *open == u64::MAX => *open = to.0,
@@ -138,8 +141,9 @@ impl Pools {
     }
 
     pub(super) fn audit(&mut self, audit: &HeapAudit) {
-        let was_off = |&(from, to): &(u64, u64)| from <= audit.ended.0 && to >= self.began;
-        let unseen = self.gaps.iter().any(was_off) && (self.is_known || audit.since_start);
+        // A reading finds pools where events told of some: of an arena that was new in the gap they tell later.
+        let was_off = self.had_gap.is_some_and(|from| from <= audit.ended.0);
+        let unseen = was_off && (self.is_known || audit.since_start);
         self.is_known |= audit.complete;
         let mask = u64::from(audit.pool_bytes).wrapping_sub(1);
         let mut newest: FxHashMap<u64, Acquired> = FxHashMap::default();

@@ -7,123 +7,26 @@
 
 mod huge;
 
-use std::collections::VecDeque;
-
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
     Estimates, Holder, LargeUse, Special, add,
+    big::{Big, PageTouch},
     census::Census,
-    pools::touched::Touched,
+    faults::{Faults, PAGE, Touch},
     unseen::{ENOUGH, Left, Place, Unseen},
     untouched,
 };
 use crate::{
-    ingest::{Chunks, Region},
+    ingest::{BIG_CHUNK, Chunks, LibcBlock, Region},
     profile::live::{LargeBlock, TallyIndex},
     units::MonotonicNs,
 };
 
-const PAGE: u64 = 4096;
 /// Pools in an arena: 64 of 4 KiB each up to 3.9, 64 of 16 KiB since. (3.15 with huge pages has twice as many; what is
 /// free there is then told as not attributed.) The kernel shows arenas, and what else was mapped beside them, as one region.
 /// <https://github.com/python/cpython/blob/v3.13.0/Include/internal/pycore_obmalloc.h#L210-L234>
 const ARENA_POOLS: u64 = 64;
-/// Faults remembered of one process; past it every second one is forgotten and the others count twice.
-const MAX_FAULTS: usize = 1 << 16;
-/// Large blocks that a fault can be for: a block is touched when it is filled, which is soon after it was allocated.
-const RECENT: usize = 64;
-/// What libc has behind a block and writes before it gives the block away: the head of what follows.
-const HEAD: u64 = 16;
-
-/// Pages whose first touch was seen.
-#[derive(Debug, Default)]
-pub(super) struct Faults {
-    /// By page.
-    pages: FxHashMap<u64, Touch>,
-    /// Where the newest large blocks are.
-    recent: VecDeque<(u64, u64)>,
-    /// Memory from before tracing, by the start of its region: what was there at the first audit.
-    before: Option<FxHashMap<u64, u64>>,
-}
-
-/// A fault.
-#[derive(Clone, Copy, Debug)]
-struct Touch {
-    tally: TallyIndex,
-    /// How many faults it stands for.
-    weight: u32,
-    time: MonotonicNs,
-    /// It came with a large block.
-    for_block: bool,
-    /// Bytes that these faults brought, which is known when a region is shared out.
-    bytes: u64,
-}
-
-impl Touch {
-    fn of_pages(self) -> Self {
-        Self {
-            bytes: u64::from(self.weight) * PAGE,
-            ..self
-        }
-    }
-
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "the conversion saturates, and what is added is not negative"
-    )]
-    fn add(&mut self, bytes: f64) {
-        self.bytes = self.bytes.saturating_add(bytes as u64);
-    }
-}
-
-impl Faults {
-    /// A large block was allocated.
-    pub(super) fn allocated(&mut self, addr: u64, bytes: u64) {
-        let end = addr.saturating_add(bytes).saturating_add(HEAD);
-        for page in [addr / PAGE, end / PAGE] {
-            if let Some(touch) = self.pages.get_mut(&page) {
-                touch.for_block = true;
-            }
-        }
-        if self.recent.len() >= RECENT {
-            self.recent.pop_front();
-        }
-        self.recent.push_back((addr, end));
-    }
-
-    /// Pages that were touched, of which nothing else has told yet.
-    pub(super) fn all(&self) -> Vec<Touched> {
-        let all = self.pages.iter().map(|(page, touch)| Touched {
-            addr: page * PAGE,
-            tally: touch.tally,
-            pages: touch.weight,
-            time: touch.time.0,
-        });
-        all.collect()
-    }
-
-    pub(super) fn touched(&mut self, addr: u64, weight: u32, tally: TallyIndex, time: MonotonicNs) {
-        let mut recent = self.recent.iter().rev();
-        let touch = Touch {
-            tally,
-            weight,
-            time,
-            for_block: recent.any(|&(first, end)| (first / PAGE..=end / PAGE).contains(&(addr / PAGE))),
-            bytes: 0,
-        };
-        self.pages.insert(addr / PAGE, touch);
-        if self.pages.len() > MAX_FAULTS {
-            let mut keep = false;
-            self.pages.retain(|_, touch| {
-                keep = !keep;
-                touch.weight = touch.weight.saturating_mul(2);
-                keep
-            });
-        }
-    }
-}
 
 /// One region while it is shared out.
 #[derive(Clone, Copy, Debug, Default)]
@@ -146,6 +49,8 @@ pub(super) struct Shares {
     /// Those that were not seen, and what is in use without an owner where that was counted.
     unseen: Unseen,
     census: Census,
+    /// Large chunks in use there, by address.
+    big: Vec<LibcBlock>,
     large_unseen: u64,
     touched: u64,
     /// The last pool that was counted, as one can come twice.
@@ -156,7 +61,7 @@ pub(super) struct Shares {
 }
 
 impl Shares {
-    pub(super) fn new(regions: &[Region], chunks: &[Chunks]) -> Self {
+    pub(super) fn new(regions: &[Region], chunks: &[Chunks], big: Vec<LibcBlock>) -> Self {
         let mut regions: Vec<Share> = regions
             .iter()
             .map(|&region| Share {
@@ -173,6 +78,7 @@ impl Shares {
             untouched: 0,
             unseen: Unseen::default(),
             census: Census::new(chunks),
+            big,
             large_unseen: 0,
             touched: 0,
             last_pool: None,
@@ -250,21 +156,62 @@ impl Shares {
             rest = later;
         }
         self.settle_untouched(&pages, estimates);
+        let big = self.whose_big(&pages, &uses);
+        self.mark_big(&mut pages);
         let mut left = self.settle_known(faults, since_start, estimates);
+        let mut outside: FxHashMap<TallyIndex, u64> = FxHashMap::default();
+        for (_, touch) in pages.iter().filter(|(_, touch)| !touch.for_block) {
+            let sum: &mut u64 = outside.entry(touch.tally).or_default();
+            *sum = sum.saturating_add(touch.bytes);
+        }
+        let fills = |tally| match uses(tally) {
+            LargeUse::None => big.may_fill(tally, outside.get(&tally).copied().unwrap_or_default()),
+            LargeUse::Drops => false,
+            LargeUse::Keeps { small, big: large } => big.fills(tally, small, large),
+        };
         let places: Vec<Place> = (0..self.regions.len())
-            .map(|index| self.place(index, &pages, &uses))
+            .map(|index| self.place(index, &pages, fills))
             .collect();
         let mut without_owner = Left {
             bytes: &mut left,
             places: &places,
             census: &self.census,
+            big: &big,
         };
         self.large_unseen = self.unseen.share_out(&mut without_owner, estimates);
-        self.settle_touched(&pages, &left, uses, estimates);
+        self.settle_touched(&pages, &left, fills, &uses, estimates);
+    }
+
+    /// Whose large chunks are of which no block is known. The pages are in order.
+    fn whose_big(&self, pages: &[(u64, Touch)], uses: impl Fn(TallyIndex) -> LargeUse) -> Big {
+        let touches: Vec<PageTouch> = pages
+            .iter()
+            .map(|&(page, touch)| PageTouch {
+                page,
+                bytes: touch.bytes,
+                tally: (!touch.for_block && uses(touch.tally) != LargeUse::Drops).then_some(touch.tally),
+            })
+            .collect();
+        let known: FxHashSet<u64> = self.blocks.iter().map(|(_, block)| block.addr).collect();
+        let start = |addr| Some(self.regions.get(self.index(addr)?)?.region.start);
+        Big::new(&self.big, &known, &touches, start)
+    }
+
+    /// What was touched inside of large blocks and chunks is theirs, and tells of nothing else. The pages are in order.
+    fn mark_big(&self, pages: &mut [(u64, Touch)]) {
+        let blocks = self.blocks.iter().map(|(_, block)| (block.addr, block.bytes));
+        let chunks = self.big.iter().map(|chunk| (chunk.addr, chunk.bytes));
+        for (addr, bytes) in blocks.chain(chunks).filter(|(_, bytes)| *bytes >= BIG_CHUNK) {
+            let from = pages.partition_point(|&(page, _)| page <= addr / PAGE * PAGE);
+            let inside = pages.get_mut(from..).unwrap_or_default().iter_mut();
+            for (_, touch) in inside.take_while(|(page, _)| *page < addr.saturating_add(bytes)) {
+                touch.for_block = true;
+            }
+        }
     }
 
     /// What is known of a region whose chunks were counted. The pages are in order.
-    fn place(&self, index: usize, pages: &[(u64, Touch)], uses: impl Fn(TallyIndex) -> LargeUse) -> Place {
+    fn place(&self, index: usize, pages: &[(u64, Touch)], fills: impl Fn(TallyIndex) -> bool) -> Place {
         let Region { start, end, .. } = self
             .regions
             .get(index)
@@ -280,7 +227,7 @@ impl Shares {
         let first = pages.partition_point(|&(page, _)| page < start);
         let inside = pages.get(first..).unwrap_or_default().iter();
         for (_, touch) in inside.take_while(|(page, _)| *page < end) {
-            if touch.for_block || uses(touch.tally) == LargeUse::Drops {
+            if touch.for_block || !fills(touch.tally) {
                 continue;
             }
             let sum = if self.unseen.samples(index, touch.tally) > 0 {
@@ -379,6 +326,7 @@ impl Shares {
         &mut self,
         pages: &[(u64, Touch)],
         left: &[u64],
+        fills: impl Fn(TallyIndex) -> bool,
         uses: impl Fn(TallyIndex) -> LargeUse,
         estimates: &mut Estimates,
     ) {
@@ -396,9 +344,12 @@ impl Shares {
                 .iter()
                 .filter(|&&(page, _)| !is_within(&arenas, page))
                 .map(|&(_, touch)| touch)
-                // What is left there is in use, and not by those of whom it is known what they hold.
+                // What is left there is in use, and not by those of whom it is known what they hold; and it is in small chunks.
                 .filter(|touch| {
-                    !is_counted || !touch.for_block && self.unseen.samples(index, touch.tally) < ENOUGH
+                    !is_counted
+                        || !touch.for_block
+                            && self.unseen.samples(index, touch.tally) < ENOUGH
+                            && fills(touch.tally)
                 })
                 .collect();
             let holds = |tally| share.large == 0 || uses(tally) != LargeUse::Drops;

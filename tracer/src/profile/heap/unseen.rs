@@ -8,6 +8,7 @@ use rustc_hash::FxHashMap;
 
 use super::{
     Estimates, Holder, add,
+    big::{Big, Held, first_class},
     census::{Census, class_of},
 };
 use crate::profile::live::{LargeBlock, TallyIndex};
@@ -36,6 +37,14 @@ impl Part {
         self.samples += 1;
     }
 
+    fn of_chunks(held: Held) -> Self {
+        Self {
+            bytes: held.bytes as f64,
+            count: held.chunks as f64,
+            samples: held.chunks,
+        }
+    }
+
     fn give(&self, tally: TallyIndex, share: f64, estimates: &mut Estimates) {
         let (bytes, count) = (whole(self.bytes * share), whole(self.count * share));
         add(estimates, Holder::Tally(tally), bytes, count, self.samples);
@@ -51,13 +60,15 @@ pub(super) struct Left<'a> {
     /// The regions.
     pub(super) places: &'a [Place],
     pub(super) census: &'a Census,
+    pub(super) big: &'a Big,
 }
 
 /// A region.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Place {
     pub(super) start: u64,
-    /// Bytes that stacks touched first of which blocks tell, and others: of what is in use there a part is theirs.
+    /// Bytes that stacks touched first of which blocks tell, and others, outside of large chunks: of what is in use there a part is
+    /// theirs.
     pub(super) touched: u64,
     pub(super) touched_by_others: u64,
 }
@@ -104,6 +115,7 @@ impl Unseen {
         for (index, (bytes, place)) in left.bytes.iter_mut().zip(left.places).enumerate() {
             if left.census.has(place.start) {
                 self.share_out_counted(index, place, left.census, bytes, estimates);
+                self.share_out_big(index, place.start, left.census, left.big, bytes, estimates);
                 continue;
             }
             if let Some(parts) = self.chunks.get(&(index, None)) {
@@ -115,8 +127,8 @@ impl Unseen {
         before - left.bytes.iter().sum::<u64>()
     }
 
-    /// The same for a region whose chunks are counted: what is in use of a size, is of those who were seen to keep such, but for what
-    /// others touched.
+    /// The same for a region whose chunks are counted, but for large ones: what is in use of a size, is of those who were seen to keep
+    /// such, but for what others touched.
     fn share_out_counted(
         &self,
         region: usize,
@@ -127,15 +139,20 @@ impl Unseen {
     ) {
         let mut classes: Vec<(&Parts, f64, f64)> = Vec::new();
         let (mut given, mut more, mut all_samples) = (0.0, 0.0, 0);
+        let is_small = |class: &u8| *class < first_class();
         for (&(_, class), parts) in self.chunks.iter().filter(|((of, _), _)| *of == region) {
-            let in_use = class.map_or(0, |class| census.in_class(place.start, class)) as f64;
+            let Some(class) = class.filter(is_small) else {
+                continue;
+            };
+            let in_use = census.in_class(place.start, class) as f64;
             let wanted = wanted(parts).min(in_use);
-            let samples: u64 = parts.values().map(|part| part.samples).sum();
+            let samples = samples_of(parts);
             let rest = if samples >= ENOUGH { in_use - wanted } else { 0.0 };
             (given, more, all_samples) = (given + wanted, more + rest, all_samples + samples);
             classes.push((parts, wanted, rest));
         }
-        let all = census.in_use(place.start).unwrap_or_default() as f64;
+        let small = (0..first_class()).map(|class| census.in_class(place.start, class));
+        let all = small.fold(0, u64::saturating_add) as f64;
         // Sizes of which nobody is known to keep any are of others. What else those touched is theirs, or was freed since.
         let others = (place.touched_by_others as f64 - (all - given - more)).max(0.0);
         let doubt = (FEW / all_samples.max(1) as f64).min(1.0);
@@ -145,6 +162,57 @@ impl Unseen {
             take(parts, wanted + rest * part, &mut [&mut *left], estimates);
         }
     }
+
+    /// The same for its large chunks. Each is of those who were seen to keep such, or of who touched it first: the more blocks tell, the
+    /// more that counts; and what nobody is known to have touched is theirs.
+    fn share_out_big(
+        &self,
+        region: usize,
+        start: u64,
+        census: &Census,
+        big: &Big,
+        left: &mut u64,
+        estimates: &mut Estimates,
+    ) {
+        let of_region = self.chunks.keys().filter(|(of, _)| *of == region);
+        let seen = of_region.filter_map(|(_, class)| *class);
+        let mut classes: Vec<u8> = seen.chain(big.classes(start)).collect();
+        classes.retain(|class| *class >= first_class());
+        classes.sort_unstable();
+        classes.dedup();
+        for class in classes {
+            let in_use = census.in_class(start, class) as f64;
+            let touched: Parts = big
+                .of(start, class)
+                .into_iter()
+                .flatten()
+                .map(|(&tally, &held)| (tally, Part::of_chunks(held)))
+                .collect();
+            let of_touched = wanted(&touched).min(in_use);
+            let (mut by_blocks, mut trust) = (0.0, 0.0);
+            let seen = self.chunks.get(&(region, Some(class)));
+            if let Some(parts) = seen {
+                let samples = samples_of(parts);
+                by_blocks = if samples >= ENOUGH {
+                    in_use
+                } else {
+                    wanted(parts).min(in_use)
+                };
+                trust = samples as f64 / (samples as f64 + FEW);
+            }
+            let untouched = by_blocks.min(in_use - of_touched);
+            let by_blocks = by_blocks.mul_add(trust, untouched * (1.0 - trust));
+            if let Some(parts) = seen {
+                take(parts, by_blocks, &mut [&mut *left], estimates);
+            }
+            take(&touched, of_touched * (1.0 - trust), &mut [&mut *left], estimates);
+        }
+    }
+}
+
+/// How many blocks tell.
+fn samples_of(parts: &Parts) -> u64 {
+    parts.values().map(|part| part.samples).sum()
 }
 
 /// What some stand for, bytes.
@@ -179,138 +247,4 @@ fn whole(value: f64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ingest::Chunks;
-
-    const MIB: u64 = 1 << 20;
-
-    /// Blocks: region, bytes, tally, and for how many each stands. Expected: what is left, and what the tallies have.
-    #[track_caller]
-    fn check(
-        blocks: &[(usize, u64, TallyIndex, f64)],
-        mut left: [u64; 2],
-        expected: [u64; 2],
-        tallies: [u64; 2],
-    ) {
-        let (mut unseen, mut estimates) = (Unseen::default(), Estimates::default());
-        for &(region, bytes, tally, stands_for) in blocks {
-            let block = LargeBlock {
-                addr: 0,
-                bytes,
-                tally,
-                born: None,
-            };
-            unseen.add(region, false, &block, stands_for);
-        }
-        let before: u64 = left.iter().sum();
-        let mut without_owner = Left {
-            bytes: &mut left,
-            places: &[Place::default(); 2],
-            census: &Census::default(),
-        };
-        let given = unseen.share_out(&mut without_owner, &mut estimates);
-        assert_eq!(left, expected);
-        assert_eq!(given, before - left.iter().sum::<u64>());
-        let of = |tally| {
-            estimates
-                .get(&Holder::Tally(tally))
-                .map_or(0, |estimate| estimate.bytes)
-        };
-        assert_eq!([of(0), of(1)], tallies);
-        assert_eq!(of(0) + of(1), given);
-    }
-
-    #[test]
-    fn a_chunk_stands_for_others_of_its_region() {
-        check(&[(0, 1000, 0, 10.0)], [50_000, 0], [40_000, 0], [10_000, 0]);
-        check(
-            &[(0, 1000, 0, 30.0), (0, 500, 1, 20.0)],
-            [20_000, 9],
-            [0, 9],
-            [15_000, 5000],
-        );
-        check(&[(1, 1000, 0, 30.0)], [20_000, 9], [20_000, 0], [9, 0]);
-        check(&[(7, 1000, 0, 30.0)], [20_000, 9], [20_000, 9], [0, 0]);
-        check(&[(0, 1000, 0, 0.0)], [20_000, 9], [20_000, 9], [0, 0]);
-    }
-
-    #[test]
-    fn a_mapping_stands_for_others_anywhere() {
-        check(
-            &[(0, MIB, 0, 3.0)],
-            [4 * MIB, 2 * MIB],
-            [2 * MIB, MIB],
-            [3 * MIB, 0],
-        );
-        check(
-            &[(0, MIB, 0, 30.0), (1, MIB, 1, 10.0)],
-            [0, 4 * MIB],
-            [0, 0],
-            [3 * MIB, MIB],
-        );
-    }
-
-    /// Blocks of a region of 100 KB: bytes, tally, and for how many each stands; and what is in use of up to 128 KiB, and what
-    /// others touched. Expected: what is left, and what the tallies have.
-    #[track_caller]
-    fn check_counted(
-        blocks: &[(u64, TallyIndex, f64)],
-        in_use: u64,
-        touched_by_others: u64,
-        expected: (u64, [u64; 2]),
-    ) {
-        let (mut unseen, mut estimates) = (Unseen::default(), Estimates::default());
-        for &(bytes, tally, stands_for) in blocks {
-            let block = LargeBlock {
-                addr: 0,
-                bytes,
-                tally,
-                born: None,
-            };
-            unseen.add(0, true, &block, stands_for);
-        }
-        let census = Census::new(&[(1000, in_use), (MIB, 30_000)].map(|(block, bytes)| Chunks {
-            region: 1,
-            class: class_of(block),
-            bytes,
-        }));
-        let place = Place {
-            start: 1,
-            touched: touched_by_others / 6,
-            touched_by_others,
-        };
-        let mut left = [100_000];
-        unseen.share_out(
-            &mut Left {
-                bytes: &mut left,
-                places: &[place],
-                census: &census,
-            },
-            &mut estimates,
-        );
-        let of = |tally| {
-            let estimate = estimates.get(&Holder::Tally(tally));
-            estimate.map_or(0, |estimate| estimate.bytes)
-        };
-        assert_eq!((left[0], [of(0), of(1)]), expected);
-    }
-
-    #[test]
-    fn of_a_size_that_is_counted_there_is_no_more_and_no_less() {
-        check_counted(&[(1000, 0, 80.0)], 60_000, 0, (40_000, [60_000, 0]));
-        // Two blocks say nothing of the rest.
-        check_counted(&[(1000, 0, 10.0); 2], 60_000, 0, (80_000, [20_000, 0]));
-        check_counted(&[(1000, 0, 10.0); 3], 60_000, 0, (40_000, [60_000, 0]));
-        let two = [(1000, 0, 10.0), (1000, 0, 10.0), (1000, 1, 10.0)];
-        check_counted(&two, 60_000, 0, (40_000, [40_000, 20_000]));
-        check_counted(&[(MIB, 0, 1.0)], 60_000, 0, (70_000, [30_000, 0]));
-    }
-
-    #[test]
-    fn what_others_touched_is_theirs_as_long_as_few_blocks_tell() {
-        // They have the large ones, and of the others less than those of whom blocks tell.
-        check_counted(&[(1000, 0, 10.0); 3], 60_000, 60_000, (52_857, [47_143, 0]));
-        check_counted(&[(1000, 0, 1.0); 30], 60_000, 60_000, (46_923, [53_077, 0]));
-    }
-}
+mod tests;

@@ -4,7 +4,7 @@ use tracer_ebpf::site::group;
 
 use super::*;
 use crate::{
-    ingest::{HeapAudit, event::BlockKind},
+    ingest::{HeapAudit, LibcBlock, event::BlockKind},
     mode::Mode,
     profile::{GroupGap, Profile, ProfileSettings},
     units::{BootNs, MonotonicNs, Pid},
@@ -32,6 +32,7 @@ fn story(to: Option<MonotonicNs>, gone: &[u64]) -> ProcessSummary {
         group: group::LARGE,
         from: at(4),
         to: None,
+        mappings: false,
     });
     profile.heap_audit(HeapAudit {
         pid: Pid(7),
@@ -49,6 +50,7 @@ fn story(to: Option<MonotonicNs>, gone: &[u64]) -> ProcessSummary {
             group: group::LARGE,
             from: at(4),
             to: Some(to),
+            mappings: false,
         });
     }
     let mut later = Story::default();
@@ -83,4 +85,139 @@ fn what_was_allocated_is_scaled_by_the_time_that_was_not_looked_at() {
     // Six were not.
     let process = story(None, &[]);
     assert_eq!(process.total.allocated_bytes, 3000 + 9000 + 1500);
+}
+
+/// What an audit finds: when it began, in milliseconds, which blocks are gone, and address and bytes of those that are mappings.
+type Found<'a> = (u64, &'a [u64], &'a [(u64, u64)]);
+
+/// Large blocks are not traced from 2 ms on, mappings are told of. The story of process 7 goes on, event by event, one each
+/// millisecond from 2 ms on, and then there are audits.
+fn with_mappings(
+    tell: impl FnOnce(&mut Story),
+    audits: &[Found<'_>],
+) -> (ProcessSummary, Vec<(String, u64)>) {
+    let mut story = Story::default();
+    story.process(7, "python3 app.py");
+    tell(&mut story);
+    let mut profile = Profile::new(ProfileSettings::default());
+    profile.set_mode(Mode::Heap);
+    let mut events = story.events.iter();
+    profile.apply(events.next().unwrap());
+    profile.gap(GroupGap {
+        group: group::LARGE,
+        from: at(2),
+        to: None,
+        mappings: true,
+    });
+    for event in events {
+        profile.apply(event);
+    }
+    for (began, gone, mapped) in audits {
+        profile.heap_audit(HeapAudit {
+            pid: Pid(7),
+            start: BootNs(1000),
+            began: at(*began),
+            ended: at(*began),
+            since_start: true,
+            complete: true,
+            pool_bytes: 16384,
+            gone: gone.to_vec(),
+            mapped: mapped
+                .iter()
+                .map(|&(addr, bytes)| LibcBlock { addr, bytes })
+                .collect(),
+            ..HeapAudit::default()
+        });
+    }
+    profile.finish();
+    let snapshot = profile.snapshot();
+    let process = only(&snapshot).clone();
+    let stacks = by_stack(&snapshot, &process).into_iter();
+    let held = stacks.filter(|(_, tally)| tally.live_bytes > 0);
+    let mut lines: Vec<(String, u64)> = held.map(|(stack, tally)| (stack, tally.live_bytes)).collect();
+    lines.sort();
+    (process, lines)
+}
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn blocks_of_a_gap_that_are_mappings_are_known() {
+    let tell = |story: &mut Story| {
+        story
+            .mapping(7, MIB, 256, "main:1 a:2")
+            .mapping(7, 2 * MIB, 256, "main:1 b:2")
+            .mapping(7, 3 * MIB, 256, "main:1 arena:3");
+    };
+    let block = |mib: u64| (mib * MIB + 16, MIB - 16);
+    let (process, lines) = with_mappings(tell, &[(9, &[], &[block(1), block(2)])]);
+    assert_eq!(process.total.live_count, 2);
+    let line = |name: &str, bytes| (format!("main (/srv/app.py:1);{name} (/srv/app.py:2)"), bytes);
+    assert_eq!(lines, [line("a", MIB - 16), line("b", MIB - 16)]);
+    // What a mapping tells of is what was allocated at least.
+    assert_eq!(process.total.allocated_bytes, 2 * MIB - 32);
+    // It grows where it is, and goes.
+    let audits: [Found<'_>; 3] = [
+        (9, &[], &[block(1), block(2)]),
+        (12, &[], &[(MIB + 16, 3 * MIB - 16)]),
+        (15, &[2 * MIB + 16], &[]),
+    ];
+    let (_, lines) = with_mappings(tell, &audits);
+    assert_eq!(lines, [line("a", 3 * MIB - 16)]);
+    // What two readings did not find was none.
+    let audits: [Found<'_>; 3] = [(9, &[], &[]), (12, &[], &[]), (15, &[], &[block(1)])];
+    let (process, _) = with_mappings(tell, &audits);
+    assert_eq!(process.total.live_count, 0);
+}
+
+#[test]
+fn a_block_of_a_mapping_is_freed_by_whoever_frees_it() {
+    for kind in [BlockKind::Raw, BlockKind::Any, BlockKind::Domain] {
+        let mut profile = Profile::new(ProfileSettings::default());
+        profile.set_mode(Mode::Heap);
+        let mut story = Story::default();
+        story
+            .process(7, "python3 app.py")
+            .mapping(7, MIB, 256, "main:1 a:2")
+            .free_by(7, 7, kind, MIB + 16);
+        let (free, before) = story.events.split_last().unwrap();
+        for event in before {
+            profile.apply(event);
+        }
+        profile.heap_audit(HeapAudit {
+            pid: Pid(7),
+            start: BootNs(1000),
+            began: MonotonicNs(at(2).0 + 1),
+            ended: MonotonicNs(at(2).0 + 1),
+            mapped: vec![LibcBlock {
+                addr: MIB + 16,
+                bytes: MIB - 16,
+            }],
+            ..HeapAudit::default()
+        });
+        profile.apply(free);
+        profile.finish();
+        let snapshot = profile.snapshot();
+        assert_eq!(only(&snapshot).total.live_count, 0, "{kind:?}");
+        assert_eq!(only(&snapshot).losses.unmatched_frees, 0, "{kind:?}");
+    }
+}
+
+#[test]
+fn what_an_extension_tells_of_is_not_counted_again() {
+    let tell = |story: &mut Story| {
+        let stack = "main:1 a:2";
+        story
+            .mapping(7, MIB, 256, stack)
+            .alloc_by(7, 7, BlockKind::Domain, MIB + 16, MIB - 100, stack);
+    };
+    let (process, lines) = with_mappings(tell, &[(9, &[], &[(MIB + 16, MIB - 16)])]);
+    assert_eq!(
+        lines.iter().map(|(_, bytes)| *bytes).collect::<Vec<_>>(),
+        [MIB - 100]
+    );
+    assert_eq!(
+        (process.total.allocated_bytes, process.total.allocated_count),
+        (MIB - 100, 1)
+    );
 }

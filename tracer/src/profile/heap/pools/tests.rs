@@ -300,7 +300,7 @@ fn what_comes_while_nobody_looks_is_whose_the_windows_say() {
 
 #[test]
 fn pools_that_are_read_late_are_whose_they_would_have_been() {
-    // The search goes on: they may have been there before the gap.
+    // The search goes on: they may have been there before the gap. It ends with the third; what comes behind it was not.
     check(
         &[
             Part(vec![(1, 30, 30)], false),
@@ -310,9 +310,10 @@ fn pools_that_are_read_late_are_whose_they_would_have_been() {
             Audit(vec![(3, 4, 4)]),
             Audit(vec![(4, 2, 2)]),
         ],
-        [0, 0, 41, 0],
+        [0, 0, 39, 2],
     );
-    // All were read once; one came in the gap, and the first reading behind it did not come there.
+    // All were read once; one came in the gap, and the first reading behind it did not come there. Where others come from that no
+    // event told of is not known, but they were not there before tracing.
     check(
         &[
             Audit(vec![(1, 30, 30)]),
@@ -323,7 +324,7 @@ fn pools_that_are_read_late_are_whose_they_would_have_been() {
             Audit(vec![(3, 4, 4)]),
             Audit(vec![(4, 2, 2)]),
         ],
-        [0, 0, 32, 9],
+        [0, 0, 30, 11],
     );
     // They were acquired before a reading that did not come there: one is new, one was set up anew.
     check(
@@ -366,12 +367,13 @@ fn what_nobody_acquired_was_there_before() {
     );
 }
 
+/// A reading finds pools where events told of some; of a new arena they tell when the gap is over.
 #[test]
-fn audits_of_the_time_of_a_gap_can_come_behind_its_end() {
+fn what_was_acquired_in_a_gap_is_found_long_after_it() {
     let mut pools = Pools::default();
-    pools.gap(MonotonicNs(10), None);
-    pools.gap(MonotonicNs(10), Some(MonotonicNs(40)));
-    for (time, pool) in [(20, 1), (30, 2), (50, 3), (60, 4)] {
+    pools.gap(MonotonicNs(30), None);
+    pools.gap(MonotonicNs(30), Some(MonotonicNs(40)));
+    for (time, pool) in [(20, 1), (25, 2), (50, 3), (60, 4), (90, 5)] {
         pools.audit(&reading(time, &[(pool, 3, 5, 5)]));
     }
     let before = |found: &Use| found.holder == Holder::Special(Special::Before);
@@ -380,8 +382,8 @@ fn audits_of_the_time_of_a_gap_can_come_behind_its_end() {
         .filter(|found| found.blocks > 0 && before(found))
         .map(|found| found.address / POOL)
         .collect();
-    // By then no gap was left.
-    assert_eq!(found, [4]);
+    assert_eq!(found.len(), 2);
+    assert!(found.contains(&1) && found.contains(&2), "{found:?}");
 }
 
 #[test]

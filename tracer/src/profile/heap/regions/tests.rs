@@ -1,9 +1,16 @@
 //! Regions of some MiB, with blocks, pools and touches in them, and how they are shared out.
 
 use super::*;
-use crate::ingest::chunk_class;
+use crate::{
+    ingest::chunk_class,
+    profile::heap::faults::{HEAD, RECENT},
+};
 
 const MIB: u64 = 1 << 20;
+const KEEPS: LargeUse = LargeUse::Keeps {
+    small: 100 * MIB,
+    big: MIB,
+};
 
 fn large(addr: u64, bytes: u64) -> LargeBlock {
     LargeBlock {
@@ -32,7 +39,7 @@ fn check(regions: &[(u64, u64, u64)], work: impl FnOnce(&mut Shares, &mut Faults
 /// The same, with regions of which more is known.
 #[track_caller]
 fn check_regions(regions: &[Region], work: impl FnOnce(&mut Shares, &mut Faults), expected: [u64; 5]) {
-    check_counted(regions, &[], work, expected);
+    check_counted(regions, &[], &[], work, expected);
 }
 
 /// The same, where libc's chunks were counted.
@@ -40,21 +47,18 @@ fn check_regions(regions: &[Region], work: impl FnOnce(&mut Shares, &mut Faults)
 fn check_counted(
     regions: &[Region],
     chunks: &[Chunks],
+    big: &[LibcBlock],
     work: impl FnOnce(&mut Shares, &mut Faults),
     expected: [u64; 5],
 ) {
     let (mut shares, mut faults, mut estimates) = (
-        Shares::new(regions, chunks),
+        Shares::new(regions, chunks, big.to_vec()),
         Faults::default(),
         Estimates::default(),
     );
     work(&mut shares, &mut faults);
     let uses = |tally| {
-        if tally == 9 {
-            LargeUse::Drops
-        } else {
-            LargeUse::Keeps
-        }
+        if tally == 9 { LargeUse::Drops } else { KEEPS }
     };
     shares.settle(&mut faults, true, uses, &mut estimates);
     let of = |holder: Holder| estimates.get(&holder).map_or(0, |estimate| estimate.bytes / MIB);
@@ -114,7 +118,7 @@ fn check_untouched(anonymous: u64, blocks: &[(TallyIndex, u64, u64)], expected: 
         anonymous: anonymous * MIB,
         huge: 0,
     };
-    let mut shares = Shares::new(&[region], &[]);
+    let mut shares = Shares::new(&[region], &[], Vec::new());
     for &(tally, addr, bytes) in blocks {
         let block = LargeBlock {
             tally,
@@ -124,7 +128,7 @@ fn check_untouched(anonymous: u64, blocks: &[(TallyIndex, u64, u64)], expected: 
     }
     let (mut faults, mut estimates) = (Faults::default(), Estimates::default());
     faults.touched(11 * MIB, 4 * 256, 0, MonotonicNs(1));
-    shares.settle(&mut faults, true, |_| LargeUse::Keeps, &mut estimates);
+    shares.settle(&mut faults, true, |_| KEEPS, &mut estimates);
     let of = |tally| {
         estimates
             .get(&Holder::Tally(tally))
@@ -145,14 +149,9 @@ fn what_was_allocated_and_never_touched_is_not_resident() {
 
 #[test]
 fn nothing_is_untouched_if_no_region_could_be_read() {
-    let mut shares = Shares::new(&[], &[]);
+    let mut shares = Shares::new(&[], &[], Vec::new());
     shares.large(&large(10 * MIB, 9 * MIB), 0.0);
-    shares.settle(
-        &mut Faults::default(),
-        true,
-        |_| LargeUse::Keeps,
-        &mut Estimates::default(),
-    );
+    shares.settle(&mut Faults::default(), true, |_| KEEPS, &mut Estimates::default());
     assert_eq!(shares.untouched(), 0);
 }
 
@@ -236,7 +235,7 @@ fn what_was_touched_after_the_regions_were_read_is_kept_for_the_next_reading() {
     for (place, time) in [(11, 5), (12, 7), (31, 5), (32, 6), (33, 7)] {
         faults.touched(place * MIB, 1, 0, MonotonicNs(time));
     }
-    let mut shares = Shares::new(&[read], &[]);
+    let mut shares = Shares::new(&[read], &[], Vec::new());
     shares.forget_unmapped(&mut faults, MonotonicNs(6));
     let kept = |faults: &Faults| {
         let mut places: Vec<u64> = faults.pages.keys().map(|page| page * PAGE / MIB).collect();
@@ -261,8 +260,8 @@ fn what_was_there_before_stays_so() {
     for (anonymous, before, unknown) in [(2, 2, 0), (5, 2, 3), (1, 1, 0)] {
         let mut estimates = Estimates::default();
         let anonymous = anonymous * MIB;
-        let mut shares = Shares::new(&[Region { anonymous, ..region }], &[]);
-        shares.settle(&mut faults, false, |_| LargeUse::Keeps, &mut estimates);
+        let mut shares = Shares::new(&[Region { anonymous, ..region }], &[], Vec::new());
+        shares.settle(&mut faults, false, |_| KEEPS, &mut estimates);
         let of = |special| {
             estimates
                 .get(&Holder::Special(special))
@@ -312,7 +311,7 @@ fn what_became_a_huge_page_after_some_faults_is_whose_these_were() {
 
 #[test]
 fn what_a_large_block_has_in_huge_pages_is_touched() {
-    let mut shares = Shares::new(&huge(4, 4), &[]);
+    let mut shares = Shares::new(&huge(4, 4), &[], Vec::new());
     for (tally, addr) in [(0, 10), (1, 14)] {
         let block = LargeBlock {
             tally,
@@ -325,7 +324,7 @@ fn what_a_large_block_has_in_huge_pages_is_touched() {
         faults.allocated(addr * MIB, 2 * MIB);
         faults.touched(addr * MIB, 1, 0, MonotonicNs(1));
     }
-    shares.settle(&mut faults, true, |_| LargeUse::Keeps, &mut estimates);
+    shares.settle(&mut faults, true, |_| KEEPS, &mut estimates);
     let untouched = |tally| estimates[&Holder::Tally(tally)].untouched / MIB;
     assert!(!estimates.contains_key(&Holder::Tally(0)) || untouched(0) == 0);
     assert_eq!(untouched(1), 4);
@@ -345,7 +344,7 @@ fn check_heap(small: u64, huge: u64, work: impl FnOnce(&mut Shares, &mut Faults)
         class: chunk_class(size),
         bytes: bytes * MIB,
     });
-    check_counted(&[region], &chunks, work, expected);
+    check_counted(&[region], &chunks, &[], work, expected);
 }
 
 #[test]
@@ -361,9 +360,15 @@ fn what_libc_has_free_is_nobodys_whoever_touched_it() {
     // Blocks that were seen are in use.
     let seen = |shares: &mut Shares, faults: &mut Faults| {
         touch(faults);
-        shares.large(&large(11 * MIB, 4 * MIB), 0.0);
+        shares.large(&large(20 * MIB, 4 * MIB), 0.0);
     };
     check_heap(4, 4, seen, [2, 2, 0, 12, 0]);
+    // What was touched inside of one tells of nothing else.
+    let inside = |shares: &mut Shares, faults: &mut Faults| {
+        touch(faults);
+        shares.large(&large(12 * MIB - 16, 4 * MIB), 0.0);
+    };
+    check_heap(4, 4, inside, [4, 0, 0, 12, 0]);
 }
 
 #[test]
@@ -379,4 +384,45 @@ fn chunks_are_of_those_whose_blocks_stay_and_not_of_who_touched_their_memory() {
     check_heap(8, 8, few, [1, 14, 0, 4, 0]);
     let many = |shares: &mut Shares, faults: &mut Faults| blocks(shares, faults, 200);
     check_heap(12, 4, many, [10, 4, 0, 4, 0]);
+}
+
+/// Two large chunks of 4 MiB that are in use in a heap of 20, at 11 and at 16 MiB.
+#[track_caller]
+fn check_big(work: impl FnOnce(&mut Shares, &mut Faults), expected: [u64; 5]) {
+    let region = Region {
+        start: 10 * MIB,
+        end: 30 * MIB,
+        anonymous: 20 * MIB,
+        huge: 0,
+    };
+    let chunks = [Chunks {
+        region: region.start,
+        class: chunk_class(4 * MIB),
+        bytes: 8 * MIB,
+    }];
+    let big = [11, 16].map(|at| LibcBlock {
+        addr: at * MIB + 16,
+        bytes: 4 * MIB - 8,
+    });
+    check_counted(&[region], &chunks, &big, work, expected);
+}
+
+#[test]
+fn a_large_chunk_is_of_who_touched_it() {
+    // However much others have touched of what is free.
+    let touch = |faults: &mut Faults, tally| {
+        faults.touched(12 * MIB, 1024, 0, MonotonicNs(1));
+        faults.touched(17 * MIB, 512, tally, MonotonicNs(1));
+        faults.touched(18 * MIB, 256, tally, MonotonicNs(1));
+        faults.touched(25 * MIB, 2048, 0, MonotonicNs(1));
+    };
+    check_big(|_, faults| touch(faults, 1), [4, 3, 0, 12, 0]);
+    // Of one that drops what it makes nothing is believed: what is left is of who is known to hold memory there.
+    check_big(|_, faults| touch(faults, 9), [8, 0, 0, 12, 0]);
+    // A block that is known is in one of them.
+    let seen = |shares: &mut Shares, faults: &mut Faults| {
+        touch(faults, 1);
+        shares.large(&large(16 * MIB + 16, 4 * MIB - 8), 0.0);
+    };
+    check_big(seen, [4, 0, 0, 12, 0]);
 }

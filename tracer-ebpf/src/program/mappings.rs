@@ -1,0 +1,84 @@
+//! Large mappings of traced processes: libc's malloc makes one for each block from a size on, so that it is known whose those are
+//! while their sites are not traced.
+//!
+//! The tracepoint is where the kernel has found room in the address space for one, which is new or moved there. A mapping costs the
+//! process much more than this: the system call, and a fault for each page. What it is for, what stands in it says later, to
+//! userspace. Invariant: of one process in a window of time no more are told of than [`MAPPINGS_REPORTED`]; whose the others are is
+//! known as far as page faults tell.
+//! <https://github.com/torvalds/linux/blob/v6.18/include/trace/events/mmap.h>
+
+use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint, programs::RawTracePointContext};
+use tracer_ebpf::{
+    limits::{FAULT_WINDOW_BITS, LEAST_MAPPING, MAPPINGS_REPORTED},
+    process::ProcessState,
+    record::growth,
+    site::group,
+};
+
+use crate::{
+    clock,
+    faults::{KERNEL, PAGE_BITS, tell},
+    loops::{Counted, Loops, MayGoto},
+    maps::{PROCESSES, config},
+    opaque::{at_most, forget},
+    read,
+    timing::Start,
+};
+
+/// Bits of the count in [`ProcessState::mapping_window`].
+const COUNT_BITS: u32 = 32;
+
+/// `vm_unmapped_area(address, info)`.
+#[raw_tracepoint(tracepoint = "vm_unmapped_area")]
+fn on_mapping(ctx: RawTracePointContext) -> i32 {
+    let _ = mapping::<MayGoto>(&ctx);
+    0
+}
+
+/// The same on kernels without `may_goto`.
+#[raw_tracepoint(tracepoint = "vm_unmapped_area")]
+fn on_mapping_old(ctx: RawTracePointContext) -> i32 {
+    let _ = mapping::<Counted>(&ctx);
+    0
+}
+
+#[inline(always)]
+fn mapping<L: Loops>(ctx: &RawTracePointContext) -> Option<()> {
+    let config = config()?;
+    if config.muted & (1 << group::LARGE | 1 << group::DOMAINS) == 0 || config.stopped != 0 {
+        return None;
+    }
+    let thread = bpf_get_current_pid_tgid();
+    let state = PROCESSES.get_ptr_mut((thread >> 32) as u32)?;
+    let (address, info): (u64, u64) = (ctx.arg(0), ctx.arg(1));
+    let bytes: u64 = read::kernel(info + u64::from(config.unmapped_area_length))?;
+    // An error is a small negative number.
+    if bytes < LEAST_MAPPING || address >= KERNEL {
+        return None;
+    }
+    let now = clock::now();
+    if !has_room(state, now) {
+        return None;
+    }
+    let start = Start::now(config.nothing);
+    let pages = forget(at_most(bytes >> PAGE_BITS, u64::from(u32::MAX)), config.nothing);
+    tell::<L>(config, state, thread, now, address, growth::MAPPING, pages as u32);
+    start.over(|| Some(state), group::FAULTS);
+    None
+}
+
+/// Whether one more is told of in this window. Two threads that meet here can make a count one too small.
+#[inline(always)]
+fn has_room(state: *mut ProcessState, now: u64) -> bool {
+    let window = now >> FAULT_WINDOW_BITS << COUNT_BITS;
+    // SAFETY: a map value.
+    let known = unsafe { (&raw const (*state).mapping_window).read_volatile() };
+    let count = if known >> COUNT_BITS << COUNT_BITS == window {
+        known & u64::from(u32::MAX)
+    } else {
+        0
+    };
+    // SAFETY: a map value.
+    unsafe { (&raw mut (*state).mapping_window).write_volatile(window | (count + 1) & u64::from(u32::MAX)) };
+    count < MAPPINGS_REPORTED
+}
