@@ -115,19 +115,39 @@ impl Shares {
         }
     }
 
-    /// A large block is live, and stands for so many that were not seen.
+    /// A large block is live, and stands for so many that were not seen. It can lie in several regions, one behind the other: advice to
+    /// the kernel, which numpy gives about its arrays, parts a mapping.
     pub(super) fn large(&mut self, block: &LargeBlock, unseen: f64) {
-        let region = match self.at(block.addr) {
-            Some((region, share)) => {
-                share.large = share.large.saturating_add(block.bytes);
-                let start = share.region.start;
-                self.census.take(start, block.bytes);
-                self.unseen.add(region, self.census.has(start), block, unseen);
-                region
-            }
-            None => usize::MAX,
-        };
-        self.blocks.push((region, *block));
+        if let Some((region, share)) = self.at(block.addr) {
+            let start = share.region.start;
+            self.census.take(start, block.bytes);
+            self.unseen.add(region, self.census.has(start), block, unseen);
+        }
+        let end = block.addr.saturating_add(block.bytes);
+        let mut addr = block.addr;
+        while addr < end {
+            let next = self.regions.partition_point(|share| share.region.start <= addr);
+            let here = self.index(addr);
+            let until = match here.and_then(|index| self.regions.get_mut(index)) {
+                Some(share) => {
+                    let until = share.region.end.min(end);
+                    share.large = share.large.saturating_add(until - addr);
+                    until
+                }
+                // Nothing of it is resident up to the next one.
+                None => self
+                    .regions
+                    .get(next)
+                    .map_or(end, |share| share.region.start.min(end)),
+            };
+            let part = LargeBlock {
+                addr,
+                bytes: until - addr,
+                ..*block
+            };
+            self.blocks.push((here.unwrap_or(usize::MAX), part));
+            addr = until;
+        }
     }
 
     /// Shares out what is left.

@@ -426,3 +426,28 @@ fn a_large_chunk_is_of_who_touched_it() {
     };
     check_big(seen, [4, 0, 0, 12, 0]);
 }
+
+#[test]
+fn a_block_can_lie_in_regions_one_behind_the_other() {
+    let (mut shares, mut faults, mut estimates) = (
+        Shares::new(
+            &[(10, 11, 1), (11, 20, 6), (25, 30, 1)].map(|(start, end, anonymous)| Region {
+                start: start * MIB,
+                end: end * MIB,
+                anonymous: anonymous * MIB,
+                huge: 0,
+            }),
+            &[],
+            Vec::new(),
+        ),
+        Faults::default(),
+        Estimates::default(),
+    );
+    shares.large(&large(10 * MIB, 8 * MIB), 0.0);
+    // Of another one the middle is not resident.
+    shares.large(&large(19 * MIB, 7 * MIB), 0.0);
+    shares.settle(&mut faults, true, |_| KEEPS, &mut estimates);
+    assert_eq!(shares.large_resident(), 8 * MIB);
+    assert_eq!(estimates[&Holder::Tally(0)].untouched, 7 * MIB);
+    assert_eq!(shares.untouched(), 7 * MIB);
+}
