@@ -187,10 +187,15 @@ impl Auditor {
                     known.large_gone(free.addr, &mut self.room);
                 }
             }
-            Event::Fault(fault) if fault.kind == FaultKind::Mapping => {
+            Event::Fault(fault) => {
                 if let Some(known) = self.processes.get_mut(&fault.pid) {
-                    known.wake(later(fault.time, self.interval));
-                    known.mapped.add(fault);
+                    if self.gaps.pools {
+                        known.touched(Part::of(fault.addr));
+                    }
+                    if fault.kind == FaultKind::Mapping {
+                        known.wake(later(fault.time, self.interval));
+                        known.mapped.add(fault);
+                    }
                 }
             }
             Event::Process(process) => {

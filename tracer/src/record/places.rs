@@ -20,6 +20,8 @@ use crate::{
 
 /// Parts remembered of each kind; four times what one reading comes to.
 const MOST: usize = 1 << 14;
+/// Parts remembered in which there may be a pool: as many as one reading comes to.
+const MOST_TOUCHED: usize = 1 << 12;
 
 /// Those of one process.
 #[derive(Debug, Default)]
@@ -30,6 +32,8 @@ pub(super) struct Places {
     left: Vec<Part>,
     /// Those in which it found pools.
     found: FxHashSet<Part>,
+    /// Parts in which memory was touched while no event would have told of a pool, and no reading has come since.
+    touched: FxHashSet<Part>,
     /// The first part that is to be searched though no event told of it, and all behind it.
     unsearched: Option<Part>,
     /// Those that were too many.
@@ -56,6 +60,14 @@ impl Places {
         }
     }
 
+    /// Memory was touched in it, while no event tells of a pool that is acquired: there may be one. A new arena would be found only once
+    /// somebody is seen to acquire a pool beside it.
+    pub(super) fn touched(&mut self, part: Part) {
+        if self.touched.len() < MOST_TOUCHED {
+            self.touched.insert(part);
+        }
+    }
+
     /// Reads `limit` places at most, in `regions` where nothing is known of them.
     pub(super) fn scan(
         &mut self,
@@ -79,6 +91,9 @@ impl Places {
         }
         scan.search(&mut known, limit, &mut read)?;
         let mut left = scan.left(known);
+        // With what is left of the limit: most of it is no arena.
+        scan.search(&mut self.touched.iter().copied(), limit, &mut read)?;
+        self.touched.retain(|part| !scan.seen.contains(part));
         self.left_out
             .at_least(left.len().saturating_sub(MOST) as u64, now);
         left.truncate(MOST);
@@ -209,6 +224,28 @@ mod tests {
             .filter_map(|&number| last.get(usize::try_from(number).ok()?))
             .min();
         assert!(oldest.is_some_and(|&turn| turn >= 40 - 10), "{oldest:?}");
+    }
+
+    #[test]
+    fn where_memory_was_touched_is_looked_at_once_and_last() {
+        let mut places = Places::default();
+        places.block(part(10), MonotonicNs(1));
+        for number in [30, 40, 50] {
+            places.touched(part(number));
+        }
+        // There is a pool in one of them, which is read again then.
+        let mut all = read(&mut places, &[10, 40], 5, 0..0);
+        assert_eq!(all.first(), Some(&10));
+        all.extend(read(&mut places, &[10, 40], 20, 0..0));
+        all.extend(read(&mut places, &[10, 40], 20, 0..0));
+        let times = |number: u64| all.iter().filter(|&&read| read == number).count();
+        assert_eq!([30, 50].map(times), [1, 1]);
+        assert!(times(10) == 3 && times(40) >= 2, "{all:?}");
+        assert!(places.are_read());
+        for number in 0..MOST_TOUCHED as u64 + 5 {
+            places.touched(part(number));
+        }
+        assert_eq!(places.touched.len(), MOST_TOUCHED);
     }
 
     #[test]

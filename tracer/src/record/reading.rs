@@ -145,6 +145,11 @@ impl Known {
         self.large.remove(addr, room);
     }
 
+    /// It touched memory while acquisitions of pools are not traced.
+    pub(super) fn touched(&mut self, part: Part) {
+        self.places.touched(part);
+    }
+
     /// It does something: no need to wait for longer than this.
     pub(super) fn wake(&mut self, latest: MonotonicNs) {
         self.quiet = 0;
