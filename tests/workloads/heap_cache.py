@@ -1,9 +1,10 @@
 """Caches that grow to a limit, are trimmed by a quarter when they pass it and grow again, and then sit.
 
-`heap_cache.py --size MB --turns N`: limits for so much in all, and so many passes over all keys, after which what is cached has been replaced
-many times. Three caches take blocks of the same sizes, so that what one of them frees another one fills. `--wait` as in
-`heap_shares.py`. It tells what its lines hold and stays until the input ends.
+`heap_cache.py --size MB --turns N --pause S`: limits for so much in all, and so many passes over all keys, after which what is cached has
+been replaced many times; it rests after every 2000 keys. Three caches take blocks of the same sizes, so that what one of them frees
+another one fills. `--wait` as in `heap_shares.py`. It tells what its lines hold and stays until the input ends.
 """
+import time
 from itertools import islice
 
 from _held import BIG, MEGABYTE, Held, barrier, blocks, options, stay
@@ -54,7 +55,7 @@ def make_token(key):
 
 
 def main():
-    given = options(size=60, turns=6, wait=False)
+    given = options(size=60, turns=6, wait=False, pause=0.0)
     if given["wait"]:
         barrier("ready")
     size = given["size"] * MEGABYTE
@@ -74,6 +75,8 @@ def main():
             tokens.get(numbers[keys - key])
             if i % 6 == 0:
                 pages.get(numbers[key % (2 * pages.limit)])
+            if given["pause"] and i % 2000 == 0:
+                time.sleep(given["pause"])
     held = Held(__file__)
     held.objects("make_user", "names", (user.name for user in users.entries.values()))
     held.objects("make_user", "users", users.entries.values())
