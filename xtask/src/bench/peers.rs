@@ -46,7 +46,7 @@ const PROGRAMS: [Program; 4] = [
         name: "service",
         what: "a web service with JSON handlers under load",
         goal: 1.02,
-        pairs: 3,
+        pairs: 2,
     },
     Program {
         name: "arrays",
@@ -66,7 +66,7 @@ const PROGRAMS: [Program; 4] = [
 /// What can be asked for.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Rounds: a pair of runs of each program under each tool, three of the service under pyrobe
+    /// Rounds: a pair of runs of each program under each tool, two of the service under pyrobe
     #[arg(long, default_value_t = 12)]
     rounds: usize,
     /// Only this program or tool; can be given several times

@@ -6,6 +6,7 @@
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{Ipv4Addr, TcpStream},
+    ops::Range,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
     time::Duration,
@@ -15,34 +16,51 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 const CONNECTIONS: usize = 4;
 const REQUESTS: usize = 5000;
+/// Of each connection, before the clocks start.
+const WARM_UP: usize = 10_000;
 /// Far above what any answer takes.
 const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Asks what a service is asked before its clocks start: until its store is full and its memory does not grow any more.
+pub(super) fn warm_up(port: u16) -> Result<()> {
+    ask(port, 0..WARM_UP, &AtomicBool::new(false))?;
+    Ok(())
+}
 
 /// Asks all that there is to ask, so many times, or until it is over, which it is when this is through. The share that was asked.
 pub(super) fn load(port: u16, times: usize, is_over: &AtomicBool) -> Result<f64> {
     let all = times * REQUESTS;
-    let asked = thread::scope(|scope| {
+    let asked = ask(port, WARM_UP..WARM_UP + all, is_over)?;
+    is_over.store(true, Relaxed);
+    Ok(asked as f64 / (CONNECTIONS * all) as f64)
+}
+
+/// Asks so much on each connection, or until it is over; how much was asked.
+fn ask(port: u16, turns: Range<usize>, is_over: &AtomicBool) -> Result<usize> {
+    thread::scope(|scope| {
         let clients: Vec<_> = (0..CONNECTIONS)
-            .map(|number| scope.spawn(move || client(port, number, all, is_over)))
+            .map(|number| {
+                let turns = turns.clone();
+                scope.spawn(move || client(port, number, turns, is_over))
+            })
             .collect();
         let mut asked = 0;
         for client in clients {
             asked += client.join().map_err(|_| anyhow!("a client panicked"))??;
         }
-        anyhow::Ok(asked)
-    })?;
-    is_over.store(true, Relaxed);
-    Ok(asked as f64 / (CONNECTIONS * all) as f64)
+        Ok(asked)
+    })
 }
 
-fn client(port: u16, number: usize, requests: usize, is_over: &AtomicBool) -> Result<usize> {
+fn client(port: u16, number: usize, turns: Range<usize>, is_over: &AtomicBool) -> Result<usize> {
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).context("cannot reach the service")?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
     let mut answers = BufReader::new(stream);
-    for turn in 0..requests {
+    let (first, all) = (turns.start, turns.len());
+    for turn in turns {
         if is_over.load(Relaxed) {
-            return Ok(turn);
+            return Ok(turn - first);
         }
         let seed = turn * CONNECTIONS + number;
         let request = match turn % 4 {
@@ -53,7 +71,7 @@ fn client(port: u16, number: usize, requests: usize, is_over: &AtomicBool) -> Re
         answers.get_mut().write_all(request.as_bytes())?;
         read_answer(&mut answers)?;
     }
-    Ok(requests)
+    Ok(all)
 }
 
 fn post(seed: usize) -> String {

@@ -33,10 +33,16 @@ class Control:
         if not self.lines.readline():
             sys.exit("the bench is gone")
 
-    def begin(self, port=0):
-        """Says ready (and where it can be reached), waits for the word, and starts the clocks."""
+    def ready(self, port=0):
+        """Says that it is there, and where it can be reached."""
         self.say("ready", os.getpid(), port)
+
+    def begin(self):
+        """Waits for the word, and starts the clocks."""
         self.wait()
+        self.start()
+
+    def start(self):
         self.wall, self.cpu, self.queued = time.perf_counter(), time.process_time(), queued()
 
     def end(self):

@@ -70,6 +70,7 @@ def work(times):
 
 random.seed(1)
 control = Control()
+control.ready()
 control.begin()
 work(control.times)
 control.end()

@@ -119,12 +119,15 @@ impl Started {
         })
     }
 
-    /// Waits until it is ready, and attaches to it what is to be attached.
+    /// Waits until it is ready, has a service come to its pace, and attaches to it what is to be attached.
     fn begin(&mut self, places: &Places) -> Result<()> {
         let mut line = Line::accept(&self.listener, &mut self.child)?;
         let (pid, port) = line.ready()?;
         self.port = port;
         self.line = Some(line);
+        if port != 0 {
+            client::warm_up(port)?;
+        }
         if self.tool == Tool::PyrobeAttached {
             self.recording = Some(Recording::start(&mut places.recorder(pid))?);
         }

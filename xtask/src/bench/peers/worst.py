@@ -11,6 +11,7 @@ def work(times):
 
 
 control = Control()
+control.ready()
 control.begin()
 work(control.times)
 control.end()
