@@ -224,8 +224,6 @@ pub struct Gap {
     pub pid: Option<Pid>,
     /// The group of sites concerned (`tracer_ebpf::site::group`); `None` for all.
     pub group: Option<u32>,
-    /// Mappings that can be blocks are told of meanwhile; since 1.6.
-    pub mappings: bool,
     /// Why, in words.
     pub reason: String,
 }

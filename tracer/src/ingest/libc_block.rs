@@ -8,7 +8,10 @@ use tracer_ebpf::limits::LEAST_MAPPING;
 
 use super::event::{Fault, FaultKind};
 
-const PAGE: u64 = 4096;
+/// Bytes of a page.
+pub(crate) const PAGE: u64 = 4096;
+/// What glibc has in a chunk beside the block.
+pub(crate) const OVERHEAD: u64 = 8;
 /// What a mapping begins with, before the block.
 const HEAD: u64 = 16;
 /// What the size that a mapping's head tells is short of the mapping: nothing up to glibc 2.42, and the head itself since.

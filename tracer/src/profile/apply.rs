@@ -52,8 +52,6 @@ pub struct GroupGap {
     pub from: MonotonicNs,
     /// When it was put back; `None` while it is off.
     pub to: Option<MonotonicNs>,
-    /// Mappings that can be blocks were told of meanwhile.
-    pub mappings: bool,
 }
 
 /// A time in which every allocation of a process at the addresses of a sample was told of (heap mode).

@@ -258,7 +258,7 @@ impl ProcessState {
                     None => self.untraced.begin(gap.from),
                 }
                 if let Some(holders) = &mut self.heap {
-                    holders.large_gap(gap.from, gap.to, gap.mappings);
+                    holders.large_gap(gap.from, gap.to);
                 }
             }
             group::DOMAINS if self.is_running() => {

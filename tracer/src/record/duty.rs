@@ -201,7 +201,6 @@ impl Owner<'_> {
             from,
             to,
             group: Some(group.number),
-            mappings: true,
             reason: format!("{}: over --max-overhead", group.name),
             ..Gap::default()
         })

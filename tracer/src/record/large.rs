@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 
 use super::left_out::Count;
 use crate::{
-    ingest::LibcBlock,
+    ingest::{LibcBlock, OVERHEAD},
     units::{MonotonicNs, ProcAddr},
 };
 
@@ -32,8 +32,7 @@ pub(super) const FLAGS: u64 = 7;
 pub(super) const PREVIOUS_IN_USE: u64 = 1;
 /// The chunk is a mapping of its own.
 pub(super) const MAPPED: u64 = 2;
-/// A chunk is larger than what can be used of it by this, and by that if it is a mapping of its own.
-const OVERHEAD: u64 = 8;
+/// What is beside the block in a chunk that is a mapping of its own, as its head tells.
 const MAPPED_OVERHEAD: u64 = 16;
 
 /// The large blocks of one process.

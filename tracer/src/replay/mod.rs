@@ -74,7 +74,6 @@ impl Replay {
                         group,
                         from: gap.from,
                         to: (gap.to.get() != 0).then_some(gap.to),
-                        mappings: gap.mappings,
                     });
                 }
                 self.gaps.push(gap);

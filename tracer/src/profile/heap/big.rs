@@ -8,7 +8,7 @@
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::{
-    ingest::{LibcBlock, chunk_class},
+    ingest::{BIG_CHUNK, LibcBlock, OVERHEAD, PAGE, chunk_class},
     profile::live::TallyIndex,
 };
 
@@ -21,15 +21,12 @@ pub(super) struct PageTouch {
     pub(super) tally: Option<TallyIndex>,
 }
 
-const PAGE: u64 = 4096;
-/// What glibc has in a chunk beside the block.
-const OVERHEAD: u64 = 8;
 /// Who has less than one part in so many of his bytes in small chunks is not who fills a heap with such.
 const FEW_SMALL: u64 = 10;
 
 /// The class from which on chunks are told one by one.
 pub(super) fn first_class() -> u8 {
-    chunk_class(crate::ingest::BIG_CHUNK)
+    chunk_class(BIG_CHUNK)
 }
 
 /// Chunks of one stack.

@@ -4,12 +4,10 @@
 
 use rustc_hash::FxHashMap;
 
-use crate::ingest::{Chunks, chunk_class};
+use crate::ingest::{Chunks, OVERHEAD, chunk_class};
 
 /// Classes of sizes: one for each bit of a size.
 const CLASSES: usize = 64;
-/// What glibc has in a chunk beside the block.
-const OVERHEAD: u64 = 8;
 
 /// See the module.
 #[derive(Debug, Default)]

@@ -8,10 +8,8 @@ use std::collections::VecDeque;
 use rustc_hash::FxHashMap;
 
 use super::pools::touched::Touched;
-use crate::{profile::live::TallyIndex, units::MonotonicNs};
+use crate::{ingest::PAGE, profile::live::TallyIndex, units::MonotonicNs};
 
-/// Bytes of a page.
-pub(super) const PAGE: u64 = 4096;
 /// Faults remembered of one process; past it every second one is forgotten and the others count twice.
 const MAX_FAULTS: usize = 1 << 16;
 /// Large blocks that a fault can be for: a block is touched when it is filled, which is soon after it was allocated.

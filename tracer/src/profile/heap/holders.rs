@@ -59,13 +59,8 @@ impl Holders {
         self.heap.pool_gap(from, to);
     }
 
-    pub(in crate::profile) fn large_gap(
-        &mut self,
-        from: MonotonicNs,
-        to: Option<MonotonicNs>,
-        mappings: bool,
-    ) {
-        self.heap.large_gap(from, to, mappings);
+    pub(in crate::profile) fn large_gap(&mut self, from: MonotonicNs, to: Option<MonotonicNs>) {
+        self.heap.large_gap(from, to);
     }
 
     pub(in crate::profile) fn window(&mut self, window: SamplingWindow) {

@@ -153,8 +153,6 @@ pub(super) struct Heap {
     refills: Refills,
     /// When large blocks were traced.
     phases: Phases,
-    /// Whether mappings were told of in between.
-    knows_mappings: bool,
     mapped: Mapped,
     faults: Faults,
     waiting: VecDeque<HeapAudit>,
@@ -179,9 +177,8 @@ impl Heap {
         self.pools.gap(from, to);
     }
 
-    /// Large blocks are not traced from `from` on, or were not up to `to`. `mappings`: but those that are mappings of their own.
-    pub(super) fn large_gap(&mut self, from: MonotonicNs, to: Option<MonotonicNs>, mappings: bool) {
-        self.knows_mappings = mappings;
+    /// Large blocks are not traced from `from` on, or were not up to `to`, but for those that are mappings of their own.
+    pub(super) fn large_gap(&mut self, from: MonotonicNs, to: Option<MonotonicNs>) {
         match to {
             None => self.phases.end(from),
             Some(to) => self.phases.begin(to),
@@ -255,7 +252,7 @@ impl Heap {
         if !self.is_due(time) {
             return None;
         }
-        let audit = self.waiting.pop_front()?;
+        let mut audit = self.waiting.pop_front()?;
         self.phases.look(audit.began);
         self.next = self.waiting.front().map(|audit| audit.ended.0);
         self.pools.audit(&audit);
@@ -263,7 +260,7 @@ impl Heap {
         self.pools
             .disown(|class, tally, time| self.refills.drops(class, tally, time));
         let mut estimates = Estimates::default();
-        let mut shares = Shares::new(&audit.regions, &audit.chunks, audit.big.clone());
+        let mut shares = Shares::new(&audit.regions, &audit.chunks, std::mem::take(&mut audit.big));
         let mut pool_blocks = 0;
         let mut refilled = [0; SIZE_CLASSES];
         for Use {
@@ -290,9 +287,9 @@ impl Heap {
                 addr: block.addr,
                 bytes: block.bytes,
             };
-            let is_known = self.knows_mappings && place.is_mapping();
             let unseen = |born| self.phases.unseen(born, AGE_UNIT_NS, audit.began);
-            shares.large(&block, block.born.filter(|_| !is_known).map_or(0.0, unseen));
+            let born = block.born.filter(|_| !place.is_mapping());
+            shares.large(&block, born.map_or(0.0, unseen));
         }
         let before_in_pools = estimates
             .get(&Holder::Special(Special::Before))

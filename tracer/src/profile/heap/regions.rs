@@ -13,12 +13,12 @@ use super::{
     Estimates, Holder, LargeUse, Special, add,
     big::{Big, PageTouch},
     census::Census,
-    faults::{Faults, PAGE, Touch},
+    faults::{Faults, Touch},
     unseen::{ENOUGH, Left, Place, Unseen},
     untouched,
 };
 use crate::{
-    ingest::{BIG_CHUNK, Chunks, LibcBlock, Region},
+    ingest::{BIG_CHUNK, Chunks, LibcBlock, PAGE, Region},
     profile::live::{LargeBlock, TallyIndex},
     units::MonotonicNs,
 };

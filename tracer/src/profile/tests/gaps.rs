@@ -32,7 +32,6 @@ fn story(to: Option<MonotonicNs>, gone: &[u64]) -> ProcessSummary {
         group: group::LARGE,
         from: at(4),
         to: None,
-        mappings: false,
     });
     profile.heap_audit(HeapAudit {
         pid: Pid(7),
@@ -50,7 +49,6 @@ fn story(to: Option<MonotonicNs>, gone: &[u64]) -> ProcessSummary {
             group: group::LARGE,
             from: at(4),
             to: Some(to),
-            mappings: false,
         });
     }
     let mut later = Story::default();
@@ -107,7 +105,6 @@ fn with_mappings(
         group: group::LARGE,
         from: at(2),
         to: None,
-        mappings: true,
     });
     for event in events {
         profile.apply(event);

@@ -102,32 +102,18 @@ fn of_another_malloc_none_is_taken_for_gone() {
 fn a_malloc_that_is_found_to_be_glibcs_later_is_seen_from_then_on() {
     let mut large = Large::default();
     let nothing = |places: &[ProcAddr]| Ok(vec![None; places.len()]);
-    assert!(
-        large
-            .take_gone(MonotonicNs(9), Unseen::All, |_| true, nothing)
-            .unwrap()
-            .gone
-            .is_empty()
-    );
+    let gone = |large: &mut Large| {
+        let changed = large.take_gone(MonotonicNs(9), Unseen::All, |_| true, nothing);
+        changed.unwrap().gone
+    };
+    assert_eq!(gone(&mut large), [0; 0]);
     assert_eq!(large.blind(), None, "nothing was to be told");
     large.add(ProcAddr(0x1000), 1032, MonotonicNs(5), Origin::Site, &mut 9);
-    assert!(
-        large
-            .take_gone(MonotonicNs(9), Unseen::All, |_| true, nothing)
-            .unwrap()
-            .gone
-            .is_empty()
-    );
+    assert_eq!(gone(&mut large), [0; 0]);
     assert_eq!(large.blind(), Some(MonotonicNs(9)));
     large.learn(MonotonicNs(9), |_| Ok(vec![Some(0x411)])).unwrap();
     assert_eq!(large.blind(), None);
-    assert_eq!(
-        large
-            .take_gone(MonotonicNs(9), Unseen::All, |_| true, nothing)
-            .unwrap()
-            .gone,
-        [0x1000]
-    );
+    assert_eq!(gone(&mut large), [0x1000]);
 }
 
 #[test]

@@ -7,9 +7,8 @@
 
 use rustc_hash::FxHashMap;
 
-use crate::profile::live::TallyIndex;
+use crate::{ingest::PAGE, profile::live::TallyIndex};
 
-const PAGE: u64 = 4096;
 /// A touch stands for so many pages that are of its class on average; it is believed for so many times as many.
 const MOST: u64 = 4;
 
