@@ -1,7 +1,10 @@
 //! Heap mode at a cost that production bears: what is traced a part of the time only.
 
 use crate::{
-    heap::{BESIDE_CHURN, Holding, check_leak_of, check_shares_of, check_sum, holding, number, within},
+    heap::{
+        BESIDE_CHURN, Holding, check_leak_of, check_shares_as_far_as_known, check_shares_of, check_sum,
+        holding, number, within,
+    },
     matrix::{on_interpreters, on_interpreters_alone},
     support::interpreters::{Id, Interpreter, find},
 };
@@ -80,6 +83,13 @@ pub(crate) fn check_shares_at_a_pace(interpreter: &Interpreter, size: &str) {
     check_shares_of(&holding);
     let stats = holding.capture.report("stats", &[]);
     assert_eq!(stats["processes"][0]["partial"], true, "{stats:#}");
+}
+
+/// Caches that turn over all the time, in a minute of which the default budget allows one or two short looks at small blocks: who has
+/// what is known as far as these tell, and nobody has what is not.
+pub(crate) fn check_caches_of_a_minute(interpreter: &Interpreter) {
+    let arguments = ["--size", "60", "--turns", "14", "--pause", "0.05"];
+    check_shares_as_far_as_known(&holding(interpreter, "heap_cache.py", &[], &arguments));
 }
 
 /// More large blocks than are looked at, in more of a heap than can be counted, and then so many more that they are not traced for a time:
