@@ -1,10 +1,8 @@
 //! Heap mode at a cost that production bears: what is traced a part of the time only.
 
 use crate::{
-    heap::{
-        BESIDE_CHURN, Holding, check_leak_of, check_shares_as_far_as_known, check_shares_of, check_sum,
-        holding, number, within,
-    },
+    heap::{BESIDE_CHURN, Holding, check_leak_of, holding, number, within},
+    held::{check_shares_as_far_as_known, check_shares_of, check_sum},
     matrix::{on_interpreters, on_interpreters_alone},
     support::interpreters::{Id, Interpreter, find},
 };

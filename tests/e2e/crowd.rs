@@ -6,7 +6,8 @@ use std::{collections::HashSet, fs};
 use serde_json::Value;
 
 use crate::{
-    heap::{Holding, check_lines, check_sum},
+    heap::Holding,
+    held::{check_lines, check_sum},
     matrix::on_interpreters_alone,
     support::{
         capture::Capture,

@@ -19,6 +19,7 @@ mod domains;
 mod embedding;
 mod faults;
 mod heap;
+mod held;
 mod host;
 mod images;
 mod lifecycle;

@@ -4,6 +4,7 @@ use std::fs;
 
 use crate::{
     heap::{self, UNBOUNDED, holding, holding_in},
+    held,
     matrix::on_interpreters,
     support::{interpreters::Interpreter, skip},
 };
@@ -32,7 +33,7 @@ fn check_untouched(interpreter: &Interpreter) {
             line.bytes
         );
     }
-    heap::check_sum(&holding, &table, &heap);
+    held::check_sum(&holding, &table, &heap);
     let text = holding.capture.text("table");
     assert!(text.contains("Untouched"), "{text}");
 }

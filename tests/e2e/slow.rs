@@ -10,7 +10,7 @@ use serde::Deserialize;
 use crate::{
     audit, budget, census,
     heap::{self, check_leak_of, holding},
-    host,
+    held, host,
     matrix::{
         on_built_interpreters, on_free_threaded_interpreters, on_gil_built_interpreters, on_interpreters,
     },
@@ -147,7 +147,7 @@ on_interpreters! { shares_of_half_a_gigabyte, check_large_shares,
 /// The largest heap that shares are promised for.
 fn check_large_shares(interpreter: &Interpreter) {
     let arguments = ["--size", "500", "--seconds", "2"];
-    heap::check_shares_of(&holding(
+    held::check_shares_of(&holding(
         interpreter,
         "heap_shares.py",
         &heap::UNBOUNDED,
