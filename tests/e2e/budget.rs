@@ -83,9 +83,16 @@ pub(crate) fn check_shares_at_a_pace(interpreter: &Interpreter, size: &str) {
     assert_eq!(stats["processes"][0]["partial"], true, "{stats:#}");
 }
 
-/// Caches that turn over all the time, in a minute of which the default budget allows one or two short looks at small blocks: who has
-/// what is known as far as these tell, and nobody has what is not.
+/// Caches whose entries are all replaced three times in a minute, by each other's blocks: by the default budget, which allows a short
+/// look or two at small blocks in that time, every line is known within three points.
 pub(crate) fn check_caches_of_a_minute(interpreter: &Interpreter) {
+    let arguments = ["--size", "60", "--turns", "3", "--pause", "0.25"];
+    check_shares_of(&holding(interpreter, "heap_cache.py", &[], &arguments));
+}
+
+/// The same fourteen times: one look may see none of it, or too little. Who has what is known as far as they tell, and nobody has what is
+/// not.
+pub(crate) fn check_fast_caches_of_a_minute(interpreter: &Interpreter) {
     let arguments = ["--size", "60", "--turns", "14", "--pause", "0.05"];
     check_shares_as_far_as_known(&holding(interpreter, "heap_cache.py", &[], &arguments));
 }

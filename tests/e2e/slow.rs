@@ -180,6 +180,12 @@ on_interpreters! { caches_of_a_minute_within_the_budget, budget::check_caches_of
     #[ignore = "slow tier"] sid_315: Id::Sid(15),
 }
 
+on_interpreters! { fast_caches_of_a_minute_within_the_budget, budget::check_fast_caches_of_a_minute,
+    #[ignore = "slow tier"] debian_311: Id::Debian311,
+    #[ignore = "slow tier"] pyenv_312: Id::Pyenv(12),
+    #[ignore = "slow tier"] sid_315: Id::Sid(15),
+}
+
 on_interpreters! { shares_of_half_a_gigabyte_within_the_budget, check_large_shares_within_the_budget,
     #[ignore = "slow tier"] debian_311: Id::Debian311,
     #[ignore = "slow tier"] pyenv_312: Id::Pyenv(12),

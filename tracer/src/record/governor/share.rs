@@ -41,7 +41,7 @@ impl Share {
         match self {
             Self::Base => 0.35,
             Self::Large => 0.3 * part,
-            Self::Windows => 0.02 * part,
+            Self::Windows => 0.2 * part,
         }
     }
 
