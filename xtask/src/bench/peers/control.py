@@ -43,6 +43,7 @@ class Control:
         self.start()
 
     def start(self):
+        """Starts the clocks, for who has waited in another way."""
         self.wall, self.cpu, self.queued = time.perf_counter(), time.process_time(), queued()
 
     def end(self):

@@ -92,10 +92,10 @@ async def main():
     server = await asyncio.start_server(lambda reader, writer: serve(store, reader, writer), sock=listener)
     control.ready(listener.getsockname()[1])
     # It is asked before that, too; and the bench says so when it has had all its answers.
-    told = lambda: asyncio.get_running_loop().run_in_executor(None, control.wait)
-    await told()
+    loop = asyncio.get_running_loop()
+    await loop.run_in_executor(None, control.wait)
     control.start()
-    await told()
+    await loop.run_in_executor(None, control.wait)
     control.end()
     server.close()
 
