@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 use tracer_ebpf::{
     config::Config,
-    limits::{FAULT_WINDOW_BITS, FAULTED_PAGES, FAULTS_REPORTED},
+    limits::{FAULTED_PAGES, FAULTS_REPORTED},
     process::ProcessState,
     reason::Reason,
     record::{Fault, Head, growth, kind},
@@ -27,6 +27,7 @@ use crate::{
     maps::{PROCESSES, config},
     opaque::forget,
     timing::Start,
+    window,
 };
 
 /// Where the kernel's half of the address space begins.
@@ -36,8 +37,6 @@ pub(crate) const PAGE_BITS: u32 = 12;
 const HUGE_PAGE_BITS: u32 = 21;
 /// An odd number: its products with the numbers of neighbouring pages lie far apart.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
-/// Bits of the count in [`ProcessState::fault_window`].
-const COUNT_BITS: u32 = 32;
 
 /// `page_fault_user(address, regs, error_code)`, and `page_fault_kernel`, where a system call writes to the process's
 /// memory.
@@ -132,20 +131,11 @@ fn is_looked_at(address: u64) -> bool {
     spread >> (u64::BITS - FAULTED_PAGES.trailing_zeros()) == 0
 }
 
-/// How many faults this one stands for; `None` if it is left out. Two threads that meet here can make a count one too
-/// small.
+/// How many faults this one stands for; `None` if it is left out.
 #[inline(always)]
 fn weight(state: *mut ProcessState, now: u64) -> Option<u64> {
-    let window = now >> FAULT_WINDOW_BITS << COUNT_BITS;
     // SAFETY: a map value.
-    let known = unsafe { (&raw const (*state).fault_window).read_volatile() };
-    let count = if known >> COUNT_BITS << COUNT_BITS == window {
-        known & u64::from(u32::MAX)
-    } else {
-        0
-    };
-    // SAFETY: a map value.
-    unsafe { (&raw mut (*state).fault_window).write_volatile(window | (count + 1) & u64::from(u32::MAX)) };
+    let count = window::count(unsafe { &raw mut (*state).fault_window }, now);
     let mut step = 1_u64;
     let mut passed = FAULTS_REPORTED;
     while step < 1 << 20 && count >= passed {

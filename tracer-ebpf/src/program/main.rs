@@ -51,6 +51,8 @@ mod thread;
 mod timing;
 #[cfg(target_arch = "bpf")]
 mod walk;
+#[cfg(target_arch = "bpf")]
+mod window;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

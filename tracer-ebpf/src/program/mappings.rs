@@ -9,8 +9,7 @@
 
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint, programs::RawTracePointContext};
 use tracer_ebpf::{
-    limits::{FAULT_WINDOW_BITS, LEAST_MAPPING, MAPPINGS_REPORTED},
-    process::ProcessState,
+    limits::{LEAST_MAPPING, MAPPINGS_REPORTED},
     record::growth,
     site::group,
 };
@@ -23,10 +22,8 @@ use crate::{
     opaque::{at_most, forget},
     read,
     timing::Start,
+    window,
 };
-
-/// Bits of the count in [`ProcessState::mapping_window`].
-const COUNT_BITS: u32 = 32;
 
 /// `vm_unmapped_area(address, info)`.
 #[raw_tracepoint(tracepoint = "vm_unmapped_area")]
@@ -57,7 +54,8 @@ fn mapping<L: Loops>(ctx: &RawTracePointContext) -> Option<()> {
         return None;
     }
     let now = clock::now();
-    if !has_room(state, now) {
+    // SAFETY: a map value.
+    if window::count(unsafe { &raw mut (*state).mapping_window }, now) >= MAPPINGS_REPORTED {
         return None;
     }
     let start = Start::now(config.nothing);
@@ -65,20 +63,4 @@ fn mapping<L: Loops>(ctx: &RawTracePointContext) -> Option<()> {
     tell::<L>(config, state, thread, now, address, growth::MAPPING, pages as u32);
     start.over(|| Some(state), group::FAULTS);
     None
-}
-
-/// Whether one more is told of in this window. Two threads that meet here can make a count one too small.
-#[inline(always)]
-fn has_room(state: *mut ProcessState, now: u64) -> bool {
-    let window = now >> FAULT_WINDOW_BITS << COUNT_BITS;
-    // SAFETY: a map value.
-    let known = unsafe { (&raw const (*state).mapping_window).read_volatile() };
-    let count = if known >> COUNT_BITS << COUNT_BITS == window {
-        known & u64::from(u32::MAX)
-    } else {
-        0
-    };
-    // SAFETY: a map value.
-    unsafe { (&raw mut (*state).mapping_window).write_volatile(window | (count + 1) & u64::from(u32::MAX)) };
-    count < MAPPINGS_REPORTED
 }
