@@ -38,6 +38,42 @@ fn check_untouched(interpreter: &Interpreter) {
     assert!(text.contains("Untouched"), "{text}");
 }
 
+on_interpreters! { given_back_and_moved, check_given_back,
+    debian_311: Id::Debian311,
+    pyenv_312: Id::Pyenv(12),
+    sid_315: Id::Sid(15),
+}
+
+on_interpreters! { given_back_and_moved_within_the_budget, check_given_back_within_the_budget,
+    debian_311: Id::Debian311,
+}
+
+fn check_given_back(interpreter: &Interpreter) {
+    check_given_back_with(interpreter, &UNBOUNDED);
+}
+
+fn check_given_back_within_the_budget(interpreter: &Interpreter) {
+    check_given_back_with(interpreter, &[]);
+}
+
+/// What is given back to the kernel is nobody's; what no page fault brings is of who had it moved or filled.
+fn check_given_back_with(interpreter: &Interpreter, options: &[&str]) {
+    let holding = holding(interpreter, "heap_given_back.py", options, &[]);
+    let table = holding.capture.report("table", &["--view", "in-use"]);
+    let heap = holding.heap();
+    let all = heap["anonymous"].as_u64().expect("a number");
+    for line in holding.lines() {
+        let seen = holding.seen(&table, line.number);
+        assert!(
+            heap::within(seen, line.bytes, all, 3),
+            "{}: {} held, {seen} seen of {all}\n{table:#}",
+            line.mark,
+            line.bytes
+        );
+    }
+    held::check_sum(&holding, &table, &heap);
+}
+
 on_interpreters! { memory_of_extensions_in_huge_pages, check_huge,
     debian_311: Id::Debian311,
     pyenv_312: Id::Pyenv(12),

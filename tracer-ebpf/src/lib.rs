@@ -15,4 +15,4 @@ pub mod record;
 pub mod site;
 
 /// Version of everything in this crate; written into captures and compared when one is read.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;

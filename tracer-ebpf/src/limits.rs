@@ -64,3 +64,8 @@ pub const FAULTS_REPORTED: u64 = 256;
 pub const LEAST_MAPPING: u64 = 128 << 10;
 /// Mappings of one process in such a window of time that are told of.
 pub const MAPPINGS_REPORTED: u64 = 1024;
+/// The same while the sites of large blocks are traced: what is of interest then is memory that comes without a page fault, moved or
+/// filled by the kernel.
+pub const LEAST_ROOM: u64 = 1 << 20;
+/// Mappings of one process in such a window of time that are told of then.
+pub const ROOMS_REPORTED: u64 = 64;

@@ -61,6 +61,8 @@ pub mod growth {
     pub const TOUCH: u8 = 0;
     /// Room was found for a mapping, new or moved there. Where the kernel aligns it, more room than it takes, by a huge page.
     pub const MAPPING: u8 = 1;
+    /// The same while the sites of large blocks are traced, which tell of those that libc makes mappings for.
+    pub const ROOM: u8 = 2;
 }
 
 /// Values of [`StackHead::end`]: how the walk ended.

@@ -15,7 +15,7 @@ pub(super) const MAGIC: [u8; 8] = *b"\x89pyrobe\n";
 /// Readers refuse any other.
 pub(super) const MAJOR: u16 = 1;
 /// Readers accept newer ones.
-pub(super) const MINOR: u16 = 6;
+pub(super) const MINOR: u16 = 7;
 /// Bytes of the header and of a frame.
 pub(super) const HEAD_BYTES: usize = 24;
 /// Most bytes of a block once decompressed; a reader refuses more, a writer splits.
@@ -43,7 +43,7 @@ pub(super) mod kind {
     pub(crate) const AUDIT: u8 = 8;
     /// [`crate::ingest::HeapAudit`], encoded; since 1.2, with the large blocks that are gone since 1.3, without sampled
     /// ones since 1.4, with libc's chunks since 1.5, and with mappings that are blocks
-    /// since 1.6.
+    /// since 1.6, and what became of pages since 1.7.
     pub(crate) const HEAP_AUDIT: u8 = 9;
     /// [`super::super::Window`], JSON; since 1.2.
     pub(crate) const WINDOW: u8 = 10;

@@ -256,6 +256,7 @@ fn fault(record: &[u8], pid: Pid, flags: u8) -> Result<Fault, RecordError> {
         kind: match flags {
             growth::TOUCH => FaultKind::Touch,
             growth::MAPPING => FaultKind::Mapping,
+            growth::ROOM => FaultKind::Room,
             _ => return Err(RecordError::Malformed),
         },
         addr: ProcAddr(get!(bytes, R, addr)),

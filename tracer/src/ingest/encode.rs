@@ -61,6 +61,7 @@ pub fn encode(event: &Event<'_>, out: &mut Vec<u8>) {
             let flags = match e.kind {
                 FaultKind::Touch => growth::TOUCH,
                 FaultKind::Mapping => growth::MAPPING,
+                FaultKind::Room => growth::ROOM,
             };
             let r = start(out, size_of::<R>(), kind::FAULT, flags, e.pid);
             put!(r, R, tid, e.tid.get());

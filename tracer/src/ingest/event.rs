@@ -305,8 +305,10 @@ pub struct Realloc {
 pub enum FaultKind {
     /// A page was touched.
     Touch,
-    /// Room was found for a mapping.
+    /// Room was found for a mapping while no other event would have told of a block of libc's malloc there.
     Mapping,
+    /// The same while one would have.
+    Room,
 }
 
 /// A page of a process was touched that was not in memory, or there is a mapping, new or moved, that can be for a block of

@@ -40,6 +40,11 @@ const MAPPED: u32 = 64;
 const BLOCK: usize = 16;
 /// The list of large chunks in use follows (since 1.6).
 const BIG: u32 = 128;
+/// The list of pages that are no longer there follows (since 1.7).
+const GIVEN_BACK: u32 = 256;
+/// The list of pages that came without a touch follows (since 1.7).
+const CAME: u32 = 512;
+const CAME_BYTES: usize = 20;
 
 /// A reading of the pools and of the memory map of one process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,6 +79,22 @@ pub struct HeapAudit {
     pub chunks: Vec<Chunks>,
     /// The blocks in those of them that have [`BIG_CHUNK`] and more, by address; of very many a part.
     pub big: Vec<LibcBlock>,
+    /// Of the pages of which an event told that they were touched, those that are mapped and no longer there: the process has given
+    /// them back. Addresses.
+    pub given_back: Vec<u64>,
+    /// Pages that are in mappings of which events told since the last time.
+    pub came: Vec<Came>,
+}
+
+/// A page of a mapping: somebody touched it, or it came with the mapping, as it was moved there or the kernel was asked to fill it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Came {
+    /// Where the mapping begins, as the event told.
+    pub mapping: u64,
+    /// Address of the page.
+    pub page: u64,
+    /// Resident pages of the mapping that it stands for, itself included.
+    pub pages: u32,
 }
 
 /// A pool, as its header has it.
@@ -159,6 +180,8 @@ impl HeapAudit {
         let flags = flags | flag(self.is_partial, PARTIAL) | flag(has_huge, HUGE);
         let flags = flags | flag(!self.chunks.is_empty(), CHUNKS) | flag(!self.mapped.is_empty(), MAPPED);
         let flags = flags | flag(!self.big.is_empty(), BIG);
+        let flags = flags | flag(!self.given_back.is_empty(), GIVEN_BACK);
+        let flags = flags | flag(!self.came.is_empty(), CAME);
         let lists = POOL * self.changed.len() + REGION * self.regions.len() + ADDRESS * (1 + self.gone.len());
         let mut out = Vec::with_capacity(HEAD + lists);
         out.put_u32_le(self.pid.get());
@@ -207,6 +230,20 @@ impl HeapAudit {
                 out.put_u64_le(block.bytes);
             }
         }
+        if !self.given_back.is_empty() {
+            out.put_u64_le(self.given_back.len() as u64);
+        }
+        for &page in &self.given_back {
+            out.put_u64_le(page);
+        }
+        if !self.came.is_empty() {
+            out.put_u64_le(self.came.len() as u64);
+        }
+        for came in &self.came {
+            out.put_u64_le(came.mapping);
+            out.put_u64_le(came.page);
+            out.put_u32_le(came.pages);
+        }
         out
     }
 
@@ -253,6 +290,14 @@ impl HeapAudit {
             let count = from.try_get_u64_le().ok()?;
             audit.big = items(from, count, BLOCK, block)?;
         }
+        if flags & GIVEN_BACK != 0 {
+            let count = from.try_get_u64_le().ok()?;
+            audit.given_back = addresses(from, count)?;
+        }
+        if flags & CAME != 0 {
+            let count = from.try_get_u64_le().ok()?;
+            audit.came = items(from, count, CAME_BYTES, came)?;
+        }
         from.is_empty().then_some(audit)
     }
 }
@@ -293,6 +338,14 @@ fn block(from: &mut &[u8]) -> Option<LibcBlock> {
     })
 }
 
+fn came(from: &mut &[u8]) -> Option<Came> {
+    Some(Came {
+        mapping: from.try_get_u64_le().ok()?,
+        page: from.try_get_u64_le().ok()?,
+        pages: from.try_get_u32_le().ok()?,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -311,6 +364,8 @@ mod tests {
             mapped in prop::collection::vec(any::<(u64, u64)>(), 0..5),
             big in prop::collection::vec(any::<(u64, u64)>(), 0..5),
             chunks in prop::collection::vec(any::<(u64, u8, u64)>(), 0..5),
+            given_back in prop::collection::vec(any::<u64>(), 0..5),
+            came in prop::collection::vec(any::<(u64, u64, u32)>(), 0..5),
         ) {
             let blocks = |numbers: Vec<(u64, u64)>| {
                 numbers.into_iter().map(|(addr, bytes)| LibcBlock { addr, bytes }).collect()
@@ -340,6 +395,11 @@ mod tests {
                 chunks: chunks
                     .into_iter()
                     .map(|(region, class, bytes)| Chunks { region, class, bytes })
+                    .collect(),
+                given_back,
+                came: came
+                    .into_iter()
+                    .map(|(mapping, page, pages)| Came { mapping, page, pages })
                     .collect(),
             };
             let bytes = audit.encode();

@@ -16,7 +16,7 @@ pub mod survey;
 mod tests;
 
 pub use decode::{Decoder, Tally};
-pub use heap_audit::{BIG_CHUNK, Chunks, HeapAudit, PoolState, Region, chunk_class};
+pub use heap_audit::{BIG_CHUNK, Came, Chunks, HeapAudit, PoolState, Region, chunk_class};
 pub use libc_block::LibcBlock;
 pub(crate) use libc_block::{OVERHEAD, PAGE};
 pub use survey::Survey;

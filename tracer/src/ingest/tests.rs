@@ -148,7 +148,7 @@ impl Material {
                 pid,
                 tid,
                 time,
-                kind: [FaultKind::Touch, FaultKind::Mapping][usize::from(self.small % 2)],
+                kind: [FaultKind::Touch, FaultKind::Mapping, FaultKind::Room][usize::from(self.small % 3)],
                 addr: ProcAddr(d),
                 weight: low(e).max(1),
                 stack: StackId(f),

@@ -14,6 +14,7 @@ use super::{
     attach::now,
     large,
     left_out::LeftOut,
+    pages,
     pool_changes::Grown,
     pool_scan::Part,
     reading::{Gaps, Known, POOLS_IN_ALL, Reading, read},
@@ -188,13 +189,19 @@ impl Auditor {
                 }
             }
             Event::Fault(fault) => {
+                let most = pages::MOST_IN_ALL / self.processes.len().max(1);
                 if let Some(known) = self.processes.get_mut(&fault.pid) {
                     if self.gaps.pools {
                         known.touched(Part::of(fault.addr));
                     }
-                    if fault.kind == FaultKind::Mapping {
-                        known.wake(later(fault.time, self.interval));
-                        known.mapped.add(fault);
+                    match fault.kind {
+                        FaultKind::Touch => known.pages.touched(fault, most),
+                        FaultKind::Mapping => {
+                            known.wake(later(fault.time, self.interval));
+                            known.mapped.add(fault);
+                            known.pages.mapped(fault);
+                        }
+                        FaultKind::Room => known.pages.mapped(fault),
                     }
                 }
             }

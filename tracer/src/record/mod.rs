@@ -21,6 +21,7 @@ mod mapped;
 mod meta;
 mod output;
 mod owner;
+mod pages;
 mod places;
 mod pool_changes;
 mod pool_scan;

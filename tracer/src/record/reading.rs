@@ -13,6 +13,7 @@ use super::{
     left_out::{Count, LeftOut},
     libc_heap::read_libc,
     mapped::Mapped,
+    pages::{self, Pages},
     places::Places,
     pool_changes::{Grown, pool_changes},
     pool_scan::Part,
@@ -21,7 +22,7 @@ use super::{
 };
 use crate::{
     capture::{Audit, ImageRecord},
-    discover::{anonymous_regions, process, read_each},
+    discover::{PageMap, anonymous_regions, process, read_each},
     ingest::{HeapAudit, PoolState, Survey, event::Process, heap_audit::KNOWN_AFTER_NS},
     mode::Mode,
     units::{BootNs, ImageId, MonotonicNs, Pid, ProcAddr},
@@ -84,6 +85,8 @@ pub(super) struct Known {
     pub(super) large: Large,
     /// Mappings that can be such blocks.
     pub(super) mapped: Mapped,
+    /// Pages that it touched, and its large mappings.
+    pub(super) pages: Pages,
     /// What was not traced for a time since the last reading.
     pub(super) gaps: Gaps,
     /// Large blocks were not traced for a time.
@@ -122,6 +125,7 @@ impl Known {
             refilled: 0,
             large: Large::default(),
             mapped: Mapped::default(),
+            pages: Pages::default(),
             gaps,
             had_large_gap: false,
             left_uncounted: Count::default(),
@@ -274,6 +278,7 @@ pub(super) fn read(
             };
             found = survey(pid, known, Of::AllWindows, image.pool_bytes)?;
             let libc = read_libc(pid, known, &regions, began, large_room)?;
+            let pages = read_pages(pid, known, settled)?;
             Reading::Heap(HeapAudit {
                 pid,
                 start: known.start,
@@ -289,6 +294,8 @@ pub(super) fn read(
                 mapped: libc.mapped,
                 chunks: libc.counted.chunks,
                 big: libc.counted.big,
+                given_back: pages.given_back,
+                came: pages.came,
             })
         }
     };
@@ -298,6 +305,16 @@ pub(super) fn read(
         headers,
         grown,
     }))
+}
+
+/// Looks where pages are that an event told of.
+fn read_pages(pid: Pid, known: &mut Known, settled: MonotonicNs) -> io::Result<pages::Found> {
+    let of = |pool: &PoolState| Part::of(ProcAddr(pool.address));
+    let pools = &known.pools;
+    let has_pools = |part: Part| pools.binary_search_by_key(&part, of).is_ok();
+    let map = PageMap::open(pid)?;
+    let read = |start, count| map.read(start, count);
+    known.pages.look(settled, has_pools, read)
 }
 
 /// What an event tells of that is older than this is known at `now`.

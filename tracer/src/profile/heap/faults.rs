@@ -85,6 +85,39 @@ impl Faults {
         all.collect()
     }
 
+    /// Pages by address, and how many each stands for.
+    pub(super) fn in_order(&self) -> Vec<(u64, u64)> {
+        let pages = self.pages.iter();
+        let mut all: Vec<_> = pages
+            .map(|(page, touch)| (page * PAGE, u64::from(touch.weight)))
+            .collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// How many pages a fault stands for at most that was seen since.
+    pub(super) fn coarsest(&self, since: MonotonicNs) -> u64 {
+        let newer = self.pages.values().filter(|touch| touch.time >= since);
+        newer.map(|touch| u64::from(touch.weight)).max().unwrap_or(0)
+    }
+
+    /// A page came without a fault, and with it so many others. Who was seen to touch it has it.
+    pub(super) fn came(&mut self, addr: u64, pages: u32, tally: TallyIndex, time: MonotonicNs) {
+        if !self.pages.contains_key(&(addr / PAGE)) {
+            self.touched(addr, pages, tally, time);
+        }
+    }
+
+    /// Of these pages nothing is known that is older.
+    pub(super) fn forget(&mut self, pages: impl IntoIterator<Item = u64>, older: MonotonicNs) {
+        for addr in pages {
+            let page = addr / PAGE;
+            if self.pages.get(&page).is_some_and(|touch| touch.time < older) {
+                self.pages.remove(&page);
+            }
+        }
+    }
+
     pub(super) fn touched(&mut self, addr: u64, weight: u32, tally: TallyIndex, time: MonotonicNs) {
         let mut recent = self.recent.iter().rev();
         let touch = Touch {

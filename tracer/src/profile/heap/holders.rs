@@ -75,6 +75,7 @@ impl Holders {
         match event.kind {
             FaultKind::Touch => self.heap.touched(event, tally),
             FaultKind::Mapping => self.heap.mapping(event, tally),
+            FaultKind::Room => self.heap.room(event, tally),
         }
     }
 

@@ -15,6 +15,7 @@ mod phases;
 mod pools;
 mod refills;
 mod regions;
+mod rooms;
 mod unseen;
 mod untouched;
 
@@ -29,6 +30,7 @@ use self::{
     pools::{ALIGNMENT, Pools, Use},
     refills::Refills,
     regions::Shares,
+    rooms::Rooms,
 };
 pub(super) use self::{growth::Growth, holders::Holders};
 use super::{
@@ -154,6 +156,7 @@ pub(super) struct Heap {
     /// When large blocks were traced.
     phases: Phases,
     mapped: Mapped,
+    rooms: Rooms,
     faults: Faults,
     waiting: VecDeque<HeapAudit>,
     /// The first event later than this comes behind an audit.
@@ -212,9 +215,15 @@ impl Heap {
         self.faults.touched(fault.addr.0, fault.weight, tally, fault.time);
     }
 
-    /// A mapping was made.
+    /// A mapping was made, which can be a block of libc's malloc.
     pub(super) fn mapping(&mut self, event: &Fault, tally: TallyIndex) {
         self.mapped.add(event, tally);
+        self.rooms.add(event, tally);
+    }
+
+    /// A mapping was made. Of blocks other events tell.
+    pub(super) fn room(&mut self, event: &Fault, tally: TallyIndex) {
+        self.rooms.add(event, tally);
     }
 
     /// An audit; it is taken in when all events before its end are.
@@ -255,6 +264,10 @@ impl Heap {
         let mut audit = self.waiting.pop_front()?;
         self.phases.look(audit.began);
         self.next = self.waiting.front().map(|audit| audit.ended.0);
+        self.faults
+            .forget(std::mem::take(&mut audit.given_back), audit.began);
+        self.rooms
+            .take(audit.began, &audit.regions, &audit.came, &mut self.faults);
         self.pools.audit(&audit);
         self.pools.claim(&audit, || self.faults.all());
         self.pools
