@@ -49,8 +49,8 @@ impl Rooms {
         }
     }
 
-    /// Tells `faults` whose those pages are that a reading found in mappings, and that nobody touched. What is older than the reading
-    /// before is not told of again.
+    /// Tells `faults` whose those pages are that a reading found in mappings, and that nobody touched. Of a mapping that is older than the
+    /// reading before the next one does not tell.
     pub(super) fn take(
         &mut self,
         began: MonotonicNs,
@@ -119,8 +119,9 @@ impl Rooms {
 #[derive(Debug, Default)]
 struct Group<'a> {
     resident: u64,
-    /// What faults in them stand for, and one at most.
+    /// What faults in them stand for.
     touched: u64,
+    /// What one fault stands for at most.
     coarsest: u64,
     pages: Vec<(MonotonicNs, &'a [Came])>,
 }
@@ -146,7 +147,8 @@ impl<'a> Group<'a> {
         let Some(missing) = self.missing() else {
             return;
         };
-        let share = |pages: u64| pages * missing / self.resident;
+        // In 128 bits: a capture can say anything.
+        let share = |pages: u64| u128::from(pages) * u128::from(missing) / u128::from(self.resident);
         // Added up, so that no rounding is lost.
         let mut sum = 0;
         for &(time, pages) in &self.pages {
