@@ -9,7 +9,7 @@ use tracer_ebpf::limits::MOST_TICK_NS;
 
 use super::{
     libc_block::LibcBlock,
-    list::{ADDRESS, addresses, items, length},
+    list::{ADDRESS, address, addresses, counted, items, length, put_some},
 };
 use crate::{
     python::Pool,
@@ -213,37 +213,23 @@ impl HeapAudit {
         for region in self.regions.iter().filter(|_| has_huge) {
             out.put_u64_le(region.huge);
         }
-        if !self.chunks.is_empty() {
-            out.put_u64_le(self.chunks.len() as u64);
-        }
-        for chunks in &self.chunks {
+        put_some(&mut out, &self.chunks, |out, chunks| {
             out.put_u64_le(chunks.region);
             out.put_u8(chunks.class);
             out.put_u64_le(chunks.bytes);
-        }
+        });
         for blocks in [&self.mapped, &self.big] {
-            if !blocks.is_empty() {
-                out.put_u64_le(blocks.len() as u64);
-            }
-            for block in blocks {
+            put_some(&mut out, blocks, |out, block| {
                 out.put_u64_le(block.addr);
                 out.put_u64_le(block.bytes);
-            }
+            });
         }
-        if !self.given_back.is_empty() {
-            out.put_u64_le(self.given_back.len() as u64);
-        }
-        for &page in &self.given_back {
-            out.put_u64_le(page);
-        }
-        if !self.came.is_empty() {
-            out.put_u64_le(self.came.len() as u64);
-        }
-        for came in &self.came {
+        put_some(&mut out, &self.given_back, |out, &page| out.put_u64_le(page));
+        put_some(&mut out, &self.came, |out, came| {
             out.put_u64_le(came.mapping);
             out.put_u64_le(came.page);
             out.put_u32_le(came.pages);
-        }
+        });
         out
     }
 
@@ -269,35 +255,17 @@ impl HeapAudit {
         audit.regions = items(from, regions.into(), REGION, region)?;
         // Of sampled blocks a [`super::Survey`] tells since 1.4.
         addresses(from, alive.into())?;
-        if flags & GONE != 0 {
-            let gone = from.try_get_u64_le().ok()?;
-            audit.gone = addresses(from, gone)?;
-        }
+        audit.gone = counted(from, flags & GONE != 0, ADDRESS, address)?;
         if flags & HUGE != 0 {
             for region in &mut audit.regions {
                 region.huge = from.try_get_u64_le().ok()?;
             }
         }
-        if flags & CHUNKS != 0 {
-            let count = from.try_get_u64_le().ok()?;
-            audit.chunks = items(from, count, CHUNK, chunks)?;
-        }
-        if flags & MAPPED != 0 {
-            let count = from.try_get_u64_le().ok()?;
-            audit.mapped = items(from, count, BLOCK, block)?;
-        }
-        if flags & BIG != 0 {
-            let count = from.try_get_u64_le().ok()?;
-            audit.big = items(from, count, BLOCK, block)?;
-        }
-        if flags & GIVEN_BACK != 0 {
-            let count = from.try_get_u64_le().ok()?;
-            audit.given_back = addresses(from, count)?;
-        }
-        if flags & CAME != 0 {
-            let count = from.try_get_u64_le().ok()?;
-            audit.came = items(from, count, CAME_BYTES, came)?;
-        }
+        audit.chunks = counted(from, flags & CHUNKS != 0, CHUNK, chunks)?;
+        audit.mapped = counted(from, flags & MAPPED != 0, BLOCK, block)?;
+        audit.big = counted(from, flags & BIG != 0, BLOCK, block)?;
+        audit.given_back = counted(from, flags & GIVEN_BACK != 0, ADDRESS, address)?;
+        audit.came = counted(from, flags & CAME != 0, CAME_BYTES, came)?;
         from.is_empty().then_some(audit)
     }
 }

@@ -125,7 +125,8 @@ impl Pages {
             let count = here.last().map_or(0, |last| last - first + 1);
             let states = read(first * PAGE, usize::try_from(count).unwrap_or(0))?;
             let state = |page: u64| states.get(usize::try_from(page - first).unwrap_or(usize::MAX));
-            let is_gone = |page: u64| state(page).is_none_or(|&state| state == PageState::Absent);
+            // Of a process that has ended there is no state.
+            let is_gone = |page: u64| state(page).is_some_and(|&state| state == PageState::Absent);
             gone.extend(here.iter().copied().filter(|&page| is_gone(page)));
         }
         for page in &gone {
@@ -256,6 +257,15 @@ mod tests {
         pages.touched(&fault(5, 4, 3), 100);
         pages.touched(&fault(900, 4, 3), 100);
         assert_eq!(look(&mut pages, &[5..6, 6..6]), (vec![900], vec![]));
+    }
+
+    #[test]
+    fn of_a_process_that_has_ended_nothing_is_told() {
+        let mut pages = Pages::default();
+        pages.touched(&fault(1, 4, 1), 100);
+        pages.mapped(&mapping(1000, 10, 1));
+        let found = pages.look(MonotonicNs(10), |_| false, |_, _| Ok(Vec::new()));
+        assert_eq!(found.unwrap(), Found::default());
     }
 
     #[test]
