@@ -57,14 +57,14 @@ fn check_lines_but(holding: &Holding, table: &Value, open: u64) {
     };
     assert!(
         wrong.is_empty() && !right.is_empty(),
-        "of {all} bytes:\n{}\nright:\n{}\n{table:#}",
+        "{table:#}\nof {all} bytes:\n{}\nright:\n{}",
         told(&wrong),
         told(&right)
     );
     for (number, seen) in holding.of_other_lines(table) {
         assert!(
             within(seen, 0, all, 3),
-            "line {number} holds nothing, seen are {seen} of {all} bytes\n{table:#}"
+            "{table:#}\nline {number} holds nothing, seen are {seen} of {all} bytes"
         );
     }
 }

@@ -26,8 +26,11 @@ def pages(kept, number):
 
 
 def child(number):
-    """A heap of four to six megabytes, of which another line holds most in each of three processes."""
-    size = (4 + number % 3) * MEGABYTE
+    """A heap of ten to fourteen megabytes, of which another line holds most in each of three processes.
+
+    A few megabytes more are of imports, and what those left free is filled first: a smaller heap would tell of that.
+    """
+    size = (10 + number % 3 * 2) * MEGABYTE
     parts = [(texts, 150), (pairs, 110), (pages, 3000)]
     kept = {build.__name__: [] for build, _ in parts}
     for turn, (build, each) in enumerate(parts):
