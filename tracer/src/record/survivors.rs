@@ -67,8 +67,8 @@ pub(super) struct Survivors {
     was_short: bool,
     /// What is left to this process of [`MOST_IN_ALL`].
     most: usize,
-    /// Blocks for which there was no room.
-    refused: FxHashSet<u64>,
+    /// Blocks for which there was no room, and when each was seen.
+    refused: FxHashMap<u64, u64>,
     types: KnownTypes,
     /// How many those were so far.
     left_out: Count,
@@ -79,7 +79,8 @@ impl Survivors {
     pub(super) fn add(&mut self, addr: ProcAddr, size: ByteCount, time: MonotonicNs) -> bool {
         // The newest at an address is the one that is there.
         if self.samples.len() >= MAX_SAMPLES && !self.samples.contains_key(&addr.get()) {
-            let is_first = self.refused.len() >= MAX_SAMPLES || self.refused.insert(addr.get());
+            let has_room = self.refused.len() < MAX_SAMPLES || self.refused.contains_key(&addr.get());
+            let is_first = !has_room || self.refused.insert(addr.get(), time.get()).is_none();
             self.left_out.add(u64::from(is_first), time);
             return is_first;
         }
@@ -181,7 +182,9 @@ impl Survivors {
             self.leave(before + 1, newest, MOST_NEW.min(self.most), &mut found.left);
         }
         self.leave(0, before, MOST_OLD.min(self.most), &mut found.left);
-        found.refused = std::mem::take(&mut self.refused).into_iter().collect();
+        // Those of a window that is open belong to the look at that window: of whom they are it is not known then.
+        let refused = self.refused.extract_if(|_, time| *time <= last);
+        found.refused = refused.map(|(addr, _)| addr).collect();
         for found in [&mut found.gone, &mut found.left, &mut found.refused] {
             found.sort_unstable();
         }
@@ -197,7 +200,7 @@ impl Survivors {
             // Those of one that is open now are looked at when it is over.
             let stays = is_known || !(first..=last).contains(&sample.time);
             if !stays {
-                refused.insert(addr);
+                refused.insert(addr, sample.time);
             }
             stays
         });

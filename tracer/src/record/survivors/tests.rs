@@ -300,6 +300,22 @@ fn one_that_finds_room_later_is_not_refused() {
     assert!(survivors.refused.is_empty());
 }
 
+#[test]
+fn what_an_open_window_has_no_room_for_is_told_of_when_that_is_looked_at() {
+    let mut survivors = survivors(&[]);
+    for block in 0..=MAX_SAMPLES as u64 {
+        survivors.add(ProcAddr(POOL + 64 * block), ByteCount(64), MonotonicNs(9));
+    }
+    let refused = |survivors: &mut Survivors, of| {
+        let found = look(survivors, of, state(3, 10), &pool(&[]));
+        found.refused.len()
+    };
+    assert_eq!(refused(&mut survivors, Of::AllWindows), 0);
+    survivors.window_over(MonotonicNs(10), false, usize::MAX);
+    assert_eq!(refused(&mut survivors, Of::NewestWindow), 1);
+    assert_eq!(refused(&mut survivors, Of::AllWindows), 0);
+}
+
 proptest! {
     #[test]
     fn whatever_the_memory_holds_the_walk_ends(
