@@ -372,7 +372,8 @@ impl ProcessState {
             all.grow(block.size());
         }
         if let Some(holders) = &mut self.heap {
-            holders.large_allocated(addr, block.size());
+            let bytes = block.size();
+            holders.large_allocated(LibcBlock { addr, bytes }, block.tally);
         }
         self.threads.set(tid, addr);
     }

@@ -1,14 +1,16 @@
 //! Large chunks of libc's heaps in which no block is known: whose they are as far as page faults tell.
 //!
 //! Apart from `unseen`, where the blocks that were seen stand for others: of large chunks a program makes few, and a short look sees
-//! hardly any, but each has pages of its own. What was in a page before, nobody tells. So a chunk is believed to be of a stack
-//! that touched most of its pages first, if that keeps such blocks and no block that was seen has been there. Invariant: a chunk is of
-//! one stack, or of none.
+//! hardly any, but each has pages of its own. What was in a page before, nobody tells. So a chunk is believed to be of the stack
+//! that touched most of its pages first. What was touched with a block that was seen, and is gone, tells only of chunks of a size that its
+//! stack was seen to make. Where who drops what he allocates touched most, it is of who keeps such chunks, and his if nobody is known to: a
+//! table that is made anew again and again is there all the time. Invariant: a chunk is of one stack, or of none.
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::{census::class_of, sizes::Sizes};
 use crate::{
-    ingest::{BIG_CHUNK, LibcBlock, OVERHEAD, PAGE, chunk_class},
+    ingest::{BIG_CHUNK, LibcBlock, PAGE, chunk_class},
     profile::live::TallyIndex,
 };
 
@@ -17,8 +19,22 @@ use crate::{
 pub(super) struct PageTouch {
     pub(super) page: u64,
     pub(super) bytes: u64,
-    /// `None`: of whom it is known that what he touches is not what he keeps.
-    pub(super) tally: Option<TallyIndex>,
+    pub(super) tally: TallyIndex,
+    /// That soon frees the large blocks that it allocates.
+    pub(super) drops: bool,
+    /// It came with a block that was seen.
+    pub(super) for_block: bool,
+}
+
+/// What there is to go by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Evidence<'a> {
+    /// Where blocks are known.
+    pub(super) known: &'a FxHashSet<u64>,
+    /// By page.
+    pub(super) touches: &'a [PageTouch],
+    /// Of large blocks that stacks were seen to make.
+    pub(super) sizes: &'a Sizes,
 }
 
 /// Who has less than one part in so many of his bytes in small chunks is not who fills a heap with such.
@@ -53,25 +69,45 @@ pub(super) struct Big {
 }
 
 impl Big {
-    /// `chunks`: those in use, by address. `known`: where blocks are known. `touches`: by page. `region`: the first address of that in
-    /// which an address is.
+    /// `chunks`: those in use, by address. `region`: the first address of that in which a chunk is, and whether blocks of its class are known
+    /// there that stand for others.
     pub(super) fn new(
         chunks: &[LibcBlock],
-        known: &FxHashSet<u64>,
-        touches: &[PageTouch],
-        region: impl Fn(u64) -> Option<u64>,
+        evidence: Evidence<'_>,
+        region: impl Fn(&LibcBlock) -> Option<(u64, bool)>,
     ) -> Self {
-        let mut big = Self::default();
-        for chunk in chunks.iter().filter(|chunk| !known.contains(&chunk.addr)) {
-            let Some((region, tally)) = region(chunk.addr).zip(whose(chunk, touches)) else {
+        let (mut big, mut of_droppers) = (Self::default(), Vec::new());
+        let unknown = |chunk: &&LibcBlock| !evidence.known.contains(&chunk.addr);
+        for chunk in chunks.iter().filter(unknown) {
+            let Some(((region, is_kept), (tally, drops))) = region(chunk).zip(whose(chunk, evidence)) else {
                 continue;
             };
-            let bytes = chunk.bytes.saturating_add(OVERHEAD);
-            let of_class = big.parts.entry((region, chunk_class(bytes))).or_default();
-            of_class.entry(tally).or_default().add(chunk.bytes);
-            big.held.entry(tally).or_default().add(chunk.bytes);
+            let place = (region, class_of(chunk.bytes));
+            if drops {
+                of_droppers.push((place, chunk.bytes, tally, is_kept));
+            } else {
+                big.add(place, chunk.bytes, tally);
+            }
+        }
+        let keepers = big.parts.clone();
+        for (place, bytes, tally, is_kept) in of_droppers {
+            if let Some(keepers) = keepers.get(&place) {
+                let all: u128 = keepers.values().map(|held| u128::from(held.bytes)).sum();
+                for (&keeper, held) in keepers {
+                    let share = u128::from(bytes) * u128::from(held.bytes) / all.max(1);
+                    big.add(place, u64::try_from(share).unwrap_or(bytes), keeper);
+                }
+            } else if !is_kept {
+                big.add(place, bytes, tally);
+            }
         }
         big
+    }
+
+    fn add(&mut self, place: (u64, u8), bytes: u64, tally: TallyIndex) {
+        let of_class = self.parts.entry(place).or_default();
+        of_class.entry(tally).or_default().add(bytes);
+        self.held.entry(tally).or_default().add(bytes);
     }
 
     /// Whether a stack that was seen to allocate so many bytes in small chunks and in large ones fills a heap with small ones, too. (A
@@ -103,14 +139,19 @@ impl Big {
     }
 }
 
-/// Who touched most of the pages of a chunk. What its first page has was put there with the chunk before it.
-fn whose(chunk: &LibcBlock, touches: &[PageTouch]) -> Option<TallyIndex> {
+/// Who touched most of the pages of a chunk, and whether that drops what it allocates. What its first page has was put there with the
+/// chunk before it.
+fn whose(chunk: &LibcBlock, evidence: Evidence<'_>) -> Option<(TallyIndex, bool)> {
     let end = chunk.addr.saturating_add(chunk.bytes);
+    let touches = evidence.touches;
     let from = touches.partition_point(|touch| touch.page <= chunk.addr / PAGE * PAGE);
     let inside = touches.get(from..).unwrap_or_default().iter();
-    let mut sums: FxHashMap<Option<TallyIndex>, u64> = FxHashMap::default();
+    let mut sums: FxHashMap<Option<(TallyIndex, bool)>, u64> = FxHashMap::default();
     for touch in inside.take_while(|touch| touch.page < end) {
-        let sum = sums.entry(touch.tally).or_default();
+        let tells = !touch.for_block || evidence.sizes.has(chunk.bytes, touch.tally);
+        let sum = sums
+            .entry(tells.then_some((touch.tally, touch.drops)))
+            .or_default();
         *sum = sum.saturating_add(touch.bytes);
     }
     let all = sums
@@ -127,25 +168,58 @@ mod tests {
     const START: u64 = 0x10_0000;
     const CHUNK: u64 = 10 * PAGE;
 
-    /// Touches by page of the chunk at [`START`], and whether a block is known there; whose the chunk is.
-    #[track_caller]
-    fn check(touches: &[(u64, Option<TallyIndex>)], is_known: bool, expected: Option<TallyIndex>) {
-        let chunk = LibcBlock {
+    fn chunk() -> LibcBlock {
+        LibcBlock {
             addr: START + 0x110,
             bytes: CHUNK,
+        }
+    }
+
+    fn touch(page: u64, tally: TallyIndex) -> PageTouch {
+        PageTouch {
+            page: START + page * PAGE,
+            bytes: 4 * PAGE,
+            tally,
+            drops: false,
+            for_block: false,
+        }
+    }
+
+    fn for_block(page: u64, tally: TallyIndex) -> PageTouch {
+        PageTouch {
+            for_block: true,
+            ..touch(page, tally)
+        }
+    }
+
+    /// Touches of the chunk at [`START`], and whether a block is known there; whose the chunk is.
+    #[track_caller]
+    fn check(touches: &[PageTouch], is_known: bool, expected: Option<TallyIndex>) {
+        check_seen(touches, &[], is_known, expected);
+    }
+
+    /// The same where of some sizes blocks were seen.
+    #[track_caller]
+    fn check_seen(
+        touches: &[PageTouch],
+        seen: &[(u64, TallyIndex)],
+        is_known: bool,
+        expected: Option<TallyIndex>,
+    ) {
+        let mut sizes = Sizes::default();
+        for &(bytes, tally) in seen {
+            sizes.add(bytes, tally);
+        }
+        let known = is_known.then_some(chunk().addr).into_iter().collect();
+        let evidence = Evidence {
+            known: &known,
+            touches,
+            sizes: &sizes,
         };
-        let touches: Vec<PageTouch> = touches
-            .iter()
-            .map(|&(page, tally)| PageTouch {
-                page: START + page * PAGE,
-                bytes: 4 * PAGE,
-                tally,
-            })
-            .collect();
-        let known = is_known.then_some(chunk.addr).into_iter().collect();
-        let big = Big::new(&[chunk], &known, &touches, |_| Some(START));
-        let class = chunk_class(CHUNK);
-        let found = big.of(START, class).and_then(|parts| parts.iter().next());
+        let big = Big::new(&[chunk()], evidence, |_| Some((START, false)));
+        let found = big
+            .of(START, class_of(CHUNK))
+            .and_then(|parts| parts.iter().next());
         let expected = expected.map(|tally| (tally, CHUNK));
         assert_eq!(found.map(|(tally, held)| (*tally, held.bytes)), expected);
         assert_eq!(big.classes(START).count(), usize::from(expected.is_some()));
@@ -157,12 +231,12 @@ mod tests {
             addr: START + 16,
             bytes: CHUNK - 8,
         };
-        let touch = PageTouch {
-            page: START + PAGE,
-            bytes: PAGE,
-            tally: Some(7),
+        let evidence = Evidence {
+            known: &FxHashSet::default(),
+            touches: &[touch(1, 7)],
+            sizes: &Sizes::default(),
         };
-        let big = Big::new(&[chunk], &FxHashSet::default(), &[touch], |_| Some(START));
+        let big = Big::new(&[chunk], evidence, |_| Some((START, false)));
         assert!(big.fills(7, CHUNK, 0) && big.fills(8, 100, 100));
         assert!(
             !big.fills(7, CHUNK / 10 - 100, 0),
@@ -175,16 +249,49 @@ mod tests {
 
     #[test]
     fn a_chunk_is_of_who_touched_most_of_it() {
-        check(&[(1, Some(7)), (4, Some(7)), (9, Some(8))], false, Some(7));
-        check(&[(1, Some(7)), (4, Some(8))], false, None);
-        check(&[(1, Some(7)), (4, None), (5, None)], false, None);
+        check(&[touch(1, 7), touch(4, 7), touch(9, 8)], false, Some(7));
+        check(&[touch(1, 7), touch(4, 8)], false, None);
+        check(&[touch(1, 7), for_block(4, 8), for_block(5, 7)], false, None);
         check(&[], false, None);
         // The first page is of the chunk before, and what lies behind of the next one.
-        check(
-            &[(0, Some(8)), (3, Some(7)), (11, Some(8)), (12, Some(8))],
-            false,
-            Some(7),
-        );
-        check(&[(3, Some(7))], true, None);
+        let touches = [touch(0, 8), touch(3, 7), touch(11, 8), touch(12, 8)];
+        check(&touches, false, Some(7));
+        check(&[touch(3, 7)], true, None);
+    }
+
+    #[test]
+    fn what_was_touched_with_a_block_tells_of_chunks_of_sizes_that_were_seen() {
+        let touches = [for_block(1, 7), for_block(4, 7), touch(9, 8)];
+        check_seen(&touches, &[(CHUNK, 7)], false, Some(7));
+        check_seen(&touches, &[(CHUNK + 16, 7), (CHUNK, 8)], false, None);
+    }
+
+    #[test]
+    fn what_a_dropper_touched_is_of_who_keeps_such_chunks_or_else_its_own() {
+        let drops = |page, tally| PageTouch {
+            drops: true,
+            ..touch(page, tally)
+        };
+        let behind = LibcBlock {
+            addr: chunk().addr + 2 * CHUNK,
+            bytes: CHUNK,
+        };
+        let held = |chunks: &[LibcBlock], is_kept: bool| {
+            let evidence = Evidence {
+                known: &FxHashSet::default(),
+                touches: &[drops(1, 7), drops(4, 7), touch(9, 8), touch(25, 8)],
+                sizes: &Sizes::default(),
+            };
+            let big = Big::new(chunks, evidence, |_| Some((START, is_kept)));
+            [7, 8].map(|tally| big.held(tally) / CHUNK)
+        };
+        assert_eq!(held(&[chunk()], false), [1, 0]);
+        assert_eq!(held(&[chunk()], true), [0, 0], "blocks stand for others");
+        assert_eq!(held(&[chunk(), behind], false), [0, 2]);
+        let of_another_class = LibcBlock {
+            bytes: 8 * CHUNK,
+            ..behind
+        };
+        assert_eq!(held(&[chunk(), of_another_class], false), [1, 8]);
     }
 }

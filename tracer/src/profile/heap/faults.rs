@@ -7,8 +7,12 @@ use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
 
-use super::pools::touched::Touched;
-use crate::{ingest::PAGE, profile::live::TallyIndex, units::MonotonicNs};
+use super::{pools::touched::Touched, sizes::Sizes};
+use crate::{
+    ingest::{LibcBlock, PAGE},
+    profile::live::TallyIndex,
+    units::MonotonicNs,
+};
 
 /// Faults remembered of one process; past it every second one is forgotten and the others count twice.
 const MAX_FAULTS: usize = 1 << 16;
@@ -24,6 +28,7 @@ pub(super) struct Faults {
     pub(super) pages: FxHashMap<u64, Touch>,
     /// Where the newest large blocks are.
     recent: VecDeque<(u64, u64)>,
+    pub(super) sizes: Sizes,
     /// Memory from before tracing, by the start of its region: what was there at the first audit.
     pub(super) before: Option<FxHashMap<u64, u64>>,
 }
@@ -61,8 +66,9 @@ impl Touch {
 
 impl Faults {
     /// A large block was allocated.
-    pub(super) fn allocated(&mut self, addr: u64, bytes: u64) {
-        let end = addr.saturating_add(bytes).saturating_add(HEAD);
+    pub(super) fn allocated(&mut self, block: LibcBlock, tally: TallyIndex) {
+        let addr = block.addr;
+        let end = addr.saturating_add(block.bytes).saturating_add(HEAD);
         for page in [addr / PAGE, end / PAGE] {
             if let Some(touch) = self.pages.get_mut(&page) {
                 touch.for_block = true;
@@ -72,6 +78,7 @@ impl Faults {
             self.recent.pop_front();
         }
         self.recent.push_back((addr, end));
+        self.sizes.add(block.bytes, tally);
     }
 
     /// Pages that were touched, of which nothing else has told yet.

@@ -6,7 +6,7 @@
 use super::{Changes, Estimate, Growth, Heap, HeapSummary, Holder, Special};
 use crate::{
     ingest::{
-        HeapAudit, Survey,
+        HeapAudit, LibcBlock, Survey,
         event::{Alloc, Fault, FaultKind},
     },
     profile::{
@@ -47,8 +47,8 @@ impl Holders {
         }
     }
 
-    pub(in crate::profile) fn large_allocated(&mut self, addr: u64, bytes: u64) {
-        self.heap.large_allocated(addr, bytes);
+    pub(in crate::profile) fn large_allocated(&mut self, block: LibcBlock, tally: TallyIndex) {
+        self.heap.large_allocated(block, tally);
     }
 
     pub(in crate::profile) fn large_freed(&mut self, addr: u64) {

@@ -16,6 +16,7 @@ mod pools;
 mod refills;
 mod regions;
 mod rooms;
+mod sizes;
 mod unseen;
 mod untouched;
 
@@ -200,9 +201,9 @@ impl Heap {
     }
 
     /// A block that is in no pool was allocated.
-    pub(super) fn large_allocated(&mut self, addr: u64, bytes: u64) {
-        self.mapped.forget(addr);
-        self.faults.allocated(addr, bytes);
+    pub(super) fn large_allocated(&mut self, block: LibcBlock, tally: TallyIndex) {
+        self.mapped.forget(block.addr);
+        self.faults.allocated(block, tally);
     }
 
     /// A block that is in no pool was freed.

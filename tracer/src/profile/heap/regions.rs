@@ -11,9 +11,10 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
     Estimates, Holder, LargeUse, Special, add,
-    big::{Big, PageTouch},
-    census::Census,
+    big::{Big, Evidence, PageTouch},
+    census::{Census, class_of},
     faults::{Faults, Touch},
+    sizes::Sizes,
     unseen::{ENOUGH, Left, Place, Unseen},
     untouched,
 };
@@ -176,7 +177,7 @@ impl Shares {
             rest = later;
         }
         self.settle_untouched(&pages, estimates);
-        let big = self.whose_big(&pages, &uses);
+        let big = self.whose_big(&pages, &faults.sizes, &uses);
         self.mark_big(&mut pages);
         let mut left = self.settle_known(faults, since_start, estimates);
         let mut outside: FxHashMap<TallyIndex, u64> = FxHashMap::default();
@@ -203,18 +204,28 @@ impl Shares {
     }
 
     /// Whose large chunks are of which no block is known. The pages are in order.
-    fn whose_big(&self, pages: &[(u64, Touch)], uses: impl Fn(TallyIndex) -> LargeUse) -> Big {
+    fn whose_big(&self, pages: &[(u64, Touch)], sizes: &Sizes, uses: impl Fn(TallyIndex) -> LargeUse) -> Big {
         let touches: Vec<PageTouch> = pages
             .iter()
             .map(|&(page, touch)| PageTouch {
                 page,
                 bytes: touch.bytes,
-                tally: (!touch.for_block && uses(touch.tally) != LargeUse::Drops).then_some(touch.tally),
+                tally: touch.tally,
+                drops: uses(touch.tally) == LargeUse::Drops,
+                for_block: touch.for_block,
             })
             .collect();
         let known: FxHashSet<u64> = self.blocks.iter().map(|(_, block)| block.addr).collect();
-        let start = |addr| Some(self.regions.get(self.index(addr)?)?.region.start);
-        Big::new(&self.big, &known, &touches, start)
+        let evidence = Evidence {
+            known: &known,
+            touches: &touches,
+            sizes,
+        };
+        Big::new(&self.big, evidence, |chunk| {
+            let index = self.index(chunk.addr)?;
+            let start = self.regions.get(index)?.region.start;
+            Some((start, self.unseen.has(index, class_of(chunk.bytes))))
+        })
     }
 
     /// What was touched inside of large blocks and chunks is theirs, and tells of nothing else. The pages are in order.

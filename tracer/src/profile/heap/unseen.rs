@@ -98,6 +98,11 @@ impl Unseen {
         parts.entry(block.tally).or_default().add(block.bytes, unseen);
     }
 
+    /// Whether blocks of a class are known that stand for others, in a region that is counted.
+    pub(super) fn has(&self, region: usize, class: u8) -> bool {
+        self.chunks.contains_key(&(region, Some(class)))
+    }
+
     /// From how many blocks it is known what a stack holds in a region that is counted.
     pub(super) fn samples(&self, region: usize, tally: TallyIndex) -> u64 {
         let of_region = self

@@ -17,7 +17,7 @@ mod young;
 
 use std::collections::VecDeque;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
 use self::{
     droppers::{Droppers, InWindow},
@@ -151,7 +151,8 @@ impl Refills {
         self.work = survey.used.saturating_sub(self.hits) as f64;
         let mut looked_at = Vec::new();
         let removed = survey.refused.iter().filter_map(|addr| self.samples.remove(addr));
-        let refused: FxHashSet<Key> = removed.map(|sample| (sample.class, sample.tally)).collect();
+        let removed: Vec<Sample> = removed.collect();
+        let refused = counts(removed.iter());
         while let Some(window) = self.waiting.pop(survey.last.0) {
             // Those of the window before are gone, and not settled.
             self.end_gone(&survey.gone, Some(State::Young));
@@ -163,13 +164,16 @@ impl Refills {
                 sample.seen = self.work;
             }
         }
+        if !looked_at.is_empty() {
+            self.limit(&refused);
+        }
         for (window, mut seen) in looked_at {
             let young = self.samples.values().filter(|sample| window.has(sample.born));
             let left = counts(young);
             let from = window.since.max(window.to.saturating_sub(LONGEST_PERIOD));
             self.doubt(&window, &seen, &left);
             // Of whom some cannot be looked at, or are not remembered, it is not known.
-            seen.retain(|key, _| !refused.contains(key) && !self.waiting.has_lost(*key, &window));
+            seen.retain(|key, _| !refused.contains_key(key) && !self.waiting.has_lost(*key, &window));
             let age = survey.time.0.saturating_sub(window.to);
             self.droppers.push_back(Droppers::new(from, &seen, &left, age));
             if self.droppers.len() > MAX_DROPPERS {
@@ -177,10 +181,28 @@ impl Refills {
             }
         }
         let lost = self.waiting.take_lost(survey.last.0);
-        for (class, _) in refused.into_iter().chain(lost) {
+        for (class, _) in refused.into_keys().chain(lost) {
             self.set_partial(class);
         }
         self.leave(&survey.left);
+    }
+
+    /// Of a class of which none can be looked at of some stacks, the others have a part: as many as are left of them, of those and all of
+    /// which it is not known.
+    fn limit(&mut self, refused: &Counts) {
+        let young = self.samples.values();
+        let left = counts(young.filter(|sample| sample.state == State::Young));
+        let mut unknown: FxHashMap<usize, u64> = FxHashMap::default();
+        for ((class, _), count) in refused.iter().filter(|(key, _)| !left.contains_key(key)) {
+            *unknown.entry(*class).or_default() += count;
+        }
+        for (class, unknown) in unknown {
+            let of_class = left.iter().filter(|((of, _), _)| *of == class);
+            let known: u64 = of_class.map(|(_, count)| count).sum();
+            if let Some(young) = self.young_mut(class) {
+                young.part = known as f64 / (known + unknown) as f64;
+            }
+        }
     }
 
     /// Of a stack that keeps less than half, a block that is in use at the first look need not be its own: one that is dropped and handed
@@ -233,7 +255,7 @@ impl Refills {
             add(sample, None);
             sample.state = State::Young;
         }
-        for (_, sample, until) in &ended {
+        for (_, sample, until) in waiting::few_of_each_place(&ended) {
             add(sample, Some(*until));
         }
         let mut news = vec![false; self.classes.len()];

@@ -58,7 +58,8 @@ impl Refills {
             if let Some(to) = scales.get_mut(class) {
                 *to = scale;
             }
-            let room = all as f64 - blocks(&settled);
+            let part = self.young(class).map_or(1.0, |young| young.part);
+            let room = (all as f64 - blocks(&settled)) * part;
             let is_partial = self.young(class).is_some_and(|young| young.is_partial);
             let fits = ratio(room, blocks(&young)).min(if is_partial { 1.0 } else { MOST_SHORT });
             if let Some(young) = self.young_mut(class) {

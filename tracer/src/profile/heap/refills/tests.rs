@@ -252,6 +252,35 @@ fn what_was_refused_counts_for_nobody() {
 }
 
 #[test]
+fn of_whom_nothing_can_be_looked_at_the_others_do_not_get_the_part() {
+    let mut refills = Refills::default();
+    sampled(&mut refills, &[1], 0, 9.95);
+    sampled(&mut refills, &[2, 3, 4], 1, 9.95);
+    window(&mut refills, 9.9);
+    let look = |refused: &[u64]| Survey {
+        pid: Pid(1),
+        start: BootNs(1),
+        first: MonotonicNs(0),
+        last: at(10.2),
+        time: at(10.3),
+        used: at(10.3).0,
+        gone: Vec::new(),
+        left: Vec::new(),
+        refused: refused.iter().map(|pool| pool * POOL).collect(),
+    };
+    refills.surveyed(&look(&[2, 3, 4]));
+    // By its rate alone A has a hundred.
+    check(&mut refills, 10.3, 80, [20, 0, 60]);
+    // Of B something is known: it is not said to have nothing.
+    let mut refills = Refills::default();
+    sampled(&mut refills, &[1], 0, 9.95);
+    sampled(&mut refills, &[2, 3, 4], 1, 9.95);
+    window(&mut refills, 9.9);
+    refills.surveyed(&look(&[2, 3]));
+    check(&mut refills, 10.3, 80, [40, 40, 0]);
+}
+
+#[test]
 fn one_refusal_gives_nobody_what_others_put_where_he_dropped() {
     let check_refused = |refused: &[u64]| {
         let mut refills = Refills::default();

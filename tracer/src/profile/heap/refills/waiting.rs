@@ -14,6 +14,10 @@ pub(super) const MAX_WINDOWS: usize = 8;
 /// Blocks remembered that were handed out again. A loop does so with a million a second.
 pub(super) const MAX_ENDED: usize = 1 << 18;
 
+/// Of those that came and went at one address, so many tell of their stack in a window: which addresses are of the sample is chance, and who
+/// has a temporary at the same one each time would seem to make nothing else.
+const MOST_OF_PLACE: usize = 4;
+
 /// A block that was handed out again: its address, and when, by the clock. How long the process had worked by then is known when
 /// that window is.
 pub(super) type Ended = (u64, Sample, u64);
@@ -78,5 +82,48 @@ impl Waiting {
     #[cfg(test)]
     pub(super) fn sizes(&self) -> [usize; 3] {
         [self.windows.len(), self.ended.len(), self.lost.len()]
+    }
+}
+
+/// Those that tell of their stacks, evenly.
+pub(super) fn few_of_each_place(ended: &[Ended]) -> impl Iterator<Item = &Ended> {
+    let place = |(addr, sample, _): &Ended| (*addr, sample.class, sample.tally);
+    let mut all: FxHashMap<_, usize> = FxHashMap::default();
+    for ended in ended {
+        *all.entry(place(ended)).or_default() += 1;
+    }
+    let mut passed: FxHashMap<_, usize> = FxHashMap::default();
+    ended.iter().filter(move |ended| {
+        let place = place(ended);
+        let all = all.get(&place).copied().unwrap_or(1).max(MOST_OF_PLACE);
+        let passed = passed.entry(place).or_default();
+        let before = *passed * MOST_OF_PLACE / all;
+        *passed += 1;
+        *passed * MOST_OF_PLACE / all > before
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_place_where_many_came_and_went_a_few_tell_evenly() {
+        let sample = |class, tally| Sample {
+            class,
+            tally,
+            born: 0,
+            seen: 0.0,
+            state: State::Waiting,
+            weight: 1.0,
+            refills: None,
+        };
+        let mut ended: Vec<Ended> = (1..=100).map(|until| (16, sample(3, 7), until)).collect();
+        // Another stack's there, and few at another place.
+        ended.insert(50, (16, sample(3, 8), 1000));
+        ended.extend([(32, sample(3, 7), 2000), (32, sample(3, 7), 2001)]);
+        let untils: Vec<u64> = few_of_each_place(&ended).map(|(.., until)| *until).collect();
+        assert_eq!(untils, [25, 50, 1000, 75, 100, 2000, 2001]);
+        assert_eq!(few_of_each_place(&[]).count(), 0);
     }
 }

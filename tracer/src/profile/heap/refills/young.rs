@@ -118,6 +118,8 @@ pub(super) struct Young {
     pub(super) fits: f64,
     /// Some were not looked at, so that there is more than these stand for.
     pub(super) is_partial: bool,
+    /// How much of what there is can be of those stacks of which some were looked at.
+    pub(super) part: f64,
 }
 
 impl Young {
@@ -132,6 +134,7 @@ impl Young {
             before,
             fits: 1.0,
             is_partial: false,
+            part: 1.0,
         }
     }
 

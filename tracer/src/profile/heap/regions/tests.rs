@@ -182,13 +182,17 @@ fn who_frees_what_it_allocates_holds_no_heap_that_it_touched() {
     }
 }
 
+fn chunk(addr: u64, bytes: u64) -> LibcBlock {
+    LibcBlock { addr, bytes }
+}
+
 #[test]
 fn what_was_touched_for_blocks_that_are_freed_is_free() {
     // Of 5 MiB that were touched 3 were for blocks, of which 1 is left: by what is behind a block, and within it.
     let touch = |faults: &mut Faults| {
         faults.touched(11 * MIB + 4096, 256, 0, MonotonicNs(1));
-        faults.allocated(11 * MIB, 4096 - HEAD);
-        faults.allocated(12 * MIB, MIB);
+        faults.allocated(chunk(11 * MIB, 4096 - HEAD), 0);
+        faults.allocated(chunk(12 * MIB, MIB), 0);
         faults.touched(12 * MIB + 8192, 512, 1, MonotonicNs(1));
         faults.touched(15 * MIB, 512, 1, MonotonicNs(1));
     };
@@ -213,9 +217,9 @@ fn what_was_touched_for_blocks_that_are_freed_is_free() {
     check(
         &[(10, 20, 6)],
         |_, faults| {
-            faults.allocated(12 * MIB, MIB);
+            faults.allocated(chunk(12 * MIB, MIB), 0);
             for _ in 0..RECENT {
-                faults.allocated(40 * MIB, MIB);
+                faults.allocated(chunk(40 * MIB, MIB), 0);
             }
             faults.touched(12 * MIB, 512, 1, MonotonicNs(1));
         },
@@ -321,7 +325,7 @@ fn what_a_large_block_has_in_huge_pages_is_touched() {
     }
     let (mut faults, mut estimates) = (Faults::default(), Estimates::default());
     for addr in [10, 12] {
-        faults.allocated(addr * MIB, 2 * MIB);
+        faults.allocated(chunk(addr * MIB, 2 * MIB), 0);
         faults.touched(addr * MIB, 1, 0, MonotonicNs(1));
     }
     shares.settle(&mut faults, true, |_| KEEPS, &mut estimates);

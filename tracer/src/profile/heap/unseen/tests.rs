@@ -5,7 +5,10 @@ use rustc_hash::FxHashSet;
 use super::*;
 use crate::{
     ingest::{Chunks, LibcBlock},
-    profile::heap::big::PageTouch,
+    profile::heap::{
+        big::{Evidence, PageTouch},
+        sizes::Sizes,
+    },
 };
 
 const MIB: u64 = 1 << 20;
@@ -174,10 +177,17 @@ fn check_big(blocks: u64, expected: [u64; 2]) {
         .map(|chunk| PageTouch {
             page: chunk.addr / 4096 * 4096 + 8192,
             bytes: 16384,
-            tally: Some(1),
+            tally: 1,
+            drops: false,
+            for_block: false,
         })
         .collect();
-    let big = Big::new(&chunks, &FxHashSet::default(), &touches, |_| Some(0x1000));
+    let evidence = Evidence {
+        known: &FxHashSet::default(),
+        touches: &touches,
+        sizes: &Sizes::default(),
+    };
+    let big = Big::new(&chunks, evidence, |_| Some((0x1000, false)));
     let mut left = [20 * CHUNK];
     unseen.share_out(
         &mut Left {
