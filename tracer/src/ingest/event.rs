@@ -433,3 +433,19 @@ impl Stack<'_> {
         })
     }
 }
+
+#[cfg(test)]
+impl Fault {
+    /// One of some process and stack.
+    pub(crate) fn of_test(kind: FaultKind, addr: u64, weight: u32, time: u64) -> Self {
+        Self {
+            pid: Pid(7),
+            tid: Tid(7),
+            time: MonotonicNs(time),
+            kind,
+            addr: ProcAddr(addr),
+            weight,
+            stack: StackId(1),
+        }
+    }
+}

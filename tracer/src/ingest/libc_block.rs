@@ -71,20 +71,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::units::{MonotonicNs, Pid, ProcAddr, StackId, Tid};
 
     const MIB: u64 = 1 << 20;
 
     fn blocks(addr: u64, pages: u32, kind: FaultKind) -> Vec<(u64, u64)> {
-        let event = Fault {
-            pid: Pid(7),
-            tid: Tid(7),
-            time: MonotonicNs(1),
-            kind,
-            addr: ProcAddr(addr),
-            weight: pages,
-            stack: StackId(1),
-        };
+        let event = Fault::of_test(kind, addr, pages, 1);
         event.blocks().map(|block| (block.addr, block.bytes)).collect()
     }
 

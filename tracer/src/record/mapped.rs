@@ -91,21 +91,10 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
-    use crate::{
-        ingest::event::FaultKind,
-        units::{Pid, StackId, Tid},
-    };
+    use crate::ingest::event::FaultKind;
 
     fn fault(addr: u64, pages: u32, time: u64) -> Fault {
-        Fault {
-            pid: Pid(7),
-            tid: Tid(7),
-            time: MonotonicNs(time),
-            kind: FaultKind::Mapping,
-            addr: ProcAddr(addr),
-            weight: pages,
-            stack: StackId(1),
-        }
+        Fault::of_test(FaultKind::Mapping, addr, pages, time)
     }
 
     /// Looks, where these words stand, at 9; addresses and bytes of blocks.

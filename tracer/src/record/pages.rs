@@ -193,21 +193,10 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
-    use crate::{
-        ingest::event::FaultKind,
-        units::{Pid, StackId, Tid},
-    };
+    use crate::ingest::event::FaultKind;
 
     fn fault(page: u64, weight: u32, time: u64) -> Fault {
-        Fault {
-            pid: Pid(7),
-            tid: Tid(7),
-            time: MonotonicNs(time),
-            kind: FaultKind::Touch,
-            addr: ProcAddr(page * PAGE + 5),
-            weight,
-            stack: StackId(1),
-        }
+        Fault::of_test(FaultKind::Touch, page * PAGE + 5, weight, time)
     }
 
     fn mapping(page: u64, pages: u32, time: u64) -> Fault {

@@ -59,22 +59,10 @@ impl Mapped {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        ingest::event::FaultKind,
-        units::{Pid, ProcAddr, StackId, Tid},
-    };
+    use crate::ingest::event::FaultKind;
 
     fn add(mapped: &mut Mapped, addr: u64, time: u64, tally: TallyIndex) {
-        let event = Fault {
-            pid: Pid(7),
-            tid: Tid(7),
-            time: MonotonicNs(time),
-            kind: FaultKind::Mapping,
-            addr: ProcAddr(addr),
-            weight: 64,
-            stack: StackId(1),
-        };
-        mapped.add(&event, tally);
+        mapped.add(&Fault::of_test(FaultKind::Mapping, addr, 64, time), tally);
     }
 
     #[test]

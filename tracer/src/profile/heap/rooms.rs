@@ -167,10 +167,7 @@ impl<'a> Group<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        ingest::event::FaultKind,
-        units::{Pid, ProcAddr, StackId, Tid},
-    };
+    use crate::ingest::event::FaultKind;
 
     const START: u64 = 0x7f00_0000_0000;
     /// Pages of the mapping.
@@ -178,15 +175,7 @@ mod tests {
     const MAPPER: TallyIndex = 7;
 
     fn room(addr: u64, time: u64) -> Fault {
-        Fault {
-            pid: Pid(7),
-            tid: Tid(7),
-            time: MonotonicNs(time),
-            kind: FaultKind::Room,
-            addr: ProcAddr(addr),
-            weight: PAGES,
-            stack: StackId(1),
-        }
+        Fault::of_test(FaultKind::Room, addr, PAGES, time)
     }
 
     /// What stands under the mapper in pages if a mapping was made at 5, and faults at 6, each with the page and what it stands for, were
