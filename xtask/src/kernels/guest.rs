@@ -27,6 +27,7 @@ pub(super) const TESTS: &[&str] = &[
     "truth::live_at_exit::pyenv_313",
     "attach::running_process::pyenv_313",
     "heap::memory_of_extensions::debian_311",
+    "resident::given_back_and_moved::debian_311",
     "heap::the_governor_bounds_the_cost_and_says_so",
 ];
 
