@@ -39,6 +39,8 @@ pub(super) struct Evidence<'a> {
 
 /// Who has less than one part in so many of his bytes in small chunks is not who fills a heap with such.
 const FEW_SMALL: u64 = 10;
+/// Shares are compared in so small parts.
+const FINE: u128 = 1 << 32;
 
 /// The class from which on chunks are told one by one.
 pub(super) fn first_class() -> u8 {
@@ -91,14 +93,21 @@ impl Big {
         }
         let keepers = big.parts.clone();
         for (place, bytes, tally, is_kept) in of_droppers {
-            if let Some(keepers) = keepers.get(&place) {
-                let all: u128 = keepers.values().map(|held| u128::from(held.bytes)).sum();
-                for (&keeper, held) in keepers {
-                    let share = u128::from(bytes) * u128::from(held.bytes) / all.max(1);
-                    big.add(place, u64::try_from(share).unwrap_or(bytes), keeper);
-                }
-            } else if !is_kept {
-                big.add(place, bytes, tally);
+            // To keepers whole, as far as that goes in the shares of what they keep.
+            let owner = match keepers.get(&place) {
+                Some(keepers) => keepers
+                    .iter()
+                    .map(|(&keeper, held)| {
+                        let more = big.held_there(place, keeper) - held.bytes;
+                        let after = u128::from(more) + u128::from(bytes);
+                        (u128::from(held.bytes) * FINE / after.max(1), keeper)
+                    })
+                    .max()
+                    .map(|(_, keeper)| keeper),
+                None => (!is_kept).then_some(tally),
+            };
+            if let Some(owner) = owner {
+                big.add(place, bytes, owner);
             }
         }
         big
@@ -108,6 +117,11 @@ impl Big {
         let of_class = self.parts.entry(place).or_default();
         of_class.entry(tally).or_default().add(bytes);
         self.held.entry(tally).or_default().add(bytes);
+    }
+
+    fn held_there(&self, place: (u64, u8), tally: TallyIndex) -> u64 {
+        let held = self.parts.get(&place).and_then(|parts| parts.get(&tally));
+        held.map_or(0, |held| held.bytes)
     }
 
     /// Whether a stack that was seen to allocate so many bytes in small chunks and in large ones fills a heap with small ones, too. (A
@@ -293,5 +307,37 @@ mod tests {
             ..behind
         };
         assert_eq!(held(&[chunk(), of_another_class], false), [1, 8]);
+    }
+
+    #[test]
+    fn keepers_have_what_a_dropper_touched_by_what_they_keep_and_each_chunk_whole() {
+        let at = |index: u64| LibcBlock {
+            addr: START + 0x110 + 2 * index * CHUNK,
+            bytes: CHUNK,
+        };
+        let owner = |index: u64| match index {
+            0..3 => 7,
+            3 => 8,
+            _ => 9,
+        };
+        let touches: Vec<PageTouch> = (0..8)
+            .map(|index| PageTouch {
+                drops: index > 3,
+                ..touch(20 * index + 5, owner(index))
+            })
+            .collect();
+        let evidence = Evidence {
+            known: &FxHashSet::default(),
+            touches: &touches,
+            sizes: &Sizes::default(),
+        };
+        let chunks: Vec<LibcBlock> = (0..8).map(at).collect();
+        let big = Big::new(&chunks, evidence, |_| Some((START, false)));
+        let parts = big.of(START, class_of(CHUNK));
+        let chunks = |tally| {
+            let held = parts.and_then(|parts| parts.get(&tally));
+            held.map(|held| (held.chunks, held.bytes / CHUNK))
+        };
+        assert_eq!([7, 8, 9].map(chunks), [Some((6, 6)), Some((2, 2)), None]);
     }
 }
