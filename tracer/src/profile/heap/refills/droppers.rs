@@ -1,16 +1,13 @@
-//! Who frees soon what he allocates: next to nothing of much is left when a window is over, or when its blocks are looked at.
+//! Who frees soon what he allocates: next to nothing of much is left when a window is over.
 //!
-//! Such a stack acquires pools, as many as it allocates blocks, and holds nothing in them. What is in use at the first look need not
-//! be what was seen: in a loop most blocks are handed out again between the window's end and that look, which is not told.
-//! So the window itself tells, as far as blocks are handed out again in it: how many would be left if nothing but its end cut their
-//! lives short. Who keeps each block for a time, as a cache does, is none. Pure.
+//! Such a stack acquires pools, as many as it allocates blocks, and holds nothing in them. What is in use at a later look does not tell
+//! who is one: in a loop most blocks are handed out again between the window's end and that look, and a cache has turned over by then. So
+//! the window itself tells, as far as blocks are handed out again in it: how many would be left if nothing but its end cut their lives
+//! short. Who keeps each block for a time, as a cache does, is none. Pure.
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{
-    sample::{Counts, Key},
-    young::Window,
-};
+use super::{sample::Key, young::Window};
 use crate::units::MonotonicNs;
 
 /// Allocations in a window from which on it tells who drops all, and of how many one may be left then: some rounds of many. Who makes a
@@ -21,8 +18,6 @@ const DROPPED: f64 = 4.0;
 /// how many are left after it.
 const FEW: usize = 8;
 const UNCUT: usize = 25;
-/// The first look tells of who drops soon if it comes so soon, nanoseconds: later a cache may have turned over.
-const SOON: u64 = 1_000_000_000;
 /// So many of a part of a window stand for the rest.
 const FEW_EARLY: u64 = 4;
 
@@ -87,19 +82,10 @@ pub(super) struct Droppers {
 }
 
 impl Droppers {
-    /// A window, which stands for the time since `from`. `seen`: allocated in it; `left`: of those, in use at the first look, which came
-    /// so long after it.
-    pub(super) fn new(from: u64, seen: &FxHashMap<Key, InWindow>, left: &Counts, after: u64) -> Self {
-        let drops = |key: &Key, seen: &InWindow| {
-            let all = seen.all();
-            let at_look = if after <= SOON {
-                left.get(key).copied().unwrap_or(0) as f64 / all as f64
-            } else {
-                1.0
-            };
-            all >= TELLING && at_look.min(seen.left()) * DROPPED < 1.0
-        };
-        let of = seen.iter().filter(|(key, seen)| drops(key, seen));
+    /// A window, which stands for the time since `from`. `seen`: allocated in it.
+    pub(super) fn new(from: u64, seen: &FxHashMap<Key, InWindow>) -> Self {
+        let drops = |seen: &InWindow| seen.all() >= TELLING && seen.left() * DROPPED < 1.0;
+        let of = seen.iter().filter(|(_, seen)| drops(seen));
         Self {
             from,
             of: of.map(|(key, _)| *key).collect(),
@@ -142,11 +128,9 @@ mod tests {
         in_window
     }
 
-    /// `left`: at the first look, so long after the window.
     #[track_caller]
-    fn check(seen: InWindow, (left, after): (u64, u64), expected: bool) {
-        let seen = FxHashMap::from_iter([(KEY, seen)]);
-        let droppers = Droppers::new(10, &seen, &Counts::from_iter([(KEY, left)]), after);
+    fn check(seen: InWindow, expected: bool) {
+        let droppers = Droppers::new(10, &FxHashMap::from_iter([(KEY, seen)]));
         assert_eq!(droppers.has(KEY), expected);
         assert!(!droppers.has((4, 0)) && !droppers.has((3, 1)));
         assert!(droppers.speak_of(MonotonicNs(10)) && !droppers.speak_of(MonotonicNs(9)));
@@ -154,38 +138,35 @@ mod tests {
 
     #[test]
     fn who_has_nothing_left_of_much_drops_all() {
-        let all = |count: u64| in_window((0..count).map(|born| (born, 2000)));
-        check(all(60), (14, SOON), true);
-        check(all(60), (15, SOON), false);
-        check(all(32), (0, SOON), true);
-        check(all(31), (0, SOON), false);
-        check(all(60), (0, SOON + 1), false);
+        let dropped = |count: u64| in_window((0..count).map(|born| (born * 10, 50)));
+        check(dropped(32), true);
+        check(dropped(31), false);
     }
 
     #[test]
     fn the_window_tells_how_soon_they_go_however_many_it_cut_short() {
         let of_length = |length: u64| in_window((0..100).map(|born| (born * 10, length)));
-        check(of_length(50), (100, SOON), true);
-        check(of_length(700), (100, SOON + 1), true);
+        check(of_length(50), true);
+        check(of_length(700), true);
         // Hardly any was there for as long, or none.
-        check(of_length(800), (100, SOON), false);
-        check(of_length(2000), (100, SOON), false);
+        check(of_length(800), false);
+        check(of_length(2000), false);
     }
 
     #[test]
     fn what_few_did_at_first_is_not_what_many_do_at_the_end() {
         let soon_gone = (0..40).map(|born| (born, 100));
         let kept = (0..1000).map(|block| (910 + block % 90, 2000));
-        check(in_window(soon_gone.chain(kept)), (1007, SOON), false);
+        check(in_window(soon_gone.chain(kept)), false);
     }
 
     #[test]
     fn who_keeps_every_other_one_does_not_drop_all() {
         let one_in =
             |kept: u64| in_window((0..100).map(|born| (born * 10, 3 + born % kept / (kept - 1) * 2000)));
-        check(one_in(2), (100, SOON), false);
-        check(one_in(3), (100, SOON), false);
-        check(one_in(5), (100, SOON), true);
+        check(one_in(2), false);
+        check(one_in(3), false);
+        check(one_in(5), true);
     }
 
     #[test]

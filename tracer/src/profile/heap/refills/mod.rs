@@ -174,8 +174,7 @@ impl Refills {
             self.doubt(&window, &seen, &left);
             // Of whom some cannot be looked at, or are not remembered, it is not known.
             seen.retain(|key, _| !refused.contains_key(key) && !self.waiting.has_lost(*key, &window));
-            let age = survey.time.0.saturating_sub(window.to);
-            self.droppers.push_back(Droppers::new(from, &seen, &left, age));
+            self.droppers.push_back(Droppers::new(from, &seen));
             if self.droppers.len() > MAX_DROPPERS {
                 self.droppers.pop_front();
             }
