@@ -26,11 +26,13 @@ def pages(kept, number):
 
 
 def child(number):
-    """A heap of ten to fourteen megabytes, of which another line holds most in each of three processes.
+    """A heap of ten to fourteen megabytes, or of fifty and more for those that stay; another line holds most in each of three processes.
 
-    A few megabytes more are of imports, and what those left free is filled first: a smaller heap would tell of that.
+    A few megabytes more are of imports, and what those left free is filled first. The budget hardly allows for the start of a process: at
+    times only page faults tell of its pools, one of several, which is too few of a small heap.
     """
-    size = (10 + number % 3 * 2) * MEGABYTE
+    stays = number >= PROCESSES - ALIVE
+    size = ((50 if stays else 10) + number % 3 * 2) * MEGABYTE
     parts = [(texts, 150), (pairs, 110), (pages, 3000)]
     kept = {build.__name__: [] for build, _ in parts}
     for turn, (build, each) in enumerate(parts):

@@ -11,6 +11,8 @@ use crate::{ingest::PAGE, profile::live::TallyIndex};
 
 /// A touch stands for so many pages that are of its class on average; it is believed for so many times as many.
 const MOST: u64 = 4;
+/// So many times those that are left look for the nearest one.
+const ROUNDS: usize = 8;
 
 /// A page, who touched it first, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,25 +24,46 @@ pub(in crate::profile::heap) struct Touched {
     pub(in crate::profile::heap) time: u64,
 }
 
-/// Touches by size class, in order of addresses.
+/// Touches by size class, in order of addresses, and of how many bytes each may tell still.
 #[derive(Debug, Default)]
-pub(super) struct ByPage(FxHashMap<u8, Vec<Touched>>);
+pub(super) struct ByPage(FxHashMap<u8, Vec<(Touched, u64)>>);
 
 impl ByPage {
     pub(super) fn new(touches: impl Iterator<Item = (u8, Touched)>) -> Self {
-        let mut by_class: FxHashMap<u8, Vec<Touched>> = FxHashMap::default();
+        let mut by_class: FxHashMap<u8, Vec<(Touched, u64)>> = FxHashMap::default();
         for (class, touch) in touches {
-            by_class.entry(class).or_default().push(touch);
+            let most = u64::from(touch.pages) * PAGE * MOST;
+            by_class.entry(class).or_default().push((touch, most));
         }
         for touches in by_class.values_mut() {
-            touches.sort_unstable_by_key(|touch| touch.addr);
+            touches.sort_unstable_by_key(|(touch, _)| touch.addr);
         }
         Self(by_class)
     }
 
     /// Which touch tells of each of these pools, with their size classes: the nearest one of the class, and of each those that are
-    /// nearest to it, no more than it stands for.
-    pub(super) fn of_pools(&self, pools: &[(u8, u64)], pool_bytes: u64) -> Vec<(u64, Touched)> {
+    /// nearest to it, no more than it stands for. Pools of which none is left then are told of by the nearest one that has told of less:
+    /// how many of the touches are told changes with what they cost, so that here and there they are few.
+    pub(super) fn of_pools(mut self, pools: &[(u8, u64)], pool_bytes: u64) -> Vec<(u64, Touched)> {
+        let mut of_pools = Vec::with_capacity(pools.len());
+        let mut open = pools.to_vec();
+        for _ in 0..ROUNDS {
+            let before = open.len();
+            open = self.of_nearest(&open, pool_bytes, &mut of_pools);
+            if open.is_empty() || open.len() == before {
+                break;
+            }
+        }
+        of_pools
+    }
+
+    /// One round of it, in which touches come to stand for less; the pools of which none told.
+    fn of_nearest(
+        &mut self,
+        pools: &[(u8, u64)],
+        pool_bytes: u64,
+        told: &mut Vec<(u64, Touched)>,
+    ) -> Vec<(u8, u64)> {
         let mut found: Vec<(u64, u64, (u8, usize))> = Vec::with_capacity(pools.len());
         for &(class, pool) in pools {
             if let Some((distance, index)) = self.nearest(class, pool, pool_bytes) {
@@ -48,25 +71,31 @@ impl ByPage {
             }
         }
         found.sort_unstable();
-        let mut taken: FxHashMap<(u8, usize), u64> = FxHashMap::default();
-        let of_pools = found.into_iter().filter_map(|(_, pool, (class, index))| {
-            let touch = *self.0.get(&class)?.get(index)?;
-            let taken = taken.entry((class, index)).or_default();
-            let is_within = *taken < u64::from(touch.pages) * PAGE * MOST;
-            *taken = taken.saturating_add(pool_bytes);
-            is_within.then_some((pool, touch))
-        });
-        of_pools.collect()
+        let mut open = Vec::new();
+        for (_, pool, (class, index)) in found {
+            let touch = self.0.get_mut(&class).and_then(|touches| touches.get_mut(index));
+            match touch.filter(|(_, left)| *left > 0) {
+                Some((touch, left)) => {
+                    *left = left.saturating_sub(pool_bytes);
+                    told.push((pool, *touch));
+                }
+                None => open.push((class, pool)),
+            }
+        }
+        for touches in self.0.values_mut() {
+            touches.retain(|(_, left)| *left > 0);
+        }
+        open
     }
 
     /// How far the nearest touch of a class is from a pool, and which it is.
     fn nearest(&self, class: u8, pool: u64, pool_bytes: u64) -> Option<(u64, usize)> {
         let touches = self.0.get(&class)?;
         let end = pool.saturating_add(pool_bytes);
-        let behind = touches.partition_point(|touch| touch.addr < pool);
+        let behind = touches.partition_point(|(touch, _)| touch.addr < pool);
         let both = [behind.checked_sub(1), Some(behind)].into_iter().flatten();
         let distances = both.filter_map(|index| {
-            let touch = touches.get(index)?;
+            let (touch, _) = touches.get(index)?;
             let before = pool.saturating_sub(touch.addr);
             Some((
                 before.max(touch.addr.saturating_add(1).saturating_sub(end)),
@@ -92,9 +121,9 @@ mod tests {
             pages,
             time: 5,
         });
-        let all = ByPage::new(touches.map(|touch| (3, touch)));
         let of_class = |class| {
             let pools: Vec<(u8, u64)> = pools.iter().map(|pool| (class, pool * POOL)).collect();
+            let all = ByPage::new(touches.clone().map(|touch| (3, touch)));
             let mut found = all.of_pools(&pools, POOL);
             found.sort_unstable_by_key(|&(pool, _)| pool);
             found
@@ -124,6 +153,15 @@ mod tests {
             &[(40, 2), (80, 1)],
             &[10, 12, 13, 30],
             &[(10, 40), (12, 40), (30, 80)],
+        );
+    }
+
+    #[test]
+    fn of_a_pool_whose_nearest_touch_has_told_enough_the_next_one_tells() {
+        check(
+            &[(40, 1), (80, 2), (800, 1)],
+            &[10, 11, 12, 13, 14, 15],
+            &[(10, 40), (13, 800), (14, 80), (15, 80)],
         );
     }
 
