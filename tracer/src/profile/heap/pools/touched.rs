@@ -48,9 +48,8 @@ impl ByPage {
         let mut of_pools = Vec::with_capacity(pools.len());
         let mut open = pools.to_vec();
         for _ in 0..ROUNDS {
-            let before = open.len();
             open = self.of_nearest(&open, pool_bytes, &mut of_pools);
-            if open.is_empty() || open.len() == before {
+            if open.is_empty() {
                 break;
             }
         }
