@@ -26,13 +26,13 @@ def pages(kept, number):
 
 
 def child(number):
-    """A heap of ten to fourteen megabytes, or of fifty and more for those that stay; another line holds most in each of three processes.
+    """A heap of ten to fourteen megabytes, or of fifty and more for half of those that stay; another line holds most in each of three.
 
-    A few megabytes more are of imports, and what those left free is filled first. The budget hardly allows for the start of a process: at
-    times only page faults tell of its pools, one of several, which is too few of a small heap.
+    A few megabytes more are of imports, and what those left free is filled first: a smaller heap would tell of that. The budget hardly
+    allows for the start of a process: at times only page faults tell of its pools.
     """
-    stays = number >= PROCESSES - ALIVE
-    size = ((50 if stays else 10) + number % 3 * 2) * MEGABYTE
+    is_large = number >= PROCESSES - ALIVE and number // 3 % 2
+    size = ((50 if is_large else 10) + number % 3 * 2) * MEGABYTE
     parts = [(texts, 150), (pairs, 110), (pages, 3000)]
     kept = {build.__name__: [] for build, _ in parts}
     for turn, (build, each) in enumerate(parts):
